@@ -1,0 +1,1 @@
+//! Device models, each with its saved state beside it

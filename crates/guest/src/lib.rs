@@ -1,0 +1,1 @@
+//! The built-in guests: bare-metal programs that test a move from the inside

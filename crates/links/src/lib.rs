@@ -1,0 +1,1 @@
+//! What carries the protocol: TCP, Unix sockets, descriptors

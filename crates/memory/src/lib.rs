@@ -1,0 +1,1 @@
+//! Guest RAM: regions on a memfd, page sets, what was touched

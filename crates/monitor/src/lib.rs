@@ -1,0 +1,1 @@
+//! What commands mean: jobs, run states, the handover journal

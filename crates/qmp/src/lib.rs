@@ -1,0 +1,1 @@
+//! The QMP server: JSON lines, typed commands and events

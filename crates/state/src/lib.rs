@@ -1,0 +1,1 @@
+//! What it means to save, restore, or refuse to

@@ -1,0 +1,1 @@
+//! The KVM machine: vCPUs, memory map, boot, ACPI, run states

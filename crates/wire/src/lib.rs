@@ -1,0 +1,1 @@
+//! The protocol between two engines: messages, framing, handshake. Pure, no I/O

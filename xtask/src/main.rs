@@ -1,0 +1,2 @@
+//! Tasks that are run more than twice.
+fn main() {}
