@@ -1,1 +1,20 @@
-//! Guest RAM: regions on a memfd, page sets, what was touched
+//! Guest RAM: one sealed memfd, seen as pages.
+//!
+//! All of a machine's RAM lies in one memory file. A page is known by its place in that file (page
+//! number × [`PAGE_SIZE`]), which is the same at the source, on the wire, in a snapshot file and at
+//! the destination; only [`Layout`] knows where the guest sees it.
+
+mod backing;
+mod dirty;
+mod layout;
+mod page;
+mod ram;
+mod set;
+mod touched;
+
+pub use backing::Backing;
+pub use dirty::{DirtyLog, DirtyLogError};
+pub use layout::{HIGH_RAM, Layout, LayoutError, PCI_HOLE, Region};
+pub use page::{HUGE_2M, PAGE_SIZE, PageRange};
+pub use ram::{GuestMemory, GuestRam, RamError};
+pub use set::PageSet;

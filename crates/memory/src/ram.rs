@@ -1,0 +1,466 @@
+//! Guest RAM on a sealed memory file.
+
+use crate::{Backing, HUGE_2M, Layout, LayoutError, PAGE_SIZE, PageRange, PageSet, touched};
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, VolatileSlice};
+
+/// The guest's memory as the rust-vmm crates see it. What the VMM writes through it is tracked:
+/// [`GuestRam::take_written`].
+pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
+
+/// Why guest RAM could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The size or the layout is impossible.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The pool of huge pages is too small.
+    #[error(
+        "{needed} huge pages of 2 MiB are needed for the guest's RAM and {free} are free: raise \
+         vm.nr_hugepages (sysctl vm.nr_hugepages={advice}), or use --hugepages thp or off"
+    )]
+    HugePages {
+        /// Pages needed.
+        needed: u64,
+        /// Pages free and not reserved.
+        free: u64,
+        /// A value of `vm.nr_hugepages` that would do.
+        advice: u64,
+    },
+    /// Transparent huge pages are switched off for shared memory.
+    #[error(
+        "transparent huge pages are off for shared memory: write `advise` to \
+         /sys/kernel/mm/transparent_hugepage/shmem_enabled, or use --hugepages 2M or off"
+    )]
+    NoTransparent,
+    /// A system call failed.
+    #[error("guest RAM of {size} bytes: {action} failed: {source}")]
+    System {
+        /// What was being done.
+        action: &'static str,
+        /// Size of RAM in bytes.
+        size: u64,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A descriptor that was handed over is not this machine's RAM.
+    #[error("the memory file is {found} bytes and the machine's RAM is {expected}")]
+    WrongFile {
+        /// Size of the file in bytes.
+        found: u64,
+        /// Size of RAM in bytes.
+        expected: u64,
+    },
+}
+
+/// All RAM of one machine: a sealed memory file, mapped once as a whole.
+///
+/// Pages are read through the file ([`GuestRam::read`]): a read through the mapping would allocate
+/// the page, and cost would follow the size of RAM and not its use.
+#[derive(Debug)]
+pub struct GuestRam {
+    // Declared before `mapping`: it points into it.
+    memory: GuestMemory,
+    mapping: Mapping,
+    file: File,
+    layout: Layout,
+    backing: Backing,
+    /// What was touched and the kernel cannot tell; see [`GuestRam::touched`].
+    carried: Mutex<PageSet>,
+}
+
+/// One mapping of a whole RAM file, unmapped when dropped.
+#[derive(Debug)]
+struct Mapping {
+    base: *mut libc::c_void,
+    length: usize,
+}
+
+// SAFETY: the pointer is only an address; whoever goes through it uses volatile accesses of
+// vm-memory, which allow for other threads (and the guest) to access it at the same time.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `Mapping::new` and everything that points into it is
+        // dropped before it, by the order of the fields of `GuestRam`.
+        let _ = unsafe { rustix::mm::munmap(self.base, self.length) };
+    }
+}
+
+impl Mapping {
+    /// Maps all of `file` at an address that is a multiple of 2 MiB, so that huge pages fit both
+    /// the guest's and the host's page tables.
+    fn new(file: &File, length: usize) -> io::Result<Self> {
+        let align = usize::try_from(HUGE_2M).expect("2 MiB fit into usize");
+        // SAFETY: an anonymous reservation at an address of the kernel's choice.
+        let reserved = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                length + align,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let skip = reserved.align_offset(align);
+        let base = reserved.wrapping_byte_add(skip);
+        // SAFETY: what lies before and behind the aligned part of our own reservation, which
+        // nothing uses.
+        unsafe {
+            if skip > 0 {
+                rustix::mm::munmap(reserved, skip)?;
+            }
+            rustix::mm::munmap(base.wrapping_byte_add(length), align - skip)?;
+        }
+        let mapping = Self { base, length };
+        // SAFETY: replaces our own reservation; the file has `length` bytes and is sealed against
+        // shrinking, so that no access can end in SIGBUS for want of a file.
+        unsafe {
+            rustix::mm::mmap(
+                base,
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::FIXED,
+                file,
+                0,
+            )
+        }?;
+        Ok(mapping)
+    }
+}
+
+impl GuestRam {
+    /// Makes `size` bytes of RAM on a new memory file.
+    ///
+    /// # Errors
+    /// [`RamError`], saying what to change when RAM cannot be had as asked. Never falls back to
+    /// something else.
+    pub fn new(size: u64, backing: Backing) -> Result<Self, RamError> {
+        let layout = Layout::new(size, backing.page_size())?;
+        check_available(size, backing)?;
+        let system = |action| {
+            move |e: rustix::io::Errno| RamError::System { action, size, source: e.into() }
+        };
+        let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        if backing == Backing::Huge2M {
+            flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        }
+        let file: File = rustix::fs::memfd_create("whimbrel-ram", flags)
+            .map_err(system("creating its memory file"))?
+            .into();
+        rustix::fs::ftruncate(&file, size).map_err(system("sizing its memory file"))?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals).map_err(system("sealing its memory file"))?;
+        Self::map(file, layout, backing)
+    }
+
+    /// Takes over the memory file of a machine that ran elsewhere on this host. `touched` is what
+    /// its [`GuestRam::touched`] said, for the backings of which the kernel cannot tell.
+    ///
+    /// # Errors
+    /// [`RamError`] when the file is not as large as the machine's RAM or cannot be mapped.
+    pub fn from_file(
+        file: OwnedFd,
+        size: u64,
+        backing: Backing,
+        touched: Option<PageSet>,
+    ) -> Result<Self, RamError> {
+        let layout = Layout::new(size, backing.page_size())?;
+        let file = File::from(file);
+        let found = file
+            .metadata()
+            .map_err(|source| RamError::System { action: "looking at its file", size, source })?
+            .len();
+        if found != size {
+            return Err(RamError::WrongFile { found, expected: size });
+        }
+        let ram = Self::map(file, layout, backing)?;
+        if let Some(set) = touched.filter(|t| t.pages() == ram.pages()) {
+            *ram.carried.lock().expect("no one panics while holding it") = set;
+        }
+        Ok(ram)
+    }
+
+    fn map(file: File, layout: Layout, backing: Backing) -> Result<Self, RamError> {
+        let size = layout.size();
+        let fail = |action| move |source| RamError::System { action, size, source };
+        let length = usize::try_from(size).map_err(|_| LayoutError::TooLarge(size))?;
+        let mapping = Mapping::new(&file, length).map_err(fail("mapping its memory file"))?;
+        if backing == Backing::Transparent {
+            // SAFETY: advice on our own mapping; it changes no contents.
+            unsafe { rustix::mm::madvise(mapping.base, length, Advice::LinuxHugepage) }
+                .map_err(|e| fail("asking for transparent huge pages")(e.into()))?;
+        }
+        let mut regions = Vec::new();
+        for region in layout.regions() {
+            let offset = usize::try_from(region.offset).expect("an offset is below the length");
+            let length = usize::try_from(region.length).expect("a part is below the length");
+            let page = std::num::NonZeroUsize::new(4096).expect("4096 is not zero");
+            // SAFETY: the region lies within the mapping, which lives as long as `memory` does:
+            // both are fields of one struct, dropped in order.
+            let built = unsafe {
+                MmapRegionBuilder::new_with_bitmap(length, AtomicBitmap::new(length, page))
+                    .with_raw_mmap_pointer(mapping.base.wrapping_byte_add(offset).cast())
+                    .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                    .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+                    .build()
+            }
+            .map_err(|e| fail("describing its mapping")(io::Error::other(e)))?;
+            regions.push(GuestRegionMmap::new(built, GuestAddress(region.address)).ok_or_else(
+                || fail("placing it")(io::Error::other("a region ends beyond the address space")),
+            )?);
+        }
+        let memory = GuestMemory::from_regions(regions)
+            .map_err(|e| fail("arranging its regions")(io::Error::other(e)))?;
+        let carried = Mutex::new(PageSet::new(layout.pages()));
+        Ok(Self { memory, mapping, file, layout, backing, carried })
+    }
+
+    /// Where the guest sees it.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Size in pages.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.layout.pages()
+    }
+
+    /// What backs it.
+    #[must_use]
+    pub fn backing(&self) -> Backing {
+        self.backing
+    }
+
+    /// The memory by guest-physical address, for loaders and devices.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The memory file.
+    #[must_use]
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The address in this process at which the memory file is mapped as a whole; a KVM memory slot
+    /// for a region starts at this plus the region's offset.
+    #[must_use]
+    pub fn host_base(&self) -> u64 {
+        self.mapping.base as u64
+    }
+
+    /// Reads pages without allocating those that were never touched.
+    ///
+    /// # Errors
+    /// What the kernel said; `InvalidInput` when the run or the buffer is out of bounds.
+    pub fn read(&self, range: PageRange, buffer: &mut [u8]) -> io::Result<()> {
+        self.check(range)?;
+        if buffer.len() as u64 != range.bytes() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.file.read_exact_at(buffer, range.offset())
+    }
+
+    /// The pages themselves, for those who fill them before the guest runs.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the run is out of bounds.
+    pub fn slice(&self, range: PageRange) -> io::Result<VolatileSlice<'_>> {
+        self.check(range)?;
+        let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        let offset = usize::try_from(range.offset()).map_err(invalid)?;
+        let length = usize::try_from(range.bytes()).map_err(invalid)?;
+        // SAFETY: the run lies within the mapping (checked above), which lives as long as `self`;
+        // volatile accesses allow for others at the same time.
+        Ok(unsafe {
+            VolatileSlice::new(self.mapping.base.wrapping_byte_add(offset).cast(), length)
+        })
+    }
+
+    /// Makes pages zero, touching only those that are not zero already.
+    ///
+    /// # Errors
+    /// What the kernel said; `InvalidInput` when the run is out of bounds.
+    pub fn zero(&self, range: PageRange) -> io::Result<()> {
+        self.check(range)?;
+        for run in self.touched(range)? {
+            for page in run.start..run.end() {
+                self.slice(PageRange::new(page, 1))?.copy_from(&[0u8; 4096]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The runs within `within` of pages that were ever touched: the others read as zero and need
+    /// not be looked at.
+    ///
+    /// # Errors
+    /// What the kernel said; `InvalidInput` when the run is out of bounds.
+    pub fn touched(&self, within: PageRange) -> io::Result<Vec<PageRange>> {
+        self.check(within)?;
+        match self.backing {
+            Backing::Small | Backing::Transparent => touched::by_seek(&self.file, within),
+            Backing::Huge2M => {
+                let carried = self.carried.lock().expect("no one panics while holding it");
+                touched::by_page_map(self.host_base(), within, &carried)
+            }
+        }
+    }
+
+    /// Adds to `into` what the VMM itself has written through [`GuestRam::memory`] since the last
+    /// call, and forgets it.
+    pub fn take_written(&self, into: &mut PageSet) {
+        use vm_memory::GuestMemoryBackend as _;
+        for (region, part) in self.layout.regions().iter().zip(self.memory.iter()) {
+            into.insert_bitmap(region.pages().start, &part.bitmap().get_and_reset());
+        }
+    }
+
+    fn check(&self, range: PageRange) -> io::Result<()> {
+        if range.is_within(self.pages()) {
+            Ok(())
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "pages {}..{} are not within the {} of the guest",
+                    range.start,
+                    range.end(),
+                    self.pages()
+                ),
+            ))
+        }
+    }
+}
+
+/// Looks beforehand whether the host can give what is asked, so that the error can say what to do.
+fn check_available(size: u64, backing: Backing) -> Result<(), RamError> {
+    match backing {
+        Backing::Small => Ok(()),
+        Backing::Transparent => {
+            let path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+            let chosen = std::fs::read_to_string(path).unwrap_or_default();
+            let off = ["[never]", "[deny]"].iter().any(|word| chosen.contains(word));
+            if chosen.is_empty() || off { Err(RamError::NoTransparent) } else { Ok(()) }
+        }
+        Backing::Huge2M => {
+            let read = |name: &str| -> u64 {
+                let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
+                let text = std::fs::read_to_string(path).unwrap_or_default();
+                text.trim().parse().unwrap_or(0)
+            };
+            let needed = size / HUGE_2M;
+            let free = read("free_hugepages").saturating_sub(read("resv_hugepages"));
+            if free >= needed {
+                return Ok(());
+            }
+            Err(RamError::HugePages { needed, free, advice: read("nr_hugepages") + needed - free })
+        }
+    }
+}
+
+const _: () = assert!(PAGE_SIZE == 4096, "the bitmap of VMM writes counts pages of 4096 bytes");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes as _;
+
+    fn touched(ram: &GuestRam) -> Vec<PageRange> {
+        ram.touched(PageRange::new(0, ram.pages())).unwrap()
+    }
+
+    #[test]
+    fn a_page_never_touched_reads_as_zero_and_stays_untouched() {
+        let ram = GuestRam::new(16 << 20, Backing::Small).unwrap();
+        let mut page = [7; 4096];
+        ram.read(PageRange::new(9, 1), &mut page).unwrap();
+        assert_eq!(page, [0; 4096]);
+        assert_eq!(touched(&ram), []);
+        ram.zero(PageRange::new(0, ram.pages())).unwrap();
+        assert_eq!(touched(&ram), []);
+    }
+
+    #[test]
+    fn what_the_vmm_writes_is_touched_and_tracked() {
+        let ram = GuestRam::new(16 << 20, Backing::Small).unwrap();
+        ram.memory().write_slice(&[1, 2, 3], GuestAddress(5 * 4096 - 1)).unwrap();
+        assert_eq!(touched(&ram), [PageRange::new(4, 2)]);
+        let mut written = PageSet::new(ram.pages());
+        ram.take_written(&mut written);
+        assert_eq!(written.runs().collect::<Vec<_>>(), [PageRange::new(4, 2)]);
+        let mut again = PageSet::new(ram.pages());
+        ram.take_written(&mut again);
+        assert!(again.is_empty());
+        let mut page = [0; 4096];
+        ram.read(PageRange::new(5, 1), &mut page).unwrap();
+        assert_eq!(page[..3], [2, 3, 0]);
+    }
+
+    #[test]
+    fn ram_above_the_hole_follows_in_the_file() {
+        let ram = GuestRam::new(4 << 30, Backing::Small).unwrap();
+        ram.memory().write_obj(0x55u8, GuestAddress(crate::HIGH_RAM)).unwrap();
+        assert_eq!(touched(&ram), [PageRange::new(crate::PCI_HOLE / 4096, 1)]);
+        let mut written = PageSet::new(ram.pages());
+        ram.take_written(&mut written);
+        assert!(written.contains(crate::PCI_HOLE / 4096));
+    }
+
+    #[test]
+    fn the_file_cannot_change_its_size() {
+        let ram = GuestRam::new(16 << 20, Backing::Small).unwrap();
+        assert!(rustix::fs::ftruncate(ram.file(), 1 << 20).is_err());
+        assert!(rustix::fs::ftruncate(ram.file(), 32 << 20).is_err());
+        assert!(matches!(
+            GuestRam::from_file(
+                ram.file().try_clone_to_owned().unwrap(),
+                32 << 20,
+                Backing::Small,
+                None
+            ),
+            Err(RamError::WrongFile { .. })
+        ));
+    }
+
+    #[test]
+    fn a_second_mapping_of_the_file_sees_the_same_pages() {
+        let ram = GuestRam::new(16 << 20, Backing::Small).unwrap();
+        ram.memory().write_obj(42u64, GuestAddress(4096)).unwrap();
+        let fd = ram.file().try_clone_to_owned().unwrap();
+        let other = GuestRam::from_file(fd, 16 << 20, Backing::Small, None).unwrap();
+        assert_eq!(other.memory().read_obj::<u64>(GuestAddress(4096)).unwrap(), 42);
+        assert_eq!(touched(&other), [PageRange::new(1, 1)]);
+    }
+
+    #[test]
+    fn pages_out_of_bounds_are_an_error() {
+        let ram = GuestRam::new(16 << 20, Backing::Small).unwrap();
+        assert!(ram.slice(PageRange::new(ram.pages(), 1)).is_err());
+        assert!(ram.slice(PageRange::new(u64::MAX, 2)).is_err());
+        assert!(ram.read(PageRange::new(0, 1), &mut [0; 1]).is_err());
+        assert!(ram.zero(PageRange::new(1, u64::MAX)).is_err());
+    }
+
+    #[test]
+    fn huge_pages_that_are_not_there_are_refused_with_advice() {
+        let size = 1 << 40;
+        let error = GuestRam::new(size, Backing::Huge2M).unwrap_err().to_string();
+        assert!(error.contains("vm.nr_hugepages="), "{error}");
+    }
+}

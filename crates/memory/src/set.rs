@@ -1,0 +1,306 @@
+//! Sets of pages.
+
+use crate::PageRange;
+
+const BITS: u64 = 64;
+
+/// A set of pages among the first [`PageSet::pages`] pages of RAM: a bitmap, walked by runs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PageSet {
+    pages: u64,
+    words: Vec<u64>,
+}
+
+/// The bits of `range` that fall into the word with this index.
+fn mask(word: u64, range: PageRange) -> u64 {
+    let low = range.start.max(word * BITS) - word * BITS;
+    let high = range.end().min((word + 1) * BITS) - word * BITS;
+    let ones = high - low;
+    if ones == BITS { u64::MAX } else { ((1 << ones) - 1) << low }
+}
+
+/// A page set holds at most what fits into the address space, so a word's index fits `usize`.
+#[expect(clippy::cast_possible_truncation, reason = "a set's words fit into memory")]
+const fn index(word: u64) -> usize {
+    word as usize
+}
+
+impl PageSet {
+    /// The empty set among `pages` pages.
+    #[must_use]
+    pub fn new(pages: u64) -> Self {
+        Self { pages, words: vec![0; index(pages.div_ceil(BITS))] }
+    }
+
+    /// The set of all `pages` pages.
+    #[must_use]
+    pub fn full(pages: u64) -> Self {
+        let mut set = Self::new(pages);
+        set.insert(PageRange::new(0, pages));
+        set
+    }
+
+    /// How many pages there are to choose from.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// How many pages are in the set.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|w| u64::from(w.count_ones())).sum()
+    }
+
+    /// How many pages of `range` are in the set.
+    #[must_use]
+    pub fn count_in(&self, range: PageRange) -> u64 {
+        self.each_word(range)
+            .map(|(word, mask)| u64::from((self.words[index(word)] & mask).count_ones()))
+            .sum()
+    }
+
+    /// Whether no page is in the set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|w| *w == 0)
+    }
+
+    /// Whether this page is in the set; a page outside never is.
+    #[must_use]
+    pub fn contains(&self, page: u64) -> bool {
+        page < self.pages && self.words[index(page / BITS)] >> (page % BITS) & 1 == 1
+    }
+
+    /// Adds the run, as far as it lies within.
+    pub fn insert(&mut self, range: PageRange) {
+        for (word, mask) in self.each_word(range) {
+            self.words[index(word)] |= mask;
+        }
+    }
+
+    /// Takes the run out.
+    pub fn remove(&mut self, range: PageRange) {
+        for (word, mask) in self.each_word(range) {
+            self.words[index(word)] &= !mask;
+        }
+    }
+
+    /// Adds all pages of `other`.
+    ///
+    /// # Panics
+    /// When the two are sets among different numbers of pages.
+    pub fn union_with(&mut self, other: &Self) {
+        assert_eq!(self.pages, other.pages);
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a |= b);
+    }
+
+    /// Takes out all pages of `other`.
+    ///
+    /// # Panics
+    /// When the two are sets among different numbers of pages.
+    pub fn subtract(&mut self, other: &Self) {
+        assert_eq!(self.pages, other.pages);
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= !b);
+    }
+
+    /// Keeps only the pages that are in `other` too.
+    ///
+    /// # Panics
+    /// When the two are sets among different numbers of pages.
+    pub fn intersect_with(&mut self, other: &Self) {
+        assert_eq!(self.pages, other.pages);
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= b);
+    }
+
+    /// Adds the pages that a kernel bitmap shows as ones, the first bit being page `start`.
+    /// Bits beyond the last page are passed over.
+    pub fn insert_bitmap(&mut self, start: u64, bitmap: &[u64]) {
+        if start.is_multiple_of(BITS) {
+            let first = index(start / BITS);
+            for (to, from) in self.words.iter_mut().skip(first).zip(bitmap) {
+                *to |= from;
+            }
+            self.trim();
+            return;
+        }
+        for (i, word) in bitmap.iter().enumerate() {
+            for bit in 0..BITS {
+                if word >> bit & 1 == 1 {
+                    self.insert(PageRange::new(start + i as u64 * BITS + bit, 1));
+                }
+            }
+        }
+    }
+
+    /// The set's words: bit `p % 64` of word `p / 64` is page `p`. Bits beyond the last are zero.
+    #[must_use]
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// The runs of pages, in order.
+    #[must_use]
+    pub fn runs(&self) -> Runs<'_> {
+        self.runs_in(PageRange::new(0, self.pages))
+    }
+
+    /// The runs within `range`, in order, cut to it.
+    #[must_use]
+    pub fn runs_in(&self, range: PageRange) -> Runs<'_> {
+        Runs { set: self, next: range.start, end: range.end().min(self.pages) }
+    }
+
+    /// The first page at or after `from` and before `end` whose membership is `member`.
+    fn find(&self, from: u64, end: u64, member: bool) -> Option<u64> {
+        let flip = if member { 0 } else { u64::MAX };
+        let mut page = from;
+        while page < end {
+            let rest = (self.words[index(page / BITS)] ^ flip) >> (page % BITS);
+            if rest != 0 {
+                let found = page + u64::from(rest.trailing_zeros());
+                return (found < end).then_some(found);
+            }
+            page = (page / BITS + 1) * BITS;
+        }
+        None
+    }
+
+    fn each_word(&self, range: PageRange) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let end = range.end().min(self.pages);
+        let start = range.start.min(end);
+        let range = PageRange::new(start, end - start);
+        let words = if start == end { 0..0 } else { start / BITS..end.div_ceil(BITS) };
+        words.map(move |word| (word, mask(word, range)))
+    }
+
+    fn trim(&mut self) {
+        if !self.pages.is_multiple_of(BITS) {
+            let last = self.words.len() - 1;
+            self.words[last] &= (1 << (self.pages % BITS)) - 1;
+        }
+    }
+}
+
+impl std::fmt::Debug for PageSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PageSet({} of {}: ", self.count(), self.pages)?;
+        f.debug_list().entries(self.runs().map(|r| r.start..r.end())).finish()?;
+        write!(f, ")")
+    }
+}
+
+/// Iterator over the runs of a [`PageSet`].
+#[derive(Debug, Clone)]
+pub struct Runs<'a> {
+    set: &'a PageSet,
+    next: u64,
+    end: u64,
+}
+
+impl Iterator for Runs<'_> {
+    type Item = PageRange;
+    fn next(&mut self) -> Option<PageRange> {
+        let start = self.set.find(self.next, self.end, true)?;
+        let end = self.set.find(start, self.end, false).unwrap_or(self.end);
+        self.next = end;
+        Some(PageRange::new(start, end - start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn model(set: &PageSet) -> BTreeSet<u64> {
+        set.runs().flat_map(|r| r.start..r.end()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn it_behaves_as_a_set_of_numbers(
+            pages in 1u64..400,
+            steps in proptest::collection::vec((any::<bool>(), 0u64..420, 0u64..200), 0..30),
+            within in (0u64..420, 0u64..420),
+        ) {
+            let mut set = PageSet::new(pages);
+            let mut expect = BTreeSet::new();
+            for (add, start, count) in steps {
+                let range = PageRange::new(start, count);
+                if add { set.insert(range) } else { set.remove(range) }
+                for page in (start..start + count).filter(|p| *p < pages) {
+                    if add { expect.insert(page); } else { expect.remove(&page); }
+                }
+            }
+            prop_assert_eq!(&model(&set), &expect);
+            prop_assert_eq!(set.count(), expect.len() as u64);
+            prop_assert_eq!(set.is_empty(), expect.is_empty());
+            for page in 0..pages + 70 {
+                prop_assert_eq!(set.contains(page), expect.contains(&page));
+            }
+            let range = PageRange::new(within.0, within.1);
+            let cut: BTreeSet<u64> =
+                set.runs_in(range).flat_map(|r| r.start..r.end()).collect();
+            let want: BTreeSet<u64> =
+                expect.iter().copied().filter(|p| (range.start..range.end()).contains(p)).collect();
+            prop_assert_eq!(set.count_in(range), want.len() as u64);
+            prop_assert_eq!(cut, want);
+            // Runs are maximal: no two of them touch.
+            let runs: Vec<_> = set.runs().collect();
+            prop_assert!(runs.windows(2).all(|w| w[0].end() < w[1].start));
+        }
+
+        #[test]
+        fn union_and_difference_are_those_of_sets(
+            pages in 1u64..300,
+            a in proptest::collection::btree_set(0u64..300, 0..80),
+            b in proptest::collection::btree_set(0u64..300, 0..80),
+        ) {
+            let of = |s: &BTreeSet<u64>| {
+                let mut set = PageSet::new(pages);
+                s.iter().for_each(|p| set.insert(PageRange::new(*p, 1)));
+                set
+            };
+            let (x, y) = (of(&a), of(&b));
+            let (ma, mb) = (model(&x), model(&y));
+            let mut union = x.clone();
+            union.union_with(&y);
+            prop_assert_eq!(model(&union), ma.union(&mb).copied().collect::<BTreeSet<_>>());
+            let mut both = x.clone();
+            both.intersect_with(&y);
+            prop_assert_eq!(model(&both), ma.intersection(&mb).copied().collect::<BTreeSet<_>>());
+            let mut less = x.clone();
+            less.subtract(&y);
+            prop_assert_eq!(model(&less), ma.difference(&mb).copied().collect::<BTreeSet<_>>());
+        }
+
+        #[test]
+        fn a_bitmap_goes_to_its_place(
+            pages in 1u64..400, start in 0u64..300, words in proptest::collection::vec(any::<u64>(), 0..4),
+        ) {
+            let mut set = PageSet::new(pages);
+            set.insert_bitmap(start, &words);
+            for page in 0..pages {
+                let bit = page.checked_sub(start).is_some_and(|b| {
+                    words.get(usize::try_from(b / 64).unwrap()).is_some_and(|w| w >> (b % 64) & 1 == 1)
+                });
+                prop_assert_eq!(set.contains(page), bit);
+            }
+            prop_assert_eq!(set.count(), model(&set).len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_hostile_run_changes_nothing_outside() {
+        let mut set = PageSet::new(10);
+        set.insert(PageRange::new(u64::MAX, u64::MAX));
+        set.insert(PageRange::new(10, 5));
+        assert!(set.is_empty());
+        set.insert(PageRange::new(9, u64::MAX));
+        assert_eq!(set.runs().collect::<Vec<_>>(), [PageRange::new(9, 1)]);
+        assert!(!PageRange::new(u64::MAX, 2).is_within(10));
+        assert!(!PageRange::new(3, 0).is_within(10));
+    }
+}
