@@ -1,2 +1,31 @@
-//! Tasks that are run more than twice.
-fn main() {}
+//! Tasks that are run more than twice: `cargo xtask --help`.
+#![forbid(unsafe_code)]
+
+mod cpio;
+mod debian;
+mod lab;
+mod places;
+mod process;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tasks that are run more than twice
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Xtask {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Boot stock Linux guests on a complete KVM, in an emulated host
+    Lab(lab::Lab),
+}
+
+fn main() -> Result<()> {
+    match Xtask::parse().task {
+        Task::Lab(args) => lab::run(&args),
+    }
+}

@@ -1,0 +1,148 @@
+//! Debian packages: what a step needs is installed, and kernels are taken from the archive.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{output, run, succeeds};
+
+/// Where Debian 12 gets QEMU 10 and a kernel that can be the lab's host.
+const BACKPORTS: &str = "bookworm-backports";
+const BACKPORTS_LIST: &str = "/etc/apt/sources.list.d/whimbrel-backports.sources";
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The suite that newer packages come from: backports on Debian 12, the machine's own default
+/// where that is new enough.
+fn newer_suite() -> Option<&'static str> {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    release.lines().any(|line| line == "VERSION_CODENAME=bookworm").then_some(BACKPORTS)
+}
+
+/// Whether this machine takes packages with `apt`.
+pub fn is_here() -> bool {
+    succeeds(Command::new("apt-get").arg("--version"))
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y"]);
+    command
+}
+
+fn update() -> Result<()> {
+    run(apt().arg("update"))
+}
+
+fn installed(package: &str) -> bool {
+    let query = output(Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]));
+    query.is_ok_and(|status| status == "install ok installed")
+}
+
+/// Installs those of `packages` that are missing; those of `newer` come from backports where the
+/// release's own are too old.
+pub fn install(packages: &[&str], newer: &[&str]) -> Result<()> {
+    let missing = |wanted: &[&str]| -> Vec<String> {
+        wanted.iter().filter(|name| !installed(name)).map(ToString::to_string).collect()
+    };
+    let (packages, newer) = (missing(packages), missing(newer));
+    if packages.is_empty() && newer.is_empty() {
+        return Ok(());
+    }
+    if !is_here() {
+        bail!("these Debian packages are needed, and there is no apt: {packages:?} {newer:?}");
+    }
+    enable_newer_suite()?;
+    update()?;
+    let install = |names: &[String], suite: Option<&str>| {
+        let mut command = apt();
+        command.args(["install", "--no-install-recommends"]);
+        command.args(suite.map(|suite| format!("--target-release={suite}")));
+        if names.is_empty() { Ok(()) } else { run(command.args(names)) }
+    };
+    install(&packages, None)?;
+    install(&newer, newer_suite())
+        .context("cannot install Debian packages (root is needed, and the archive)")
+}
+
+/// Adds the backports suite, unless it is there, from the same mirror as the release itself.
+fn enable_newer_suite() -> Result<()> {
+    let Some(suite) = newer_suite() else { return Ok(()) };
+    let format = "$(CREATED_BY) $(CODENAME) $(COMPONENT) $(REPO_URI)";
+    let targets = output(Command::new("apt-get").args(["indextargets", "--format", format]))?;
+    let packages = || targets.lines().filter_map(|line| line.strip_prefix("Packages "));
+    if packages().any(|line| line.starts_with(suite)) {
+        return Ok(());
+    }
+    let mirror = packages()
+        .find_map(|line| line.strip_prefix("bookworm main "))
+        .context("no apt source for `bookworm main` to take the mirror's address from")?;
+    let source = format!(
+        "Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n"
+    );
+    std::fs::write(BACKPORTS_LIST, source).with_context(|| format!("cannot write {BACKPORTS_LIST}"))
+}
+
+/// Which of Debian's cloud kernels.
+#[derive(Clone, Copy)]
+pub enum Kernel {
+    /// That of the release, as a guest would have it.
+    Stock,
+    /// The newest that the release is offered.
+    Newer,
+}
+
+/// The files of a kernel package: a folder with `vmlinuz` and the modules asked for, flat.
+///
+/// Kept in `cache` under the package's name and version.
+pub fn kernel(which: Kernel, modules: &[&str], cache: &Path) -> Result<PathBuf> {
+    let attempt = fetch_kernel(which, modules, cache);
+    if attempt.is_ok() {
+        return attempt;
+    }
+    // Lists that are missing, or older than the archive, are the usual reasons.
+    enable_newer_suite()?;
+    update()?;
+    fetch_kernel(which, modules, cache)
+}
+
+fn fetch_kernel(which: Kernel, modules: &[&str], cache: &Path) -> Result<PathBuf> {
+    let suite = match which {
+        Kernel::Stock => None,
+        Kernel::Newer => newer_suite(),
+    };
+    let mut meta = "linux-image-cloud-amd64".to_string();
+    if let Some(suite) = suite {
+        meta = format!("{meta}/{suite}");
+    }
+    let depends = output(Command::new("apt-cache").args(["depends", "--important", &meta]))?;
+    let package = depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|name| name.starts_with("linux-image-"))
+        .with_context(|| format!("package {meta} names no kernel"))?;
+    let policy = output(Command::new("apt-cache").args(["policy", package]))?;
+    let version = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))
+        .with_context(|| format!("package {package} is not in the archive"))?;
+
+    let folder = cache.join(format!("{package}_{}", version.replace(':', "_")));
+    if folder.join("vmlinuz").is_file() {
+        return Ok(folder);
+    }
+    let scratch = cache.join(format!("{package}.part"));
+    let _ = std::fs::remove_dir_all(&scratch);
+    std::fs::create_dir_all(&scratch)?;
+    // The download user of apt may not write here, and need not: the archive is signed.
+    run(apt().current_dir(&scratch).args(["-o", "APT::Sandbox::User=root", "download", package]))?;
+    let unpack = "dpkg-deb --fsys-tarfile ./*.deb | tar x --wildcards --transform 's,.*/,,' \"$@\" \
+                  && mv vmlinuz-* vmlinuz && rm ./*.deb && { xz -d ./*.ko.xz 2>/dev/null || true; }";
+    run(Command::new("sh")
+        .current_dir(&scratch)
+        .args(["-c", unpack, "sh", "./boot/vmlinuz-*"])
+        .args(modules.iter().map(|module| format!("*/{module}.ko*"))))?;
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::rename(&scratch, &folder)?;
+    Ok(folder)
+}

@@ -1,0 +1,151 @@
+//! The emulated host: Debian's kernel, KVM's modules and busybox, booted by QEMU without KVM.
+//!
+//! QEMU emulates an AMD processor with SVM and nested paging, so the host's own KVM is a complete
+//! one, whatever the machine that all this runs on can do.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cpio::Archive;
+use crate::debian::{self, Kernel};
+use crate::process::{rendered, run};
+
+const MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "virtio_blk"];
+const INIT: &[u8] = include_bytes!("../../../lab/host-init.sh");
+const BUSYBOX: &str = "/bin/busybox";
+
+/// What boots the emulated host.
+pub struct Host {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    /// Number of emulated processors.
+    pub cpus: u32,
+    /// Memory of the host, in MiB.
+    pub memory_mib: u32,
+    /// After this long the emulator is ended.
+    pub timeout: Duration,
+}
+
+impl Host {
+    /// Installs what is needed and builds the host's initramfs in `folder`.
+    pub fn build(folder: &Path, cache: &Path) -> Result<Self> {
+        debian::install(&["busybox-static", "xz-utils", "e2fsprogs"], &["qemu-system-x86"])?;
+        let package = debian::kernel(Kernel::Newer, &MODULES, cache)?;
+        let mut archive = Archive::default();
+        for path in ["bin", "dev", "mnt", "modules", "proc", "run", "sys", "tmp"] {
+            archive.folder(path);
+        }
+        archive.device("dev/console", (5, 1));
+        archive.file("init", INIT);
+        archive.file("bin/busybox", &fs::read(BUSYBOX).context("cannot read busybox")?);
+        for module in MODULES {
+            let file = format!("{module}.ko");
+            let content = fs::read(package.join(&file))
+                .with_context(|| format!("the host's kernel package has no module {module}"))?;
+            archive.file(&format!("modules/{file}"), &content);
+        }
+        fs::create_dir_all(folder)?;
+        let initramfs = folder.join("host.cpio");
+        fs::write(&initramfs, archive.finish())?;
+        let kernel = package.join("vmlinuz");
+        let timeout = Duration::from_secs(300);
+        Ok(Self { kernel, initramfs, cpus: 2, memory_mib: 2048, timeout })
+    }
+
+    fn emulator(&self, disk: &Path, extra: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command
+            .arg("--foreground")
+            .arg(self.timeout.as_secs().to_string())
+            .args("qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu EPYC".split(' '))
+            .args("-nodefaults -no-reboot -display none -serial stdio".split(' '))
+            .args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()])
+            .args([Path::new("-kernel"), &self.kernel, Path::new("-initrd"), &self.initramfs])
+            .args(["-drive", &format!("if=none,id=d,format=raw,file={}", disk.display())])
+            .args(["-device", "virtio-blk-pci,drive=d", "-append"])
+            .arg(format!("console=ttyS0 panic=-1 quiet mitigations=off {extra}"));
+        command
+    }
+
+    /// Boots the host with a copy of `payload` as its disk and runs `run.sh` from it. Everything
+    /// on the serial line goes to our output and to `folder/serial.log`; the disk as the host left
+    /// it is unpacked to `folder/disk`.
+    pub fn run(&self, payload: &Path, folder: &Path) -> Result<()> {
+        let disk = build_disk(payload, folder)?;
+        let mut command = self.emulator(&disk, "");
+        let mut emulator = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(folder.join("emulator.log"))?)
+            .spawn()
+            .with_context(|| format!("cannot start `{}`", rendered(&command)))?;
+        let serial = emulator.stdout.take().expect("piped above");
+        let mut log = fs::File::create(folder.join("serial.log"))?;
+        let mut verdict = None;
+        let mut lines = BufReader::new(serial);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? != 0 {
+            log.write_all(&line)?;
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end();
+            println!("    {text}");
+            if let Some(status) = text.strip_prefix("LAB-RC=") {
+                verdict = Some(status.to_string());
+            }
+            line.clear();
+        }
+        let status = emulator.wait()?;
+        let unpacked = folder.join("disk");
+        let _ = fs::remove_dir_all(&unpacked);
+        fs::create_dir_all(&unpacked)?;
+        // `debugfs` exits with 0 whatever happens; what matters is looked for by whoever needs it.
+        let _ = crate::process::output(
+            Command::new("/sbin/debugfs")
+                .args(["-R", &format!("rdump / {}", unpacked.display())])
+                .arg(&disk),
+        )?;
+        match verdict.as_deref() {
+            Some("0") => Ok(()),
+            Some(other) => bail!("run.sh ended with status {other} in the emulated host"),
+            None => {
+                let said = fs::read_to_string(folder.join("emulator.log")).unwrap_or_default();
+                bail!(
+                    "the emulated host ended ({status}) before run.sh did; its serial line is \
+                     {}/serial.log{}{said}",
+                    folder.display(),
+                    if said.is_empty() { "" } else { "; the emulator said:\n" },
+                )
+            }
+        }
+    }
+
+    /// Boots the host with a shell on this terminal, `payload` in `/mnt`.
+    pub fn shell(&self, payload: &Path, folder: &Path) -> Result<()> {
+        let disk = build_disk(payload, folder)?;
+        let mut command = self.emulator(&disk, "lab.shell");
+        let status =
+            command.status().with_context(|| format!("cannot start `{}`", rendered(&command)))?;
+        if !status.success() {
+            bail!("the emulator ended with {status}");
+        }
+        Ok(())
+    }
+}
+
+/// Packs a folder into a file system image with room to write in.
+fn build_disk(payload: &Path, folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder)?;
+    let disk = folder.join("disk.img");
+    let _ = fs::remove_file(&disk);
+    run(Command::new("/sbin/mke2fs")
+        .args(["-q", "-t", "ext4", "-d"])
+        .args([payload, &disk])
+        .arg("512M"))
+    .with_context(|| format!("cannot pack {} for the emulated host", payload.display()))?;
+    Ok(disk)
+}
