@@ -1,5 +1,6 @@
 //! `cargo xtask lab`: stock Linux guests on a complete KVM, on any machine.
 
+mod guest;
 mod host;
 
 use std::path::PathBuf;
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::debian::{self, Kernel};
 use crate::places;
+use guest::{Guest, Programs};
 use host::Host;
 
 /// What the lab is to do.
@@ -39,13 +40,15 @@ pub fn run(args: &Lab) -> Result<()> {
     host.cpus = args.cpus;
     host.memory_mib = args.memory;
     host.timeout = Duration::from_secs(args.timeout);
-    let kernel = debian::kernel(Kernel::Stock, &[], &cache)?.join("vmlinuz");
-    println!("guest kernel: {}", kernel.display());
     if let Some(payload) = &args.payload {
         if args.shell {
             return host.shell(payload, &folder);
         }
         return host.run(payload, &folder);
     }
+    let programs = Programs::build(&folder, &["whimbrel-lab"])?;
+    let guest = Guest::build(&programs, &folder, &cache)?;
+    println!("guest kernel:    {}", guest.kernel.display());
+    println!("guest initramfs: {}", guest.initramfs.display());
     Ok(())
 }

@@ -1,0 +1,66 @@
+//! What runs in the emulated host: static programs, and the guest's kernel and initramfs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cpio::Archive;
+use crate::debian::{self, Kernel};
+use crate::places;
+use crate::process::run;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Programs that need nothing from the system that they run on.
+pub struct Programs {
+    folder: PathBuf,
+}
+
+impl Programs {
+    /// Builds release versions of the binaries of `packages`. They have a target folder of their
+    /// own, because the linking options would otherwise make everything else be built again.
+    pub fn build(folder: &Path, packages: &[&str]) -> Result<Self> {
+        let target = folder.join("static");
+        run(Command::new(env!("CARGO"))
+            .current_dir(places::workspace())
+            .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=debuginfo")
+            .env("CARGO_TARGET_DIR", &target)
+            .args(["build", "--release", "--locked", "--target", TARGET])
+            .args(packages.iter().flat_map(|package| ["--package", package])))?;
+        Ok(Self { folder: target.join(TARGET).join("release") })
+    }
+
+    /// Where a program lies.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+/// What boots the guest.
+pub struct Guest {
+    /// The stock kernel of the Debian release.
+    pub kernel: PathBuf,
+    /// Its initramfs: one static program.
+    pub initramfs: PathBuf,
+}
+
+impl Guest {
+    /// Fetches the kernel and packs the guest's only program.
+    pub fn build(programs: &Programs, folder: &Path, cache: &Path) -> Result<Self> {
+        let kernel = debian::kernel(Kernel::Stock, &[], cache)?.join("vmlinuz");
+        let init = programs.path("guest-init");
+        let mut archive = Archive::default();
+        archive.folder("dev");
+        archive.device("dev/console", (5, 1));
+        archive.file(
+            "init",
+            &fs::read(&init).with_context(|| format!("cannot read {}", init.display()))?,
+        );
+        fs::create_dir_all(folder)?;
+        let initramfs = folder.join("guest.cpio");
+        fs::write(&initramfs, archive.finish())?;
+        Ok(Self { kernel, initramfs })
+    }
+}
