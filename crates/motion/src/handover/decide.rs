@@ -1,0 +1,22 @@
+//! The decisions of a handover, without permits, tokens and records.
+//!
+//! These three are all that decides who owns a guest. They are plain values that can be copied,
+//! compared and hashed, so that a model checker can drive the very code that the engine runs.
+
+mod destination;
+mod rules;
+mod source;
+mod witness;
+
+use super::{Decision, Input, Output, Word};
+
+pub use destination::{Destination, DestinationPhase};
+pub use rules::{AllRules, Rules};
+pub use source::{Source, SourcePhase};
+pub use witness::{Testimony, Witness};
+
+/// What goes into a decision.
+pub type Event = Input<Word>;
+
+/// What comes out of a decision. A grant is no permit yet.
+pub type Effect = Output<Word, Decision, ()>;
