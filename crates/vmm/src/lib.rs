@@ -1,3 +1,4 @@
 //! The KVM machine: vCPUs, memory map, boot, ACPI, run states
 
+pub mod acpi;
 pub mod boot;
