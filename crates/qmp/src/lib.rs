@@ -1,1 +1,33 @@
-//! The QMP server: JSON lines, typed commands and events
+//! The QMP server: JSON lines over Unix sockets, typed commands, replies and events.
+//!
+//! Names and meanings follow QEMU's QAPI where they are the same; what is Whimbrel's own carries
+//! the prefix `x-whimbrel-`. This crate knows nothing of machines: whoever owns one implements
+//! [`Handler`], [binds](Server::bind) the sockets, and [starts](Server::start) the server.
+//!
+//! * [`Command`] is every command with its typed arguments, [`Reply`] every answer, [`Event`]
+//!   every event, [`Error`] every refusal with its class and stable code.
+//! * [`Client`] is the other end: a blocking client for command-line verbs and tests.
+//!
+//! One thread serves all sockets and never waits for a command; one worker thread runs commands
+//! in the order in which they came. `docs/qmp.md` is the operator's view of it.
+#![forbid(unsafe_code)]
+
+mod client;
+pub mod command;
+mod descriptors;
+mod error;
+mod event;
+mod frame;
+mod json;
+mod limits;
+pub mod reply;
+mod request;
+mod server;
+
+pub use client::{Client, ClientError, ReceivedEvent};
+pub use command::Command;
+pub use error::{Class, Error};
+pub use event::{Event, ShutdownCause, Timestamp};
+pub use limits::Limits;
+pub use reply::Reply;
+pub use server::{BindError, ClientId, Context, EventSender, Handler, Server, ServerHandle};

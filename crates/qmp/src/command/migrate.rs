@@ -1,0 +1,320 @@
+//! Arguments of `migrate` and `migrate-incoming`.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Address, Arguments};
+use crate::error::Error;
+use crate::json;
+
+/// Arguments of `migrate`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Migrate {
+    /// The destination, as in [`Address`]; or `channels` instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+    /// The destination as an object: exactly one channel, of type `main`.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::some_objects"
+    )]
+    pub channels: Option<Vec<Channel>>,
+    /// Means nothing, since no command waits for a motion; accepted when true, as old clients
+    /// send it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detach: Option<bool>,
+    /// To resume an interrupted postcopy; refused, because this version has no postcopy.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub resume: bool,
+    /// The guest is stopped first, and stays so at the source until the job ends.
+    #[serde(default, rename = "x-whimbrel-frozen", skip_serializing_if = "is_false")]
+    pub frozen: bool,
+    /// Only ask the destination whether it would take the machine.
+    #[serde(default, rename = "x-whimbrel-check", skip_serializing_if = "is_false")]
+    pub check: bool,
+    /// Milliseconds after which a motion that has not switched over does `timeout_action`.
+    #[serde(rename = "x-whimbrel-timeout", skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u64>,
+    /// What happens then; cancelling unless said otherwise.
+    #[serde(rename = "x-whimbrel-timeout-action", skip_serializing_if = "Option::is_none")]
+    pub timeout_action: Option<TimeoutAction>,
+    /// Allow `tcp:` beyond loopback although nothing is encrypted.
+    #[serde(default, rename = "x-whimbrel-insecure", skip_serializing_if = "is_false")]
+    pub insecure: bool,
+}
+
+/// What a motion does when its time is up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeoutAction {
+    /// It gives up, and the guest goes on at the source.
+    #[default]
+    Cancel,
+    /// It switches over, whatever the blackout.
+    Switch,
+}
+
+impl Migrate {
+    /// Where to.
+    pub fn address(&self) -> Result<Address, Error> {
+        address(self.uri.as_deref(), self.channels.as_deref())
+    }
+}
+
+impl Arguments for Migrate {
+    fn check(&self) -> Result<(), Error> {
+        self.address()?;
+        if self.resume {
+            return Err(Error::unsupported(
+                "`resume` continues an interrupted postcopy, and this version has no postcopy",
+            ));
+        }
+        if self.detach == Some(false) {
+            return Err(Error::unsupported(
+                "`detach` cannot be false: no command waits for a motion; ask query-migrate",
+            ));
+        }
+        match (self.timeout, self.timeout_action) {
+            (Some(0), _) => Err(Error::invalid(
+                "`x-whimbrel-timeout` is in milliseconds and at least 1; leave it out for none",
+            )),
+            (None, Some(_)) => {
+                Err(Error::invalid("`x-whimbrel-timeout-action` needs `x-whimbrel-timeout`"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Arguments of `migrate-incoming`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct MigrateIncoming {
+    /// Where to wait, as in [`Address`]; or `channels` instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+    /// Where to wait, as an object.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::some_objects"
+    )]
+    pub channels: Option<Vec<Channel>>,
+    /// Whether the process ends when the motion fails; otherwise it waits on.
+    #[serde(default = "yes")]
+    pub exit_on_error: bool,
+    /// Allow `tcp:` beyond loopback although nothing is encrypted.
+    #[serde(default, rename = "x-whimbrel-insecure", skip_serializing_if = "is_false")]
+    pub insecure: bool,
+}
+
+impl MigrateIncoming {
+    /// Where to wait.
+    pub fn address(&self) -> Result<Address, Error> {
+        address(self.uri.as_deref(), self.channels.as_deref())
+    }
+}
+
+impl Arguments for MigrateIncoming {
+    fn check(&self) -> Result<(), Error> {
+        self.address().map(drop)
+    }
+}
+
+/// One stream of a motion (QAPI `MigrationChannel`). The engine opens further connections to the
+/// same address itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Channel {
+    /// What it carries.
+    pub channel_type: ChannelType,
+    /// Where it goes to.
+    #[serde(deserialize_with = "json::object")]
+    pub addr: ChannelAddress,
+}
+
+/// What a channel carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelType {
+    /// The motion.
+    Main,
+    /// What a renewed process is handed beforehand; not in this version.
+    Cpr,
+}
+
+/// QAPI `MigrationAddress`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "transport", rename_all = "kebab-case")]
+pub enum ChannelAddress {
+    /// A socket.
+    Socket(SocketAddress),
+    /// A file.
+    File(FileAddress),
+}
+
+/// QAPI `SocketAddress`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SocketAddress {
+    /// TCP.
+    Inet {
+        /// Host name or address.
+        host: String,
+        /// Port number, as a string.
+        port: String,
+    },
+    /// A Unix stream socket.
+    Unix {
+        /// Its path.
+        path: String,
+    },
+    /// A descriptor.
+    Fd {
+        /// The name given to it with `getfd`.
+        str: String,
+    },
+}
+
+/// QAPI `FileMigrationArgs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileAddress {
+    /// Its path.
+    pub filename: String,
+    /// Where in the file to start, in bytes.
+    pub offset: u64,
+}
+
+fn address(uri: Option<&str>, channels: Option<&[Channel]>) -> Result<Address, Error> {
+    match (uri, channels) {
+        (Some(uri), None) => uri.parse(),
+        (None, Some([Channel { channel_type: ChannelType::Main, addr }])) => addr.address(),
+        (None, Some([Channel { channel_type: ChannelType::Cpr, .. }])) => Err(Error::unsupported(
+            "channels of type `cpr` belong to live update, which this version does not have",
+        )),
+        (None, Some(_)) => Err(Error::invalid("`channels` must hold exactly one channel")),
+        (Some(_), Some(_)) => Err(Error::invalid("`uri` and `channels` exclude each other")),
+        (None, None) => Err(Error::invalid("either `uri` or `channels` must say the address")),
+    }
+}
+
+impl ChannelAddress {
+    fn address(&self) -> Result<Address, Error> {
+        match self {
+            // An IPv6 address has a field of its own here, and no brackets.
+            Self::Socket(SocketAddress::Inet { host, port }) if host.contains(':') => {
+                Address::inet(&format!("[{}]", host.trim_matches(['[', ']'])), port)
+            }
+            Self::Socket(SocketAddress::Inet { host, port }) => Address::inet(host, port),
+            Self::Socket(SocketAddress::Unix { path }) => Address::unix(path),
+            Self::Socket(SocketAddress::Fd { str }) => Address::fd(str),
+            Self::File(FileAddress { filename, offset }) => Address::file(filename, *offset),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{json, value::to_raw_value};
+    use state::Code;
+
+    use super::*;
+    use crate::command::{AnyCommand, Command};
+
+    fn parse(arguments: &serde_json::Value) -> Result<Migrate, Error> {
+        let raw = to_raw_value(arguments).unwrap();
+        match AnyCommand::parse("migrate", Some(&raw))? {
+            AnyCommand::Machine(Command::Migrate(migrate)) => Ok(migrate),
+            other => panic!("migrate was read as {other:?}"),
+        }
+    }
+
+    fn through(addr: &serde_json::Value) -> Result<Address, Error> {
+        parse(&json!({"channels": [{"channel-type": "main", "addr": addr}]}))?.address()
+    }
+
+    #[test]
+    fn a_channel_says_the_same_as_its_uri() {
+        for (uri, addr) in [
+            ("tcp:h:44", json!({"transport": "socket", "type": "inet", "host": "h", "port": "44"})),
+            (
+                "tcp:[::1]:44",
+                json!({"transport": "socket", "type": "inet", "host": "::1", "port": "44"}),
+            ),
+            ("unix:/p", json!({"transport": "socket", "type": "unix", "path": "/p"})),
+            ("fd:n", json!({"transport": "socket", "type": "fd", "str": "n"})),
+            ("file:/p,offset=7", json!({"transport": "file", "filename": "/p", "offset": 7})),
+        ] {
+            let by_uri = parse(&json!({"uri": uri})).unwrap().address().unwrap();
+            assert_eq!(through(&addr).unwrap(), by_uri, "{uri}");
+            let sent =
+                serde_json::to_value(Migrate { uri: Some(uri.to_owned()), ..Migrate::default() });
+            assert_eq!(sent.unwrap(), json!({"uri": uri}));
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_wrong_in_any_way_is_refused() {
+        let socket = json!({"transport": "socket", "type": "unix", "path": "/p"});
+        for arguments in [
+            json!({}),
+            json!({"uri": "unix:/p", "channels": [{"channel-type": "main", "addr": socket}]}),
+            json!({"channels": []}),
+            json!({"channels": null}),
+            json!({"channels": [["main", socket]]}),
+            json!({"channels": [{"channel-type": "main", "addr": ["socket"]}]}),
+            json!({"channels": [{"channel-type": "data", "addr": socket}]}),
+            json!({"channels": [{"channel-type": "main"}]}),
+            json!({"channels": [{"channel-type": "main", "addr": socket, "x": 1}]}),
+            json!({"channels": [
+                {"channel-type": "main", "addr": socket},
+                {"channel-type": "main", "addr": socket},
+            ]}),
+            json!({"uri": 7}),
+            json!(["unix:/p"]),
+            json!({"uri": "unix:/p", "x-whimbrel-frozen": 1}),
+            json!({"uri": "unix:/p", "x-whimbrel-timeout": 0}),
+            json!({"uri": "unix:/p", "x-whimbrel-timeout": -1}),
+            json!({"uri": "unix:/p", "x-whimbrel-timeout-action": "switch"}),
+            json!({"uri": "unix:/p", "blk": true}),
+        ] {
+            assert_eq!(parse(&arguments).unwrap_err().code, Code::InvalidArgument, "{arguments}");
+        }
+        for addr in [
+            json!({"transport": "exec", "args": ["cat"]}),
+            json!({"transport": "socket", "type": "vsock", "cid": "3", "port": "4"}),
+            json!({"transport": "socket", "type": "unix", "path": "/p", "abstract": true}),
+            json!({"transport": "socket", "type": "inet", "host": "h", "port": 44}),
+            json!({"transport": "socket", "type": "inet", "host": "h"}),
+            json!({"transport": "file", "filename": "/p"}),
+            json!({"transport": "file", "filename": "/p", "offset": 0, "x": 1}),
+        ] {
+            assert_eq!(through(&addr).unwrap_err().code, Code::InvalidArgument, "{addr}");
+        }
+    }
+
+    #[test]
+    fn what_this_version_does_not_have_is_refused_as_such() {
+        for arguments in [
+            json!({"uri": "unix:/p", "resume": true}),
+            json!({"uri": "unix:/p", "detach": false}),
+            json!({"channels": [{
+                "channel-type": "cpr",
+                "addr": {"transport": "socket", "type": "unix", "path": "/p"},
+            }]}),
+        ] {
+            assert_eq!(parse(&arguments).unwrap_err().code, Code::Unsupported, "{arguments}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The values of a motion (QAPI `MigrationParameters`).
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Arguments;
+use crate::error::Error;
+
+/// Longest downtime limit, in milliseconds (QEMU's own bound).
+const LONGEST_DOWNTIME: u64 = 2_000_000;
+/// Bounds of the stall limit, in milliseconds.
+const STALL_LIMIT: std::ops::RangeInclusive<u64> = 10..=3_600_000;
+
+/// QEMU's parameters that have no effect in this version.
+const WITHOUT_EFFECT: &[&str] = &[
+    "announce-initial",
+    "announce-max",
+    "announce-rounds",
+    "announce-step",
+    "block-bitmap-mapping",
+    "cpr-exec-command",
+    "cpu-throttle-increment",
+    "cpu-throttle-initial",
+    "cpu-throttle-tailslow",
+    "direct-io",
+    "max-cpu-throttle",
+    "max-postcopy-bandwidth",
+    "mode",
+    "multifd-compression",
+    "multifd-qatzip-level",
+    "multifd-zlib-level",
+    "multifd-zstd-level",
+    "throttle-trigger-threshold",
+    "tls-authz",
+    "tls-creds",
+    "tls-hostname",
+    "vcpu-dirty-limit",
+    "x-checkpoint-delay",
+    "x-vcpu-dirty-limit-period",
+    "xbzrle-cache-size",
+    "zero-page-detection",
+];
+
+/// The values that exist, as they stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Parameters {
+    /// Most bytes per second over all connections; 0 is unlimited.
+    pub max_bandwidth: u64,
+    /// Longest blackout, in milliseconds.
+    pub downtime_limit: u64,
+    /// No limit on the blackout; `downtime_limit` then means nothing.
+    #[serde(rename = "x-whimbrel-downtime-unlimited")]
+    pub downtime_unlimited: bool,
+    /// Bytes per second that predictions count on for the switchover; 0 is what was measured.
+    pub avail_switchover_bandwidth: u64,
+    /// How many connections carry pages; 0 lets the engine choose.
+    pub multifd_channels: u8,
+    /// How long a silent or stuck peer is put up with, in milliseconds.
+    #[serde(rename = "x-whimbrel-stall-limit")]
+    pub stall_limit: u64,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            max_bandwidth: 0,
+            downtime_limit: 300,
+            downtime_unlimited: false,
+            avail_switchover_bandwidth: 0,
+            multifd_channels: 0,
+            stall_limit: 5000,
+        }
+    }
+}
+
+/// Arguments of `migrate-set-parameters`; what is left out stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SetParameters {
+    /// See [`Parameters::max_bandwidth`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bandwidth: Option<u64>,
+    /// See [`Parameters::downtime_limit`]. Setting it ends `downtime_unlimited`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downtime_limit: Option<u64>,
+    /// See [`Parameters::downtime_unlimited`].
+    #[serde(rename = "x-whimbrel-downtime-unlimited", skip_serializing_if = "Option::is_none")]
+    pub downtime_unlimited: Option<bool>,
+    /// See [`Parameters::avail_switchover_bandwidth`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub avail_switchover_bandwidth: Option<u64>,
+    /// See [`Parameters::multifd_channels`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multifd_channels: Option<u8>,
+    /// See [`Parameters::stall_limit`].
+    #[serde(rename = "x-whimbrel-stall-limit", skip_serializing_if = "Option::is_none")]
+    pub stall_limit: Option<u64>,
+    /// Anything else, kept so that it can be refused by name.
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+impl Arguments for SetParameters {
+    fn check(&self) -> Result<(), Error> {
+        if let Some(name) = self.others.keys().next() {
+            return Err(if WITHOUT_EFFECT.contains(&name.as_str()) {
+                Error::unsupported(format!(
+                    "`{name}` has no effect in this version, and a parameter without effect is \
+                     not accepted"
+                ))
+            } else {
+                Error::invalid(format!(
+                    "there is no parameter `{name}`; query-migrate-parameters lists all"
+                ))
+            });
+        }
+        match self.downtime_limit {
+            Some(0) => {
+                return Err(Error::invalid(
+                    "`downtime-limit` cannot be 0; for no limit set \
+                     `x-whimbrel-downtime-unlimited` to true",
+                ));
+            }
+            Some(limit) if limit > LONGEST_DOWNTIME => {
+                return Err(Error::invalid(format!(
+                    "`downtime-limit` is in milliseconds and at most {LONGEST_DOWNTIME}; for no \
+                     limit set `x-whimbrel-downtime-unlimited` to true"
+                )));
+            }
+            Some(_) if self.downtime_unlimited == Some(true) => {
+                return Err(Error::invalid(
+                    "`downtime-limit` and `x-whimbrel-downtime-unlimited` exclude each other",
+                ));
+            }
+            _ => {}
+        }
+        match self.stall_limit {
+            Some(limit) if !STALL_LIMIT.contains(&limit) => Err(Error::invalid(format!(
+                "`x-whimbrel-stall-limit` is in milliseconds, from {} to {}",
+                STALL_LIMIT.start(),
+                STALL_LIMIT.end()
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Parameters {
+    /// Sets what is said, or nothing if anything of it is refused.
+    pub fn set(&mut self, set: &SetParameters) -> Result<(), Error> {
+        set.check()?;
+        let SetParameters {
+            max_bandwidth,
+            downtime_limit,
+            downtime_unlimited,
+            avail_switchover_bandwidth,
+            multifd_channels,
+            stall_limit,
+            others: _,
+        } = set;
+        // A limit that was just set must hold: it would be in vain beside an older "unlimited".
+        let unlimited = downtime_unlimited.or(downtime_limit.map(|_| false));
+        replace(&mut self.max_bandwidth, *max_bandwidth);
+        replace(&mut self.downtime_limit, *downtime_limit);
+        replace(&mut self.downtime_unlimited, unlimited);
+        replace(&mut self.avail_switchover_bandwidth, *avail_switchover_bandwidth);
+        replace(&mut self.multifd_channels, *multifd_channels);
+        replace(&mut self.stall_limit, *stall_limit);
+        Ok(())
+    }
+}
+
+fn replace<T>(value: &mut T, new: Option<T>) {
+    if let Some(new) = new {
+        *value = new;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{json, value::to_raw_value};
+    use state::Code;
+
+    use super::*;
+    use crate::command::{AnyCommand, Command};
+
+    fn parse(arguments: &Value) -> Result<SetParameters, Error> {
+        let raw = to_raw_value(arguments).unwrap();
+        match AnyCommand::parse("migrate-set-parameters", Some(&raw))? {
+            AnyCommand::Machine(Command::MigrateSetParameters(set)) => Ok(set),
+            other => panic!("migrate-set-parameters was read as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_parameter_that_is_listed_can_be_set_to_what_it_is() {
+        let parameters = Parameters::default();
+        let Value::Object(listed) = serde_json::to_value(&parameters).unwrap() else {
+            panic!("parameters are an object")
+        };
+        for (name, value) in listed {
+            let mut same = parameters.clone();
+            same.set(&parse(&json!({ name: value })).unwrap()).unwrap();
+            assert_eq!(same, parameters);
+        }
+    }
+
+    #[test]
+    fn what_is_set_is_there_and_the_rest_stays() {
+        let mut parameters = Parameters::default();
+        parameters
+            .set(&parse(&json!({"max-bandwidth": 5, "multifd-channels": 4})).unwrap())
+            .unwrap();
+        let want = Parameters { max_bandwidth: 5, multifd_channels: 4, ..Parameters::default() };
+        assert_eq!(parameters, want);
+    }
+
+    #[test]
+    fn a_new_downtime_limit_ends_unlimited() {
+        let mut parameters = Parameters::default();
+        parameters.set(&parse(&json!({"x-whimbrel-downtime-unlimited": true})).unwrap()).unwrap();
+        assert!(parameters.downtime_unlimited);
+        parameters.set(&parse(&json!({"downtime-limit": 100})).unwrap()).unwrap();
+        assert_eq!((parameters.downtime_limit, parameters.downtime_unlimited), (100, false));
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused() {
+        for arguments in [
+            json!({"downtime-limit": 0}),
+            json!({"downtime-limit": LONGEST_DOWNTIME + 1}),
+            json!({"downtime-limit": 1, "x-whimbrel-downtime-unlimited": true}),
+            json!({"downtime-limit": "1"}),
+            json!({"max-bandwidth": -1}),
+            json!({"max-bandwidth": 1.5}),
+            json!({"multifd-channels": 256}),
+            json!({"x-whimbrel-stall-limit": 9}),
+            json!({"x-whimbrel-stall-limit": 3_600_001}),
+            json!({"max-bandwith": 1}),
+        ] {
+            assert_eq!(parse(&arguments).unwrap_err().code, Code::InvalidArgument, "{arguments}");
+        }
+        let error = parse(&json!({"downtime-limit": 0})).unwrap_err();
+        assert!(error.desc.contains("x-whimbrel-downtime-unlimited"), "{error}");
+    }
+
+    #[test]
+    fn a_parameter_without_effect_is_refused_by_name() {
+        for name in WITHOUT_EFFECT {
+            let error = parse(&json!({ *name: 1 })).unwrap_err();
+            assert_eq!(error.code, Code::Unsupported);
+            assert!(error.desc.contains(name), "{error}");
+        }
+    }
+}

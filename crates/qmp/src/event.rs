@@ -1,0 +1,144 @@
+//! What the server says unasked.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::reply::MigrationStatus;
+
+/// An event. Names in capitals are QEMU's with QEMU's meaning.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", content = "data", rename_all_fields = "kebab-case")]
+#[non_exhaustive]
+pub enum Event {
+    /// The guest's processors have been stopped.
+    #[serde(rename = "STOP")]
+    Stop,
+    /// The guest's processors run again.
+    #[serde(rename = "RESUME")]
+    Resume,
+    /// The machine was reset.
+    #[serde(rename = "RESET")]
+    Reset {
+        /// Whether the guest asked for it.
+        guest: bool,
+        /// Who did.
+        reason: ShutdownCause,
+    },
+    /// The guest has been asked to power off.
+    #[serde(rename = "POWERDOWN")]
+    Powerdown,
+    /// The machine has shut down, or is about to end.
+    #[serde(rename = "SHUTDOWN")]
+    Shutdown {
+        /// Whether the guest asked for it.
+        guest: bool,
+        /// Who did.
+        reason: ShutdownCause,
+    },
+    /// A migration has reached another status.
+    #[serde(rename = "MIGRATION")]
+    Migration {
+        /// The status reached.
+        status: MigrationStatus,
+    },
+    /// A pass over the dirty pages has started.
+    #[serde(rename = "MIGRATION_PASS")]
+    MigrationPass {
+        /// Its number; the first pass is 1.
+        pass: u64,
+    },
+    /// A handover has reached another state.
+    #[serde(rename = "x-whimbrel-handover")]
+    Handover {
+        /// The handover's token.
+        token: String,
+        /// The state reached, in the words of `x-whimbrel-handover-query`.
+        state: String,
+    },
+    /// A processor of the guest stopped on an error; the run state tells what became of the
+    /// machine.
+    #[serde(rename = "x-whimbrel-guest-error")]
+    GuestError {
+        /// Index of the processor.
+        cpu: u32,
+        /// What happened, in words.
+        reason: String,
+        /// Its registers, by name.
+        registers: Value,
+    },
+}
+
+/// Who caused a shutdown or reset (QAPI `ShutdownCause`, as far as it can occur here).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ShutdownCause {
+    /// An error of the host.
+    HostError,
+    /// The command `quit`.
+    HostQmpQuit,
+    /// The command `system_reset`.
+    HostQmpSystemReset,
+    /// A signal such as SIGTERM.
+    HostSignal,
+    /// The guest powered off.
+    GuestShutdown,
+    /// The guest asked for a reset.
+    GuestReset,
+    /// The guest failed beyond recovery.
+    GuestPanic,
+}
+
+/// Wall-clock time of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timestamp {
+    /// Seconds since 1970-01-01 00:00 UTC.
+    pub seconds: u64,
+    /// Microseconds within the second.
+    pub microseconds: u32,
+}
+
+impl Timestamp {
+    /// The present time; zero on a host whose clock stands before 1970.
+    #[must_use]
+    pub fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { seconds: since.as_secs(), microseconds: since.subsec_micros() }
+    }
+}
+
+/// An event on its way.
+#[derive(Serialize)]
+pub(crate) struct Stamped<'a> {
+    #[serde(flatten)]
+    pub(crate) event: &'a Event,
+    pub(crate) timestamp: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(event: &Event) -> String {
+        let timestamp = Timestamp { seconds: 7, microseconds: 8 };
+        serde_json::to_string(&Stamped { event, timestamp }).unwrap()
+    }
+
+    #[test]
+    fn events_have_qemus_shape() {
+        assert_eq!(
+            line(&Event::Stop),
+            r#"{"event":"STOP","timestamp":{"seconds":7,"microseconds":8}}"#
+        );
+        assert_eq!(
+            line(&Event::Shutdown { guest: false, reason: ShutdownCause::HostQmpQuit }),
+            r#"{"event":"SHUTDOWN","data":{"guest":false,"reason":"host-qmp-quit"},"timestamp":{"seconds":7,"microseconds":8}}"#
+        );
+        assert_eq!(
+            line(&Event::Migration { status: MigrationStatus::PreSwitchover }),
+            r#"{"event":"MIGRATION","data":{"status":"pre-switchover"},"timestamp":{"seconds":7,"microseconds":8}}"#
+        );
+    }
+}
