@@ -1,0 +1,47 @@
+//! The memory functions to which the compiler refers, which elsewhere libc has
+
+use core::arch::global_asm;
+
+global_asm!(
+    ".section .text.mem, \"ax\"",
+    ".global memcpy, memmove, memset, memcmp, bcmp",
+    "memcpy:",
+    "mov rax, rdi",
+    "mov rcx, rdx",
+    "rep movsb",
+    "ret",
+    "memmove:",
+    "mov rax, rdi",
+    "mov rcx, rdx",
+    "mov r8, rdi",
+    "sub r8, rsi",
+    "cmp r8, rdx",
+    "jb 1f",
+    "rep movsb",
+    "ret",
+    "1: lea rdi, [rdi + rdx - 1]", // the end of the source would be overwritten: backwards
+    "lea rsi, [rsi + rdx - 1]",
+    "std",
+    "rep movsb",
+    "cld",
+    "ret",
+    "memset:",
+    "mov r8, rdi",
+    "mov eax, esi",
+    "mov rcx, rdx",
+    "rep stosb",
+    "mov rax, r8",
+    "ret",
+    "memcmp:",
+    "bcmp:",
+    "xor eax, eax",
+    "mov rcx, rdx",
+    "cmp eax, eax", // equal if there is nothing to compare
+    "repe cmpsb",
+    "je 1f",
+    "movzx eax, byte ptr [rdi - 1]",
+    "movzx ecx, byte ptr [rsi - 1]",
+    "sub ecx, eax",
+    "mov eax, ecx",
+    "1: ret",
+);

@@ -1,0 +1,111 @@
+//! Watching the clock for gaps
+
+use crate::cpu::{self, Cpu};
+use crate::shared::histogram::Histogram;
+use crate::shared::report::{Clock, STALL};
+use crate::time::Time;
+
+/// One processor's view of the clock since its last report
+pub struct Watch {
+    time: Time,
+    cpu: Cpu,
+    last: u64,
+    countable: u64,
+    stall: u64,
+    worst: u64,
+    worst_end: u64,
+    report: Clock,
+}
+
+impl Watch {
+    /// Starts to watch
+    pub fn new(time: Time, cpu: Cpu) -> Self {
+        Self {
+            time,
+            cpu,
+            last: cpu::tsc(),
+            countable: time.ticks(1000),
+            stall: time.ticks(STALL),
+            worst: 0,
+            worst_end: 0,
+            report: blank(cpu),
+        }
+    }
+
+    /// Reads the clock; returns the reading
+    #[inline(always)]
+    pub fn tick(&mut self) -> u64 {
+        let now = cpu::tsc();
+        let gap = now.wrapping_sub(self.last);
+        if gap > self.worst || gap >= self.countable {
+            self.note(gap, now);
+        }
+        self.last = now;
+        self.report.reads += 1;
+        now
+    }
+
+    /// Reads the clock after the guest's own input or output, which is not a
+    /// gap in itself: what took less than a stall does not count
+    pub fn tick_after_io(&mut self) {
+        let now = cpu::tsc();
+        let gap = now.wrapping_sub(self.last);
+        if gap >= self.stall {
+            self.note(gap, now);
+        }
+        self.last = now;
+    }
+
+    #[cold]
+    fn note(&mut self, gap: u64, now: u64) {
+        if now < self.last {
+            let back = self.time.nanoseconds(self.last - now);
+            self.report.back = self.report.back.max(back);
+            return;
+        }
+        if gap > self.worst {
+            (self.worst, self.worst_end) = (gap, now);
+        }
+        let gap = self.time.nanoseconds(gap);
+        self.report.hist.add(gap);
+        if gap >= STALL {
+            self.report.stalls += 1;
+            self.report.stalled += gap;
+        }
+    }
+
+    /// The longest gap since the last report, in ticks of the TSC
+    pub fn worst(&self) -> u64 {
+        self.worst
+    }
+
+    /// The report, and the next one begins
+    pub fn take(&mut self) -> Clock {
+        let (now, kvm) = self.time.kvm(self.cpu);
+        let report = Clock {
+            t: self.time.at(now),
+            kvm,
+            gap: self.time.nanoseconds(self.worst),
+            at: if self.worst == 0 { 0 } else { self.time.at(self.worst_end) },
+            ..self.report
+        };
+        self.report = blank(self.cpu);
+        (self.worst, self.worst_end) = (0, 0);
+        report
+    }
+}
+
+fn blank(cpu: Cpu) -> Clock {
+    Clock {
+        cpu: cpu.id as u64,
+        t: 0,
+        kvm: 0,
+        reads: 0,
+        gap: 0,
+        at: 0,
+        back: 0,
+        stalls: 0,
+        stalled: 0,
+        hist: Histogram::new(),
+    }
+}

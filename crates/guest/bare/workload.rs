@@ -1,0 +1,126 @@
+//! The workload guest: writes memory at a chosen rate and counts what it got done
+
+#![no_std]
+#![no_main]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use rt::cpu::{self, Cpu};
+use rt::machine::Machine;
+use rt::ram::Regions;
+use rt::shared::builtin::Builtin;
+use rt::shared::params::Fill;
+use rt::shared::pattern::{self, Key, Page};
+use rt::shared::report::Work;
+use rt::station::Station;
+
+rt::guest!(Builtin::Workload, main);
+
+/// A processor's count, in a cache line of its own
+#[repr(align(64))]
+struct Count(AtomicU64);
+
+/// Pages of the working set that were written, by processor
+static WRITTEN: [Count; cpu::MAX] = [const { Count(AtomicU64::new(0)) }; cpu::MAX];
+/// Pages that were touched once, by processor
+static TOUCHED: [Count; cpu::MAX] = [const { Count(AtomicU64::new(0)) }; cpu::MAX];
+
+/// How far a writer may lag behind its rate and still catch up, nanoseconds:
+/// what the guest did not get done while it was away is lost, not made up for
+const BACKLOG: u64 = 10_000_000;
+
+fn main(machine: &'static Machine, cpu: Cpu) -> ! {
+    let params = machine.params;
+    let mut free = machine.ram.clone();
+    let working_set = Share::new(free.take(params.ws.unwrap_or(0)), machine, cpu);
+    let touched = Share::new(free.take(params.touch), machine, cpu);
+    let mut station = Station::new(machine, cpu);
+
+    for page in 0..touched.pages {
+        touched.write(page, 1, params.touch_fill);
+        count(&TOUCHED, cpu);
+        turn(&mut station, &working_set.regions);
+    }
+    if working_set.pages == 0 || params.rate == Some(0) {
+        // The first processor always watches: it minds the console
+        if cpu.rank != 0 && cpu.rank as u64 >= params.watch {
+            cpu::halt();
+        }
+        loop {
+            turn(&mut station, &working_set.regions);
+        }
+    }
+
+    let interval =
+        params.rate.map_or(0, |rate| machine.time.ticks(1_000_000_000 * machine.cpus) / rate);
+    let backlog = machine.time.ticks(BACKLOG).max(interval);
+    let mut due = cpu::tsc();
+    for generation in 1.. {
+        for page in 0..working_set.pages {
+            loop {
+                let now = turn(&mut station, &working_set.regions);
+                if now >= due {
+                    due = (due + interval).max(now.saturating_sub(backlog));
+                    break;
+                }
+                core::hint::spin_loop();
+            }
+            working_set.write(page, generation, params.fill);
+            count(&WRITTEN, cpu);
+        }
+    }
+    unreachable!()
+}
+
+/// Watches the clock and reports if that is due; returns the time
+#[inline(always)]
+fn turn(station: &mut Station, working_set: &Regions) -> u64 {
+    let now = station.watch.tick();
+    if station.attend(now) && station.cpu.rank == 0 {
+        let time = station.machine.time;
+        station.print(|_| Work {
+            t: time.now(),
+            pages: sum(&WRITTEN),
+            touched: sum(&TOUCHED),
+            ws: working_set.size(),
+        });
+    }
+    now
+}
+
+fn count(counts: &[Count; cpu::MAX], cpu: Cpu) {
+    let count = &counts[cpu.id].0;
+    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+fn sum(counts: &[Count; cpu::MAX]) -> u64 {
+    counts.iter().map(|count| count.0.load(Ordering::Relaxed)).sum()
+}
+
+/// One processor's part of some memory: one run of pages
+struct Share {
+    regions: Regions,
+    first: u64,
+    pages: u64,
+    cpu: Cpu,
+}
+
+impl Share {
+    fn new(regions: Regions, machine: &Machine, cpu: Cpu) -> Self {
+        let pages = regions.size() / cpu::PAGE as u64;
+        let bound = |rank: u64| pages * rank / machine.cpus;
+        let first = bound(cpu.rank as u64);
+        Self { regions, first, pages: bound(cpu.rank as u64 + 1) - first, cpu }
+    }
+
+    #[inline(always)]
+    fn write(&self, page: u64, generation: u64, fill: Fill) {
+        let address = self.regions.page(self.first + page);
+        // SAFETY: the page is RAM that nothing but this processor's share uses
+        let page = unsafe { &mut *(address as *mut Page) };
+        let key = Key { address, generation, cpu: self.cpu.id as u64 };
+        match fill {
+            Fill::Word => page[0] = generation,
+            Fill::Random => pattern::fill(page, key.seed()),
+        }
+    }
+}
