@@ -30,28 +30,22 @@ impl Arrival {
 }
 
 /// The text so far, and everything that is wrong with it.
+///
+/// The guest's first process begins with line 0, `hello`, and announces a reboot or power-off with
+/// `end`.
 #[derive(Debug, Default)]
 pub struct Transcript {
     partial: Vec<u8>,
     console: usize,
     arrivals: Vec<Arrival>,
     boots: usize,
-    boots_expected: usize,
+    /// Between `hello` and `end` nobody but the guest's first process writes on the console; at
+    /// other times the kernel may.
+    talking: bool,
     problems: Vec<String>,
 }
 
 impl Transcript {
-    /// A transcript of a guest that is about to boot.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { boots_expected: 1, ..Self::default() }
-    }
-
-    /// From now on the guest may boot once more; what a kernel prints on the way is no damage.
-    pub fn expect_boot(&mut self) {
-        self.boots_expected += 1;
-    }
-
     /// What follows comes from the console of the next process. A line may have begun on the one
     /// before.
     pub fn next_console(&mut self) {
@@ -73,20 +67,22 @@ impl Transcript {
 
     fn take(&mut self, raw: &str, host: Clocks) {
         let Some(line) = Line::parse(raw) else {
-            // Before the first line, and between a reboot and the line after it, the kernel may
-            // print what it likes.
-            if self.boots == self.boots_expected {
+            if self.talking {
                 self.problem(format!("damaged line after {}: {raw:?}", self.last_number()));
             }
             return;
         };
         if line.kind() == "hello" && line.number == 0 {
             self.boots += 1;
-            if self.boots > self.boots_expected {
+            if self.talking {
                 self.problem(format!("unexpected boot after {}", self.last_number()));
             }
+            self.talking = true;
         } else {
             self.check_successor(&line);
+        }
+        if line.kind() == "end" {
+            self.talking = false;
         }
         if line.kind() == "fault" {
             self.problem(format!("the guest reports: {}", line.rest()));
@@ -193,7 +189,7 @@ mod tests {
     }
 
     fn read(consoles: &[&str]) -> Transcript {
-        let mut transcript = Transcript::new();
+        let mut transcript = Transcript::default();
         for (index, console) in consoles.iter().enumerate() {
             if index > 0 {
                 transcript.next_console();
@@ -228,12 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_is_a_problem_unless_expected() {
+    fn a_boot_is_a_problem_unless_announced() {
         let twice = format!("{}noise\r\n{}", lines(0..3), lines(0..3));
         assert_eq!(read(&[&twice]).problems().len(), 2);
-        let mut transcript = read(&[&lines(0..3)]);
-        transcript.expect_boot();
-        transcript.feed(format!("noise\r\n{}", lines(0..3)).as_bytes(), ZERO);
+        let end = Line { number: 3, text: "end reboot".into() };
+        let announced = format!("{}{end}\nnoise\r\n{}", lines(0..3), lines(0..3));
+        let transcript = read(&[&announced]);
         assert!(transcript.problems().is_empty(), "{:?}", transcript.problems());
         assert_eq!((transcript.boots(), transcript.here("tick")), (2, 2));
     }

@@ -1,2 +1,111 @@
-//! to be written
-fn main() {}
+//! What is done to the lab's guest, inside the emulated host: boot, two moves while it works, a
+//! report, a reboot, the end.
+//!
+//! Run as `scenario WHIMBREL KERNEL INITRAMFS FOLDER`; consoles, logs and reports of the moves are
+//! left in FOLDER. Ends with status 0 if every promise was kept.
+#![forbid(unsafe_code)]
+
+mod consoles;
+mod findings;
+mod machine;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use consoles::Consoles;
+use findings::Move;
+use machine::{Machine, Programs};
+
+/// Lines that the guest writes on each console before it is moved on.
+const TICKS: usize = 25;
+/// Ends a run that hangs; nothing is concluded from how long anything takes.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let mut consoles = Consoles::default();
+    let outcome = arguments().and_then(|programs| {
+        let outcome = scenario(&programs, &mut consoles);
+        if outcome.is_err() {
+            programs.show_logs();
+        }
+        outcome
+    });
+    let mut problems = match outcome {
+        Ok(moves) => findings::judge(&consoles, &moves),
+        Err(error) => vec![format!("{error:#}")],
+    };
+    problems.extend(consoles.transcript().problems().iter().cloned());
+    for problem in &problems {
+        println!("PROBLEM {problem}");
+    }
+    println!(
+        "{} lines from the guest, {} boots, {} problems, {:.0} s",
+        consoles.transcript().arrivals().len(),
+        consoles.transcript().boots(),
+        problems.len(),
+        started.elapsed().as_secs_f64()
+    );
+    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn arguments() -> Result<Programs> {
+    let mut paths = std::env::args_os().skip(1).map(PathBuf::from);
+    let mut next = |what| paths.next().with_context(|| format!("missing argument: {what}"));
+    Ok(Programs {
+        whimbrel: next("whimbrel")?,
+        kernel: next("kernel")?,
+        initramfs: next("initramfs")?,
+        folder: next("folder")?,
+    })
+}
+
+fn scenario(programs: &Programs, consoles: &mut Consoles) -> Result<Vec<Move>> {
+    let boot = Instant::now();
+    let mut first = Machine::boot(programs, "a")?;
+    consoles.begin(first.console())?;
+    consoles.wait("the guest's first line", PATIENCE, |seen| seen.boots() == 1)?;
+    println!("first line of the guest after {:.1} s", boot.elapsed().as_secs_f64());
+    work(consoles)?;
+
+    let mut second = Machine::awaiting(programs, "b", machine::Console::File)?;
+    let there = first.move_to(&second, consoles)?;
+    work(consoles)?;
+    first.kill()?;
+
+    let mut third = Machine::awaiting(programs, "c", machine::Console::Stdio)?;
+    let further = second.move_to(&third, consoles)?;
+    work(consoles)?;
+    second.kill()?;
+
+    third.say("report")?;
+    consoles.wait("the guest's report", PATIENCE, |seen| seen.here("report") == 1)?;
+    println!("guest: {}", consoles.last("report").unwrap_or_default());
+
+    third.say("reboot")?;
+    consoles.wait("the guest's second boot", PATIENCE, |seen| {
+        seen.boots() == 2 && seen.here("tick") >= 5
+    })?;
+    println!("the guest has rebooted and works");
+
+    third.say("poweroff")?;
+    let status = third.wait_for_end(PATIENCE)?;
+    consoles.drain()?;
+    if !status.success() {
+        bail!("the guest powered off, and its process ended with {status}");
+    }
+    if consoles.last("end").as_deref() != Some("end poweroff") {
+        bail!("the guest's last words before it powered off are missing");
+    }
+    println!("the guest has powered off, and its process ended with {status}");
+    consoles.check_all_read()?;
+    Ok(vec![there, further])
+}
+
+/// Lets the guest work for some lines.
+fn work(consoles: &mut Consoles) -> Result<()> {
+    consoles.wait("the guest at work", PATIENCE, |seen| seen.here("tick") >= TICKS)
+}

@@ -1,0 +1,142 @@
+//! What is concluded when the scenario has come to its end.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use whimbrel_lab::clocks::Lag;
+use whimbrel_lab::complaints::is_complaint;
+use whimbrel_lab::transcript::{Arrival, Transcript};
+
+use crate::consoles::Consoles;
+
+/// The most that the guest's clocks may fall behind, or get ahead, in a move, in seconds. What is
+/// measured holds delays of the console that differ by a few hundredths under emulation.
+const MOST_SHIFT: f64 = 0.15;
+/// The most that the guest's wall clock may differ from the host's, in seconds.
+const MOST_WALL_LAG: f64 = 1.0;
+
+/// One move, from outside.
+pub struct Move {
+    /// From the command to its end.
+    pub took: Duration,
+    /// The engine's report.
+    pub report: Value,
+}
+
+/// Everything that is wrong with a scenario that came to its end.
+pub fn judge(consoles: &Consoles, moves: &[Move]) -> Vec<String> {
+    let transcript = consoles.transcript();
+    let mut problems = Vec::new();
+    let lags: Vec<Lag> = (0..=moves.len()).filter_map(|console| lag(transcript, console)).collect();
+    if lags.len() != moves.len() + 1 {
+        problems.push("the guest told its time on too few consoles".to_string());
+    }
+    for (index, (made, pair)) in moves.iter().zip(lags.windows(2)).enumerate() {
+        let (uptime, wall) = (pair[1].uptime - pair[0].uptime, pair[1].wall - pair[0].wall);
+        println!(
+            "move {}: {:.2} s, blackout by the engine {}, longest gap by the guest {:.1} ms, \
+             clocks behind afterwards: uptime {:.1} ms, wall {:.1} ms",
+            index + 1,
+            made.took.as_secs_f64(),
+            blackout(&made.report),
+            longest_gap(transcript, index + 1),
+            uptime * 1e3,
+            wall * 1e3,
+        );
+        for (clock, shift) in [("uptime", uptime), ("wall clock", wall)] {
+            if shift.abs() > MOST_SHIFT {
+                problems.push(format!(
+                    "move {} changed the guest's {clock} by {shift:.3} s against the host's",
+                    index + 1
+                ));
+            }
+        }
+    }
+    if let Some(lag) = lags.last() {
+        println!("the guest's wall clock is {:.1} ms behind the host's", lag.wall * 1e3);
+        if lag.wall.abs() > MOST_WALL_LAG {
+            problems.push(format!("the guest's wall clock is {:.3} s behind", lag.wall));
+        }
+    }
+    problems.extend(judge_guest(transcript, moves.len() + 1));
+    problems
+}
+
+/// What the guest said of itself.
+fn judge_guest(transcript: &Transcript, consoles: usize) -> Vec<String> {
+    let mut problems = Vec::new();
+    let lines = |kind: &'static str| {
+        transcript.arrivals().iter().filter(move |arrival| arrival.line.kind() == kind)
+    };
+    if lines("hello").any(|hello| hello.line.number_of("cpus") != Some(2)) {
+        problems.push("the guest has not found its two processors".to_string());
+    }
+    let boots: Vec<_> = lines("hello").filter_map(|hello| hello.line.field("boot")).collect();
+    if boots.len() != 2 || boots[0] == boots[1] {
+        problems.push(format!("these are not two boots: {boots:?}"));
+    }
+    for console in 0..consoles {
+        let pages = || {
+            lines("tick")
+                .filter(|tick| tick.console == console)
+                .filter_map(|tick| tick.line.number_of("pages"))
+        };
+        if pages().max() <= pages().min() {
+            problems.push(format!("the guest did no work on console {}", console + 1));
+        }
+    }
+    if !lines("report").any(|report| {
+        let number = |key| report.line.number_of(key).unwrap_or(0);
+        number("cold") > 0 && number("hot") > 0 && report.line.number_of("faults") == Some(0)
+    }) {
+        problems.push("the guest's report does not say that its memory is whole".to_string());
+    }
+    if lines("kernel").next().is_none() {
+        problems.push("the guest's kernel log is missing".to_string());
+    }
+    problems.extend(
+        lines("kernel")
+            .filter(|message| is_complaint(message.line.rest()))
+            .map(|message| format!("the guest's kernel complains: {}", message.line.rest())),
+    );
+    problems
+}
+
+/// The lines with times on a console, of the first boot: the guest's clocks start anew with the
+/// second.
+fn ticks(transcript: &Transcript, console: usize) -> impl Iterator<Item = &Arrival> {
+    let second = transcript
+        .arrivals()
+        .iter()
+        .skip(1)
+        .position(|arrival| arrival.line.kind() == "hello")
+        .map_or(usize::MAX, |index| index + 1);
+    transcript
+        .arrivals()
+        .iter()
+        .take(second)
+        .filter(move |arrival| arrival.console == console && arrival.line.kind() == "tick")
+}
+
+fn lag(transcript: &Transcript, console: usize) -> Option<Lag> {
+    Lag::least(
+        ticks(transcript, console)
+            .filter_map(|arrival| arrival.guest().map(|guest| (guest, arrival.host))),
+    )
+}
+
+/// The longest gap that the guest told on this console's first lines, in milliseconds: the one
+/// with the move in it.
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a lab run are far below 2^53")]
+fn longest_gap(transcript: &Transcript, console: usize) -> f64 {
+    let gaps = ticks(transcript, console).take(3);
+    gaps.filter_map(|tick| tick.line.number_of("gap_us")).max().unwrap_or(0) as f64 / 1e3
+}
+
+/// The engine's own figure.
+fn blackout(report: &Value) -> String {
+    match report.pointer("/downtime") {
+        Some(value) => format!("{value} ms"),
+        None => "not told".to_string(),
+    }
+}

@@ -1,0 +1,218 @@
+//! Whimbrel processes, and the commands that are given to them.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::consoles::Consoles;
+use crate::findings::Move;
+
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1 lab_hot=8 lab_cold=32";
+const ADDRESS: &str = "tcp:127.0.0.1:4444";
+/// Under emulation a page costs a hundred times what it costs elsewhere, so no promise is asked
+/// for that only real hardware could keep.
+const BLACKOUT: &str = "10s";
+const STEP: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where everything lies.
+pub struct Programs {
+    /// The program under test.
+    pub whimbrel: PathBuf,
+    /// The guest's kernel.
+    pub kernel: PathBuf,
+    /// The guest's initramfs.
+    pub initramfs: PathBuf,
+    /// Where consoles and logs go.
+    pub folder: PathBuf,
+}
+
+impl Programs {
+    /// A command of Whimbrel's.
+    fn whimbrel(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.whimbrel);
+        command.arg(verb).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    fn ask(&self, verb: &str, arguments: &[&str]) -> Result<Output> {
+        self.whimbrel(verb)
+            .args(arguments)
+            .output()
+            .with_context(|| format!("cannot run whimbrel {verb}"))
+    }
+
+    /// Prints what all processes have logged.
+    pub fn show_logs(&self) {
+        for name in ["a", "b", "c"] {
+            let log = std::fs::read_to_string(self.folder.join(format!("{name}.log")));
+            for line in log.unwrap_or_default().lines() {
+                println!("{name}: {line}");
+            }
+        }
+    }
+}
+
+/// What a machine's console is connected with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// A file that it writes itself; the guest hears nothing.
+    File,
+    /// Its standard input and output; the guest hears us.
+    Stdio,
+}
+
+/// A process that holds the guest, or is to hold it.
+pub struct Machine<'p> {
+    programs: &'p Programs,
+    name: &'static str,
+    console: PathBuf,
+    child: Child,
+    input: Option<ChildStdin>,
+}
+
+impl Drop for Machine<'_> {
+    fn drop(&mut self) {
+        // Nothing is left running behind a failure. Both fail when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl<'p> Machine<'p> {
+    /// Boots the guest.
+    pub fn boot(programs: &'p Programs, name: &'static str) -> Result<Self> {
+        let mut command = programs.whimbrel("run");
+        command
+            .args([Path::new("--kernel"), &programs.kernel])
+            .args([Path::new("--initrd"), &programs.initramfs])
+            .args(["--cmdline", CMDLINE, "--memory", "256M", "--cpus", "2"]);
+        Self::start(programs, name, command, Console::File)
+    }
+
+    /// Starts a process that waits for the guest.
+    pub fn awaiting(programs: &'p Programs, name: &'static str, console: Console) -> Result<Self> {
+        let mut command = programs.whimbrel("run");
+        command.args(["--incoming", ADDRESS]);
+        let mut machine = Self::start(programs, name, command, console)?;
+        machine.wait_until_ready()?;
+        Ok(machine)
+    }
+
+    fn start(
+        programs: &'p Programs,
+        name: &'static str,
+        mut command: Command,
+        console: Console,
+    ) -> Result<Self> {
+        let path = programs.folder.join(format!("{name}.console"));
+        let log = File::create(programs.folder.join(format!("{name}.log")))?;
+        command.args(["--name", name, "--console"]);
+        match console {
+            Console::File => command.arg(format!("file:{}", path.display())).stdout(Stdio::null()),
+            Console::Stdio => {
+                command.arg("stdio").stdin(Stdio::piped()).stdout(File::create(&path)?)
+            }
+        };
+        let mut child = command.stderr(log).spawn().context("cannot start whimbrel run")?;
+        let input = child.stdin.take();
+        Ok(Self { programs, name, console: path, child, input })
+    }
+
+    /// Waits until it answers that it waits for a guest.
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.programs.ask("status", &[self.name, "--json"])?;
+            let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+            if answer.status.success() && said.contains("inmigrate") {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} was to wait for a guest and ended with {status}", self.name);
+            }
+            if Instant::now() > deadline {
+                let error = String::from_utf8_lossy(&answer.stderr).into_owned();
+                bail!("{} does not wait for a guest: {said} {error}", self.name);
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+
+    /// Where the guest's output goes.
+    pub fn console(&self) -> &Path {
+        &self.console
+    }
+
+    /// Moves the guest, and follows it.
+    pub fn move_to(&mut self, other: &Machine<'_>, consoles: &mut Consoles) -> Result<Move> {
+        let report = self.programs.folder.join(format!("{}-to-{}.json", self.name, other.name));
+        let started = Instant::now();
+        let mut migrate = self
+            .programs
+            .whimbrel("migrate")
+            .args([self.name, ADDRESS, "--json", "--max-blackout", BLACKOUT])
+            .stdout(File::create(&report)?)
+            .stderr(File::create(report.with_extension("err"))?)
+            .spawn()
+            .context("cannot run whimbrel migrate")?;
+        let status = loop {
+            if let Some(status) = migrate.try_wait()? {
+                break status;
+            }
+            consoles.follow()?;
+        };
+        let said = std::fs::read_to_string(&report)?;
+        if !status.success() {
+            let error = std::fs::read_to_string(report.with_extension("err"))?;
+            bail!("move from {} to {} failed, {status}: {said} {error}", self.name, other.name);
+        }
+        consoles.next(&other.console)?;
+        let report = said
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .next_back()
+            .with_context(|| format!("the report of the move is no JSON: {said:?}"))?;
+        Ok(Move { took: started.elapsed(), report })
+    }
+
+    /// Says a line to the guest.
+    pub fn say(&mut self, order: &str) -> Result<()> {
+        let input = self.input.as_mut().context("this guest's console has no input")?;
+        writeln!(input, "{order}").with_context(|| format!("cannot say {order:?} to the guest"))
+    }
+
+    /// Ends the process, which the guest has left.
+    pub fn kill(&mut self) -> Result<()> {
+        let answer = self.programs.ask("kill", &[self.name])?;
+        if !answer.status.success() {
+            let error = String::from_utf8_lossy(&answer.stderr).into_owned();
+            bail!("cannot end {}, which the guest has left: {error}", self.name);
+        }
+        let status = self.wait_for_end(PATIENCE)?;
+        if !status.success() {
+            bail!("{} was told to end, and ended with {status}", self.name);
+        }
+        Ok(())
+    }
+
+    /// Waits until the process has ended by itself.
+    pub fn wait_for_end(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("{} has not ended within {patience:?}", self.name);
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+}
