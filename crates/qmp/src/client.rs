@@ -104,7 +104,7 @@ impl Deadline {
     fn error(self, error: io::Error) -> ClientError {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::TimedOut(self.time),
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::Closed,
+            io::ErrorKind::ConnectionReset => ClientError::Closed,
             _ => ClientError::Io(error),
         }
     }
@@ -292,6 +292,8 @@ impl Client {
                     descriptor = &[];
                 }
                 Err(Errno::INTR) => {}
+                // What the server said before it hung up is still to be read, and says why.
+                Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
                 Err(errno) => return Err(deadline.error(errno.into())),
             }
         }

@@ -14,6 +14,8 @@ pub(crate) struct Framer {
     start: usize,
     /// Up to where the present command has been looked at.
     seen: usize,
+    /// Where in the stream the line of the present command starts.
+    line: u64,
     depth: usize,
     in_string: bool,
     escaped: bool,
@@ -22,11 +24,12 @@ pub(crate) struct Framer {
     limit: usize,
 }
 
-/// A command, and where in the stream it starts.
+/// A command, and where in the stream its line starts: what was sent with the blanks before a
+/// command was sent with that command, and what was sent with a newline with the one before.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) bytes: &'a [u8],
-    pub(crate) at: u64,
+    pub(crate) line: u64,
 }
 
 /// A command is longer than the limit.
@@ -40,6 +43,7 @@ impl Framer {
             base: 0,
             start: 0,
             seen: 0,
+            line: 0,
             depth: 0,
             in_string: false,
             escaped: false,
@@ -70,6 +74,9 @@ impl Framer {
             if first && byte.is_ascii_whitespace() {
                 self.start += 1;
                 self.seen += 1;
+                if byte == b'\n' {
+                    self.line = self.base + self.start as u64;
+                }
                 continue;
             }
             if first {
@@ -121,7 +128,8 @@ impl Framer {
         let start = std::mem::replace(&mut self.start, end);
         self.seen = end;
         (self.depth, self.in_string, self.escaped) = (0, false, false);
-        Frame { bytes: &self.buffer[start..end], at: self.base + start as u64 }
+        let line = std::mem::replace(&mut self.line, self.base + end as u64);
+        Frame { bytes: &self.buffer[start..end], line }
     }
 }
 
@@ -131,18 +139,14 @@ mod tests {
 
     use super::*;
 
-    fn frames(pieces: &[&[u8]], limit: usize) -> (Vec<Vec<u8>>, bool) {
+    fn frames(pieces: &[&[u8]], limit: usize) -> (Vec<(u64, Vec<u8>)>, bool) {
         let mut framer = Framer::new(limit);
         let mut all = Vec::new();
         for piece in pieces {
             framer.push(piece);
             loop {
                 match framer.next_command() {
-                    Ok(Some(Frame { bytes, at })) => {
-                        let at = usize::try_from(at).unwrap();
-                        assert_eq!(pieces.concat()[at..at + bytes.len()], *bytes);
-                        all.push(bytes.to_vec());
-                    }
+                    Ok(Some(Frame { bytes, line })) => all.push((line, bytes.to_vec())),
                     Ok(None) => break,
                     Err(TooLong) => return (all, true),
                 }
@@ -151,22 +155,34 @@ mod tests {
         (all, false)
     }
 
+    fn texts(input: &[u8], limit: usize) -> (Vec<String>, bool) {
+        let (all, too_long) = frames(&[input], limit);
+        (all.into_iter().map(|(_, bytes)| String::from_utf8(bytes).unwrap()).collect(), too_long)
+    }
+
     #[test]
     fn a_command_ends_at_its_brace_or_at_a_newline() {
-        let input = b" {\"a\":\"}\\\"{\"}{}\r\n[1]\n\n  7 \n{\"b\":[{}]}{\n{}";
-        let (got, too_long) = frames(&[input], 100);
-        let want: [&[u8]; 7] =
-            [b"{\"a\":\"}\\\"{\"}", b"{}", b"[1]", b"7 ", b"{\"b\":[{}]}", b"{", b"{}"];
-        assert_eq!(got, want);
+        let (got, too_long) =
+            texts(b" {\"a\":\"}\\\"{\"}{}\r\n[1]\n\n  7 \n{\"b\":[{}]}{\n{}", 100);
+        assert_eq!(got, ["{\"a\":\"}\\\"{\"}", "{}", "[1]", "7 ", "{\"b\":[{}]}", "{", "{}"]);
         assert!(!too_long);
     }
 
     #[test]
+    fn a_line_starts_after_the_newline_or_brace_that_ended_the_one_before() {
+        let (got, _) = frames(&[b"{} {}\r\n {}\n\n{}{}"], 100);
+        let lines: Vec<u64> = got.into_iter().map(|(line, _)| line).collect();
+        assert_eq!(lines, [0, 2, 7, 12, 14]);
+    }
+
+    #[test]
     fn a_command_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
-        assert_eq!(frames(&[b"{\"1\":2}"], 7), (vec![b"{\"1\":2}".to_vec()], false));
-        assert_eq!(frames(&[b"{\"1\":23}"], 7), (vec![], true));
-        assert_eq!(frames(&[b"1234567\n"], 7), (vec![b"1234567".to_vec()], false));
-        assert_eq!(frames(&[b"12345678\n"], 7), (vec![], true));
+        for (input, passes) in
+            [("{\"1\":2}", true), ("{\"1\":23}", false), ("1234567\n", true), ("12345678\n", false)]
+        {
+            let (got, too_long) = texts(input.as_bytes(), 7);
+            assert_eq!((got.len() == 1, too_long), (passes, !passes), "{input}");
+        }
     }
 
     proptest! {

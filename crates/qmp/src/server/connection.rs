@@ -125,10 +125,10 @@ impl Connection {
             return Input::Nothing;
         }
         match self.framer.next_command() {
-            Ok(Some(Frame { bytes, at })) => {
+            Ok(Some(Frame { bytes, line })) => {
                 let request = Request::parse(bytes);
                 // What came with an earlier command must not be taken for what came with this.
-                self.unclaimed.retain(|(end, _)| *end > at);
+                self.unclaimed.retain(|(end, _)| *end > line);
                 let claims =
                     matches!(request.command, Ok(AnyCommand::Session(SessionCommand::GetFd(_))));
                 let first = if claims { self.unclaimed.pop_front() } else { None };

@@ -1,5 +1,6 @@
 //! A machine that only pretends, for tests and the example.
 #![allow(dead_code, reason = "each test uses another part")]
+#![allow(clippy::unwrap_used, reason = "clippy knows tests only by their attribute")]
 
 use std::fs::File;
 use std::io::Write;
@@ -65,11 +66,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn set_running(&self, running: bool) {
+    fn set_running(&self, running: bool) -> Reply {
         let mut now = self.running.lock().unwrap();
         if std::mem::replace(&mut *now, running) != running {
             self.events.send(if running { &Event::Resume } else { &Event::Stop });
         }
+        Reply::Done {}
     }
 }
 
@@ -89,29 +91,29 @@ impl Handler for Machine {
             Command::QueryCpusFast => vec![CpuInfo::new(0, 1), CpuInfo::new(1, 2)].into(),
             Command::QueryMemorySizeSummary => MemoryInfo { base_memory: 1 << 30 }.into(),
             Command::QueryMachine => Map::from_iter([("pretends".to_owned(), json!(true))]).into(),
-            Command::Stop => self.set_running(false).into(),
-            Command::Cont => self.set_running(true).into(),
+            Command::Stop => self.set_running(false),
+            Command::Cont => self.set_running(true),
             Command::SystemReset => {
                 self.gate.pass();
                 let reason = ShutdownCause::HostQmpSystemReset;
                 self.events.send(&Event::Reset { guest: false, reason });
-                ().into()
+                Reply::Done {}
             }
             Command::SystemPowerdown => {
                 self.events.send(&Event::Powerdown);
-                ().into()
+                Reply::Done {}
             }
             Command::Quit => {
                 let reason = ShutdownCause::HostQmpQuit;
                 self.events.send(&Event::Shutdown { guest: false, reason });
                 self.quit.send(()).expect("the test or example waits for it");
-                ().into()
+                Reply::Done {}
             }
             Command::Migrate(migrate) => match migrate.address()? {
                 Address::Fd(name) => {
                     let mut file = File::from(context.take_descriptor(&name)?);
                     file.write_all(b"moved").expect("the test's pipe takes five bytes");
-                    ().into()
+                    Reply::Done {}
                 }
                 address => {
                     return Err(Error::new(

@@ -1,5 +1,6 @@
 //! A client that sends whatever bytes it is told to.
 #![allow(dead_code, reason = "each test uses another part")]
+#![allow(clippy::unwrap_used, reason = "clippy knows tests only by their attribute")]
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
