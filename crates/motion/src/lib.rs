@@ -1,1 +1,30 @@
-//! The engine that moves a running machine from a source to a sink
+//! The engine that moves a running machine from a source to a sink.
+//!
+//! It knows neither KVM nor sockets. What decides is without I/O: the [`handover`], the phases of
+//! [`source`] and [`destination`], the passes in [`ram`], [`switch`]. Threads with blocking I/O
+//! drive it in life (`drive`), a simulator in tests.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+mod error;
+pub mod handover;
+mod machine;
+mod observer;
+mod options;
+pub mod ram;
+mod report;
+pub mod source;
+mod status;
+pub mod switch;
+
+pub use error::MotionError;
+pub use machine::{
+    DestinationMachine, Machine, MachineBuilder, MachineError, Rehearsal, SourceMachine,
+};
+pub use observer::Observer;
+pub use options::{Blackout, DestinationOptions, SourceOptions, TimeoutAction};
+pub use report::{
+    BlackoutReport, ErrorReport, PassReport, Progress, RamReport, Report, Stage, StageName,
+    StatusOrNone, Undecided,
+};
+pub use status::Status;

@@ -138,8 +138,14 @@ pub enum Message {
     Refused(Vec<Refusal>),
     /// [`Kind::Describe`].
     Describe(Describe),
-    /// [`Kind::Accepted`].
-    Accepted,
+    /// [`Kind::Accepted`], with what saving and loading the state took in the destination's
+    /// rehearsal, in nanoseconds.
+    Accepted {
+        /// Saving it.
+        save: u64,
+        /// Loading it.
+        restore: u64,
+    },
     /// [`Kind::PassEnd`].
     PassEnd(PassEnd),
     /// [`Kind::PassDone`].
@@ -190,7 +196,7 @@ impl Message {
             Self::Welcome(_) => Kind::Welcome,
             Self::Refused(_) => Kind::Refused,
             Self::Describe(_) => Kind::Describe,
-            Self::Accepted => Kind::Accepted,
+            Self::Accepted { .. } => Kind::Accepted,
             Self::PassEnd(_) => Kind::PassEnd,
             Self::PassDone(_) => Kind::PassDone,
             Self::State(_) => Kind::State,
@@ -215,7 +221,7 @@ impl Message {
             Self::Welcome(m) => cbor(m),
             Self::Refused(m) => cbor(m),
             Self::Describe(m) => cbor(m),
-            Self::Accepted => Vec::new(),
+            Self::Accepted { save, restore } => cbor(&(save, restore)),
             Self::PassEnd(m) => cbor(m),
             Self::PassDone(pass) => cbor(pass),
             Self::State(m) => cbor(m),
@@ -243,8 +249,10 @@ impl Message {
             Kind::Welcome => Self::Welcome(parse(kind, body)?),
             Kind::Refused => Self::Refused(parse(kind, body)?),
             Kind::Describe => Self::Describe(parse(kind, body)?),
-            Kind::Accepted if body.is_empty() => Self::Accepted,
-            Kind::Accepted => return Err(malformed("it has a body")),
+            Kind::Accepted => {
+                let (save, restore) = parse(kind, body)?;
+                Self::Accepted { save, restore }
+            }
             Kind::Pages => return Err(malformed("pages are no message")),
             Kind::PassEnd => Self::PassEnd(parse(kind, body)?),
             Kind::PassDone => Self::PassDone(parse(kind, body)?),
@@ -304,7 +312,7 @@ mod tests {
                 .prop_map(|(description, connections, check_only, token)| {
                     Message::Describe(Describe { description, connections, check_only, token })
                 }),
-            Just(Message::Accepted),
+            any::<(u64, u64)>().prop_map(|(save, restore)| Message::Accepted { save, restore }),
             any::<(u32, u64, u64)>().prop_map(|(pass, data_pages, zero_pages)| {
                 Message::PassEnd(PassEnd { pass, data_pages, zero_pages })
             }),
@@ -361,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_length_that_lies_allocates_nothing() {
-        let mut bytes = Message::Accepted.encode();
+        let mut bytes = Message::Ping(1).encode();
         bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(read_message(&mut &bytes[..]), Err(FrameError::TooLong { .. })));
     }

@@ -1,0 +1,19 @@
+//! What a motion tells whoever started it.
+
+use crate::{Report, Status};
+
+/// Told of a motion's steps, on the motion's own thread. Must not block.
+pub trait Observer: Send + Sync {
+    /// The motion stands somewhere else.
+    fn status(&self, status: Status);
+    /// A pass begins.
+    fn pass(&self, number: u32);
+    /// The engine stopped the guest.
+    fn stopped(&self);
+    /// The engine let the guest run: at the source again, or at the destination.
+    fn resumed(&self);
+    /// The handover is undecided, at the source, or held, at the destination.
+    fn undecided(&self, token: &str);
+    /// The motion has ended.
+    fn finished(&self, report: &Report);
+}

@@ -1,0 +1,88 @@
+//! What is asked of a motion.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+/// The longest blackout that is promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blackout {
+    /// The guest is never stopped for longer than this: kept, or given up.
+    Limit(Duration),
+    /// However long it takes.
+    Unlimited,
+}
+
+/// What to do when a motion has not converged in the time it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeoutAction {
+    /// Give up; the guest goes on at the source.
+    Cancel,
+    /// Switch over, whatever the blackout.
+    Switch,
+}
+
+/// What is asked of a motion at its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// How many data connections, 1 to [`Self::MOST_CONNECTIONS`].
+    pub connections: u16,
+    /// The promise.
+    pub blackout: Blackout,
+    /// The most that is sent, in bytes per second; `None` is unlimited.
+    pub max_bandwidth: Option<NonZeroU64>,
+    /// What predictions take as the rate of the last pages, in bytes per second; `None` is what was
+    /// measured.
+    pub switchover_bandwidth: Option<NonZeroU64>,
+    /// How long to go on when it does not converge.
+    pub timeout: Option<Duration>,
+    /// And then?
+    pub timeout_action: TimeoutAction,
+    /// Stop the guest first, and promise that it will not run here again before the motion ends.
+    pub frozen: bool,
+    /// Ask the destination whether it could, and leave it waiting.
+    pub check_only: bool,
+    /// Wait for [`crate::source::SourceJob::proceed`] before the guest is stopped.
+    pub pause_before_switchover: bool,
+    /// How long a peer may be silent, or take nothing, before the link counts as lost.
+    pub stall_limit: Duration,
+}
+
+impl SourceOptions {
+    /// More connections than this gain nothing and cost a thread each.
+    pub const MOST_CONNECTIONS: u16 = 64;
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        Self {
+            connections: 2,
+            blackout: Blackout::Limit(Duration::from_millis(300)),
+            max_bandwidth: None,
+            switchover_bandwidth: None,
+            timeout: None,
+            timeout_action: TimeoutAction::Cancel,
+            frozen: false,
+            check_only: false,
+            pause_before_switchover: false,
+            stall_limit: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What is asked of a motion at its destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DestinationOptions {
+    /// How long a peer may be silent before the link counts as lost.
+    pub stall_limit: Duration,
+    /// How long a complete guest is held when its source was lost after READY, before it is
+    /// discarded. `None`: until somebody decides.
+    pub hold: Option<Duration>,
+    /// Wait for another guest when a motion failed before READY.
+    pub keep_waiting: bool,
+}
+
+impl Default for DestinationOptions {
+    fn default() -> Self {
+        Self { stall_limit: Duration::from_secs(5), hold: None, keep_waiting: false }
+    }
+}

@@ -1,0 +1,195 @@
+//! The one report of a motion. QMP, the command line, logs and tests all read this value.
+
+use crate::Status;
+use serde::Serialize;
+use state::{Code, Refusal};
+
+/// Everything there is to know about a motion. All times are in nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// How it ended, or where it stands.
+    pub status: StatusOrNone,
+    /// Why it ended so, where it failed or was given up.
+    pub error: Option<ErrorReport>,
+    /// All reasons for which it was refused before anything was touched.
+    pub refusals: Vec<Refusal>,
+    /// Names the motion on both sides.
+    pub session: String,
+    /// Names the handover on both sides.
+    pub token: String,
+    /// UUID of the machine.
+    pub machine: String,
+    /// The other side.
+    pub peer: String,
+    /// Data connections in use.
+    pub connections: u16,
+    /// From the command to the end.
+    pub total_ns: u64,
+    /// From the command to the first page.
+    pub setup_ns: u64,
+    /// The guest was stopped, or promised not to run again, for the whole motion.
+    pub frozen: bool,
+    /// Only the question was asked whether the machine could be moved, and it could.
+    pub checked: bool,
+    /// RAM in sum.
+    pub ram: RamReport,
+    /// Each sweep over the dirty pages.
+    pub passes: Vec<PassReport>,
+    /// The blackout that was, if the guest was stopped.
+    pub blackout: Option<BlackoutReport>,
+    /// Why the guest was stopped when it was, or was not.
+    pub switch: String,
+    /// The guest was stopped this long for an attempt that was given up.
+    pub given_up_pause_ns: Option<u64>,
+    /// After a motion that did not complete: pages that are still write-protected by dirty logging
+    /// that has ended. Each costs the guest one fault when it is written.
+    pub still_protected_pages: u64,
+}
+
+/// [`Status`], with a default for a report that has just begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct StatusOrNone(pub Status);
+
+impl Default for StatusOrNone {
+    fn default() -> Self {
+        Self(Status::None)
+    }
+}
+
+/// Why a motion ended without success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorReport {
+    /// The machine-readable reason.
+    pub code: Code,
+    /// What was being done, why it failed, what state the guest is in.
+    pub why: String,
+}
+
+/// RAM, over the whole motion.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RamReport {
+    /// RAM of the guest, in pages.
+    pub total_pages: u64,
+    /// Pages sent with contents, counting each time.
+    pub data_pages: u64,
+    /// Pages sent as zero, counting each time.
+    pub zero_pages: u64,
+    /// Pages found zero and not sent at all.
+    pub skipped_pages: u64,
+    /// Bytes of pages and of the tables that name them.
+    pub bytes: u64,
+}
+
+/// One sweep over the dirty pages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct PassReport {
+    /// Which, from 1.
+    pub pass: u32,
+    /// Pages sent with contents.
+    pub data_pages: u64,
+    /// Pages sent as zero.
+    pub zero_pages: u64,
+    /// Pages found zero and not sent at all.
+    pub skipped_pages: u64,
+    /// Bytes of pages and tables.
+    pub bytes: u64,
+    /// From its first page to the destination's word that all were in RAM.
+    pub duration_ns: u64,
+    /// Pages that the guest wrote meanwhile.
+    pub dirtied_pages: u64,
+    /// What the blackout would have been, had the guest been stopped after it.
+    pub predicted_blackout_ns: u64,
+}
+
+/// One stage of a blackout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Stage {
+    /// What was done.
+    pub name: StageName,
+    /// How long it took.
+    pub ns: u64,
+}
+
+/// The stages of a blackout, in order. Together they are the blackout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StageName {
+    /// Stopping all vCPUs and draining the devices.
+    Pause,
+    /// Waiting for the word to go on, with `pause-before-switchover`.
+    Waiting,
+    /// Collecting and sending the last pages.
+    LastPages,
+    /// Saving vCPUs and devices.
+    Save,
+    /// Encoding and sending the state, until the destination had it, and READY's way back.
+    Transfer,
+    /// Loading the state at the destination.
+    Restore,
+    /// READY's arrival to COMMIT's departure.
+    Commit,
+    /// COMMIT's and RUNNING's way.
+    Answer,
+    /// From COMMIT's arrival to the vCPUs running.
+    Start,
+}
+
+/// A blackout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BlackoutReport {
+    /// From the word to stop to the destination's vCPUs running.
+    pub ns: u64,
+    /// The true figure is within this of it: what the round trip leaves open.
+    pub uncertainty_ns: u64,
+    /// What was predicted when the guest was stopped.
+    pub predicted_ns: u64,
+    /// What was promised; `None` is unlimited.
+    pub limit_ns: Option<u64>,
+    /// Pages sent while the guest was stopped.
+    pub pages: u64,
+    /// Bytes sent while the guest was stopped.
+    pub bytes: u64,
+    /// Where the time went.
+    pub stages: Vec<Stage>,
+}
+
+/// How far a motion is, at any time.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Progress {
+    /// Where it stands.
+    pub status: StatusOrNone,
+    /// Since the command.
+    pub elapsed_ns: u64,
+    /// The pass that is under way.
+    pub pass: u32,
+    /// Pages that this pass has to look at.
+    pub pass_pages: u64,
+    /// Those that it has looked at.
+    pub pass_done: u64,
+    /// Bytes sent so far.
+    pub bytes: u64,
+    /// Bytes per second, over the last while.
+    pub rate: u64,
+    /// Pages per second that the guest writes, as of the last pass.
+    pub dirty_rate: u64,
+    /// What the blackout would be if the guest were stopped at the end of this pass.
+    pub predicted_blackout_ns: u64,
+    /// Until the guest runs at the destination, if it goes on like this.
+    pub eta_ns: Option<u64>,
+    /// What it waits for, or why it does not converge.
+    pub note: String,
+    /// The handover is undecided: what it waits for. See `docs/handover.md`.
+    pub undecided: Option<Undecided>,
+}
+
+/// A handover of which this side does not know how it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Undecided {
+    /// The handover.
+    pub token: String,
+    /// The other side.
+    pub peer: String,
+    /// For how long.
+    pub since_ns: u64,
+}

@@ -1,0 +1,196 @@
+//! How a motion ends at its source. Every failure comes here.
+
+use super::{Phase, Source, SourceIo};
+use crate::clock::nanos;
+use crate::handover::{Input, RunPermit, Side, SourcePhase};
+use crate::report::ErrorReport;
+use crate::{MotionError, Status};
+use memory::{PageRange, PageSet};
+use state::Code;
+use wire::{Failed, Message};
+
+impl Source {
+    /// A connection was lost, the peer failed, or a step did. What that means depends on who owns
+    /// the guest.
+    pub(super) fn lost(&mut self, io: &mut dyn SourceIo, error: MotionError) {
+        match self.phase {
+            Phase::Ended => {}
+            Phase::Settling | Phase::Undecided => {
+                self.linked = false;
+                io.hang_up();
+            }
+            Phase::AwaitingRunning => {
+                tracing::warn!(%error, "lost the destination after COMMIT");
+                self.linked = false;
+                // The handover never denies that a link was lost.
+                let _ = self.drive(Input::LinkLost, io);
+            }
+            _ => {
+                self.linked &=
+                    !matches!(error.code, Code::LinkLost | Code::LinkStalled | Code::ConnectFailed);
+                self.fail(io, error);
+            }
+        }
+    }
+
+    /// Somebody wants the motion to end.
+    pub(super) fn cancel(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
+        match self.phase {
+            Phase::AwaitingRunning | Phase::Undecided => self.drive(Input::Cancel, io),
+            Phase::Settling | Phase::Ended => {
+                Err(MotionError::new(Code::InvalidState, "the motion has ended already"))
+            }
+            _ => {
+                self.set_status(Status::Cancelling);
+                self.fail(io, MotionError::new(Code::Cancelled, "the motion was cancelled"));
+                Ok(())
+            }
+        }
+    }
+
+    /// The guest shut down or was reset: there is nothing left to move.
+    pub(super) fn guest_gone(&mut self, io: &mut dyn SourceIo) {
+        if !matches!(
+            self.phase,
+            Phase::AwaitingRunning | Phase::Undecided | Phase::Settling | Phase::Ended
+        ) {
+            self.guest_gone = true;
+            let why = "the guest shut down or was reset during the motion";
+            self.fail(io, MotionError::new(Code::GuestGone, why));
+        }
+    }
+
+    /// The one error path before COMMIT: the guest goes on here, the destination is told, logging
+    /// ends, the report is kept.
+    ///
+    /// Dirty bits need no merging back into a log that ends: the next motion begins with all of RAM
+    /// unsent, and whatever the log forgot by then is sent again.
+    pub(super) fn fail(&mut self, io: &mut dyn SourceIo, error: MotionError) {
+        tracing::info!(%error, phase = ?self.phase, "the motion ends here");
+        if let Some(pass) = &self.pass {
+            pass.stop();
+        }
+        if self.status != Status::Cancelling {
+            self.set_status(Status::Failing);
+        }
+        self.report.refusals.clone_from(&error.refusals);
+        self.report.error = Some(ErrorReport { code: error.code, why: error.why.clone() });
+        if self.handover.is_some() {
+            let input = if error.code == Code::Cancelled { Input::Cancel } else { Input::Failed };
+            if let Err(error) = self.drive(input, io) {
+                tracing::warn!(%error, "ending the handover");
+            }
+            return;
+        }
+        if self.linked {
+            let failed = Failed { code: error.code, why: error.why };
+            // If it cannot be told it sees the connection end.
+            let _ = io.send(&Message::Failed(failed));
+        }
+        self.close_account(io);
+        self.end(io);
+    }
+
+    /// The permit is back.
+    pub(super) fn take_back(&mut self, permit: RunPermit, io: &mut dyn SourceIo) {
+        let run = self.was_running && !self.guest_gone;
+        if run {
+            if let Err(error) = self.machine.run(permit) {
+                tracing::error!(%error, "the guest is ours and could not be resumed");
+                self.report.error = Some(ErrorReport { code: error.code, why: error.to_string() });
+            }
+        } else {
+            self.machine.grant(permit);
+        }
+        if self.times.begun {
+            self.report.given_up_pause_ns = Some(nanos(self.times.so_far(io.now())));
+        }
+        if run {
+            self.observer.resumed();
+        }
+    }
+
+    /// The handover was decided for this side.
+    pub(super) fn kept(&mut self, io: &mut dyn SourceIo) {
+        if self.report.error.is_none() {
+            self.report.error = Some(ErrorReport {
+                code: Code::PeerFailed,
+                why: "the destination refused the guest; it is this side's".to_owned(),
+            });
+        }
+        self.phase = Phase::Settling;
+        self.progress.undecided = None;
+        self.close_account(io);
+        if self.is_settled() {
+            self.end(io);
+        } else {
+            self.timers.settle(io.now());
+        }
+    }
+
+    /// The guest runs at the destination.
+    pub(super) fn completed(&mut self, io: &mut dyn SourceIo) {
+        self.progress.undecided = None;
+        self.report.error = None;
+        self.report.blackout = self.blackout_report();
+        self.close_account(io);
+        if self.handover.as_ref().is_some_and(|h| h.phase() == SourcePhase::Confirmed) {
+            self.end(io);
+        } else {
+            // An operator said so; the destination has yet to be told.
+            self.phase = Phase::Settling;
+            self.timers.settle(io.now());
+        }
+    }
+
+    /// The destination could take the machine, and that was all that was asked.
+    pub(super) fn checked(&mut self, io: &mut dyn SourceIo) {
+        self.report.checked = true;
+        self.close_account(io);
+        self.end(io);
+    }
+
+    /// Stops the workers and the log, and closes the report.
+    fn close_account(&mut self, io: &mut dyn SourceIo) {
+        io.stop_workers();
+        let completed = self.decided == Some(Side::Peer);
+        if self.logging {
+            if !completed {
+                self.report.still_protected_pages = self.still_protected();
+            }
+            if let Err(error) = self.machine.dirty_log().stop() {
+                tracing::warn!(%error, "the guest runs on with logging switched on");
+            }
+            self.logging = false;
+        }
+        self.report.total_ns = nanos(io.now().since(self.begun));
+        let cancelled =
+            self.report.error.as_ref().is_some_and(|error| error.code == Code::Cancelled);
+        self.set_status(match (completed, self.report.checked, cancelled) {
+            (true, ..) => Status::Completed,
+            (_, true, _) => Status::None,
+            (_, _, true) => Status::Cancelled,
+            _ => Status::Failed,
+        });
+        self.observer.finished(&self.report);
+    }
+
+    /// Touched pages that were rearmed and not written since: each costs the guest one more fault.
+    fn still_protected(&self) -> u64 {
+        let mut dirty = PageSet::new(self.machine.ram().pages());
+        let all = PageRange::new(0, dirty.pages());
+        match (self.machine.dirty_log().collect(&mut dirty), self.machine.ram().touched(all)) {
+            (Ok(()), Ok(touched)) => {
+                touched.into_iter().map(|run| run.count - dirty.count_in(run)).sum()
+            }
+            _ => 0,
+        }
+    }
+
+    /// Nothing is left to do.
+    pub(super) fn end(&mut self, io: &mut dyn SourceIo) {
+        self.phase = Phase::Ended;
+        self.linked = false;
+        io.hang_up();
+    }
+}

@@ -1,0 +1,17 @@
+//! The source of a motion.
+//!
+//! [`Source`] decides, without waiting for anything: an [`Event`] goes in, and what is to be done
+//! goes out through [`SourceIo`]. [`SourceJob`] drives it with threads and sockets.
+
+mod core;
+mod drive;
+mod ending;
+mod passes;
+mod phase;
+mod switchover;
+mod timers;
+mod workers;
+
+pub use self::core::Source;
+pub use drive::{PeerAddress, SourceJob};
+pub use phase::{Command, Event, Phase, SourceIo};

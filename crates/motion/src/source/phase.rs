@@ -1,0 +1,125 @@
+//! The phases of a source, and what goes in and out of it.
+
+use crate::clock::Moment;
+use crate::handover;
+use crate::ram::Pass;
+use crate::{Blackout, MotionError};
+use state::Refusal;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+use wire::Message;
+
+/// Where a source is. In this order, but for failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Making the control connection and greeting.
+    Connecting,
+    /// The destination looks at the machine's description and builds one like it.
+    Checking,
+    /// Making the data connections.
+    Joining,
+    /// The workers send a pass.
+    Passing,
+    /// All of a pass is sent; the destination has not got all of it yet.
+    Draining,
+    /// The guest writes too fast for the promise: a pause before the next pass.
+    Resting,
+    /// The guest is stopped, and somebody wanted a say before it goes on.
+    PreSwitchover,
+    /// The guest is stopped; the workers send the last pages.
+    LastPass,
+    /// The state is sent; the destination loads it.
+    AwaitingReady,
+    /// COMMIT is sent.
+    AwaitingRunning,
+    /// COMMIT is sent and nothing came back: it asks, or waits for an operator.
+    Undecided,
+    /// The motion has ended, and the destination is still to be told that the guest stays here.
+    Settling,
+    /// Nothing is left to do.
+    Ended,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The control connection is made and the destination has answered the greeting.
+    Welcomed {
+        /// The destination's wall clock less ours, in nanoseconds, as far as can be told.
+        clock_ahead: i64,
+        /// What greeting and answer took.
+        round_trip: Duration,
+    },
+    /// The destination refused a connection.
+    Refused(Vec<Refusal>),
+    /// A connection could not be made, or was lost.
+    Lost(MotionError),
+    /// All data connections are made.
+    Joined,
+    /// A message came over the control connection.
+    Message(Message),
+    /// Every page of the pass is on its way.
+    PassSent,
+    /// An answer about the handover came over a connection made for the question.
+    Told(handover::Message),
+    /// A question about the handover could not be put to the destination.
+    NotAsked,
+    /// Time has passed.
+    Tick,
+}
+
+/// What somebody wants of a motion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// End it; the guest stays here.
+    Cancel,
+    /// Go on after [`Phase::PreSwitchover`].
+    Proceed,
+    /// Promise something else.
+    SetBlackout(Blackout),
+    /// Send no more than this many bytes per second.
+    SetBandwidth(Option<NonZeroU64>),
+    /// The guest shut down or was reset.
+    GuestGone,
+    /// Decide an undecided handover.
+    Resolve {
+        /// Who is to own the guest.
+        owner: handover::Side,
+        /// The other side can no longer run it.
+        fenced: bool,
+    },
+    /// Ask the destination what became of the handover, now.
+    Ask,
+}
+
+/// What a source has done for it. Nothing here waits for the peer.
+pub trait SourceIo {
+    /// The time.
+    fn now(&self) -> Moment;
+    /// Makes the control connection; [`Event::Welcomed`], `Refused` or `Lost` follows.
+    fn dial(&mut self);
+    /// Makes the data connections; [`Event::Joined`], `Refused` or `Lost` follows.
+    fn join(&mut self, count: u16);
+    /// Sends over the control connection.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    fn send(&mut self, message: &Message) -> Result<(), MotionError>;
+    /// Sends a whole pass, and its end, over the control connection.
+    ///
+    /// # Errors
+    /// When the connection is lost or RAM cannot be read.
+    fn send_pass(&mut self, pass: &Pass) -> Result<(), MotionError>;
+    /// Has the workers send a pass, and its end on every data connection; [`Event::PassSent`] or
+    /// `Lost` follows.
+    fn start_pass(&mut self, pass: &Arc<Pass>);
+    /// Puts this to the destination over a new connection; [`Event::Told`] or `NotAsked` follows.
+    fn ask(&mut self, message: handover::Message);
+    /// Keeps another bandwidth limit.
+    fn set_bandwidth(&mut self, limit: Option<NonZeroU64>);
+    /// Ends the data connections and the workers, at once.
+    fn stop_workers(&mut self);
+    /// Ends all connections.
+    fn hang_up(&mut self);
+}
