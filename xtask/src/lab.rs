@@ -3,23 +3,30 @@
 mod guest;
 mod host;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::places;
-use guest::{Guest, Programs};
+use guest::Guest;
+pub use guest::Programs;
 use host::Host;
 
+const RUN: &str = include_str!("../../lab/run.sh");
+
 /// What the lab is to do.
-#[derive(clap::Args)]
+#[derive(clap::Parser)]
 pub struct Lab {
-    /// Boot the emulated host and run DIR/run.sh in it, instead of the whole scenario
+    /// Build everything and print where it lies, without running it
+    #[arg(long, conflicts_with = "payload")]
+    build: bool,
+    /// Boot the emulated host and run DIR/run.sh in it, instead of moving a Linux guest
     #[arg(long, value_name = "DIR")]
     payload: Option<PathBuf>,
-    /// With --payload: a shell on this terminal in the emulated host instead of run.sh
-    #[arg(long, requires = "payload")]
+    /// A shell in the emulated host on this terminal (poweroff -f ends it), instead of run.sh
+    #[arg(long)]
     shell: bool,
     /// Processors of the emulated host
     #[arg(long, default_value_t = 2)]
@@ -32,6 +39,18 @@ pub struct Lab {
     timeout: u64,
 }
 
+impl Lab {
+    /// Without any arguments.
+    pub fn plain() -> Self {
+        clap::Parser::parse_from(["lab"])
+    }
+}
+
+/// Installs what the lab needs from the system.
+pub fn install() -> Result<()> {
+    host::install()
+}
+
 /// Runs the lab.
 pub fn run(args: &Lab) -> Result<()> {
     let cache = places::cache();
@@ -40,15 +59,41 @@ pub fn run(args: &Lab) -> Result<()> {
     host.cpus = args.cpus;
     host.memory_mib = args.memory;
     host.timeout = Duration::from_secs(args.timeout);
-    if let Some(payload) = &args.payload {
-        if args.shell {
-            return host.shell(payload, &folder);
-        }
-        return host.run(payload, &folder);
+    let payload = match &args.payload {
+        Some(payload) => payload.clone(),
+        None => build_payload(&folder, &cache)?,
+    };
+    if args.build {
+        println!("payload: {}", payload.display());
+        return Ok(());
     }
-    let programs = Programs::build(&folder, &["whimbrel-lab"])?;
-    let guest = Guest::build(&programs, &folder, &cache)?;
-    println!("guest kernel:    {}", guest.kernel.display());
-    println!("guest initramfs: {}", guest.initramfs.display());
-    Ok(())
+    if args.shell {
+        return host.shell(&payload, &folder);
+    }
+    host.run(&payload, &folder).with_context(|| {
+        format!(
+            "the lab failed; serial line, and what the payload left in its folder: {}/serial.log, \
+             {0}/disk (docs/lab.md says how to look closer)",
+            folder.display()
+        )
+    })
+}
+
+/// Puts together what moves a Linux guest in the emulated host.
+fn build_payload(folder: &Path, cache: &Path) -> Result<PathBuf> {
+    let programs = Programs::build(folder, &["whimbrel", "whimbrel-lab"], &[])?;
+    let guest = Guest::build(&programs, folder, cache)?;
+    let payload = folder.join("payload");
+    let _ = fs::remove_dir_all(&payload);
+    fs::create_dir_all(&payload)?;
+    let copy = |from: &Path, name: &str| {
+        fs::copy(from, payload.join(name))
+            .with_context(|| format!("cannot copy {} for the emulated host", from.display()))
+    };
+    copy(&programs.path("whimbrel"), "whimbrel")?;
+    copy(&programs.path("scenario"), "scenario")?;
+    copy(&guest.kernel, "vmlinuz")?;
+    copy(&guest.initramfs, "guest.cpio")?;
+    fs::write(payload.join("run.sh"), RUN)?;
+    Ok(payload)
 }

@@ -6,6 +6,7 @@ mod debian;
 mod lab;
 mod places;
 mod process;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -20,12 +21,15 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Run everything that has to hold before a change goes in
+    Test(test::Test),
     /// Boot stock Linux guests on a complete KVM, in an emulated host
     Lab(lab::Lab),
 }
 
 fn main() -> Result<()> {
     match Xtask::parse().task {
+        Task::Test(args) => test::run(&args),
         Task::Lab(args) => lab::run(&args),
     }
 }

@@ -19,16 +19,17 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds release versions of the binaries of `packages`. They have a target folder of their
+    /// Builds release versions of the binaries of `packages`, with `features`. They have a target folder of their
     /// own, because the linking options would otherwise make everything else be built again.
-    pub fn build(folder: &Path, packages: &[&str]) -> Result<Self> {
+    pub fn build(folder: &Path, packages: &[&str], features: &[&str]) -> Result<Self> {
         let target = folder.join("static");
         run(Command::new(env!("CARGO"))
             .current_dir(places::workspace())
             .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=debuginfo")
             .env("CARGO_TARGET_DIR", &target)
             .args(["build", "--release", "--locked", "--target", TARGET])
-            .args(packages.iter().flat_map(|package| ["--package", package])))?;
+            .args(packages.iter().flat_map(|package| ["--package", package]))
+            .args(features.iter().flat_map(|feature| ["--features", feature])))?;
         Ok(Self { folder: target.join(TARGET).join("release") })
     }
 

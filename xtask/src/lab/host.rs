@@ -19,6 +19,11 @@ const MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "virtio_blk"];
 const INIT: &[u8] = include_bytes!("../../../lab/host-init.sh");
 const BUSYBOX: &str = "/bin/busybox";
 
+/// Installs what the emulated host is made of, and what emulates it.
+pub fn install() -> Result<()> {
+    debian::install(&["busybox-static", "xz-utils", "e2fsprogs"], &["qemu-system-x86"])
+}
+
 /// What boots the emulated host.
 pub struct Host {
     kernel: PathBuf,
@@ -34,7 +39,7 @@ pub struct Host {
 impl Host {
     /// Installs what is needed and builds the host's initramfs in `folder`.
     pub fn build(folder: &Path, cache: &Path) -> Result<Self> {
-        debian::install(&["busybox-static", "xz-utils", "e2fsprogs"], &["qemu-system-x86"])?;
+        install()?;
         let package = debian::kernel(Kernel::Newer, &MODULES, cache)?;
         let mut archive = Archive::default();
         for path in ["bin", "dev", "mnt", "modules", "proc", "run", "sys", "tmp"] {

@@ -1,0 +1,63 @@
+//! `cargo xtask test`: everything that has to hold before a change goes in.
+
+mod absence;
+mod qmp_client;
+mod step;
+mod suite;
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process::run as run_command;
+use crate::{debian, lab, places};
+use step::{Log, Tally};
+
+/// What is to be tested.
+#[derive(clap::Args)]
+pub struct Test {
+    /// Only the steps whose name contains one of these
+    #[arg(value_name = "STEP")]
+    only: Vec<String>,
+}
+
+/// Runs all steps, whatever becomes of the earlier ones, and sums up.
+pub fn run(args: &Test) -> Result<()> {
+    let mut log = Log::new(args.only.clone());
+    log.step("packages", install);
+    log.step("format", || cargo(&["fmt", "--all", "--check"]));
+    log.step("lint", || {
+        cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+    });
+    log.step("tests", suite::run);
+    log.step("doc tests", suite::run_doc_tests);
+    log.step("test hook absent", absence::run);
+    log.step("qmp client", qmp_client::run);
+    log.step("lab", || {
+        if !debian::is_here() {
+            let why = "the lab is built from Debian packages, and there is no apt here";
+            return Ok(Tally::impossible(why));
+        }
+        lab::run(&lab::Lab::plain())?;
+        Ok(Tally::passed(1))
+    });
+    if log.summary() { Ok(()) } else { bail!("not everything passed") }
+}
+
+/// What the other steps need from the system.
+fn install() -> Result<Tally> {
+    if !debian::is_here() {
+        let why = "there is no apt here; if a step misses a program, install it by hand";
+        return Ok(Tally::impossible(why));
+    }
+    debian::install(&["python3-venv"], &[])?;
+    lab::install()?;
+    Ok(Tally::passed(1))
+}
+
+/// A step that is one command of Cargo's.
+fn cargo(arguments: &[&str]) -> Result<Tally> {
+    let mut command = Command::new(env!("CARGO"));
+    run_command(command.current_dir(places::workspace()).args(arguments))?;
+    Ok(Tally::passed(1))
+}
