@@ -247,6 +247,19 @@ fn whoever_does_not_read_answers_is_not_read_either_and_loses_none() {
 }
 
 #[test]
+fn one_answer_may_be_longer_than_what_may_be_left_unread() {
+    let limits = Limits { unread: 100 << 10, ..Limits::default() };
+    let pretender = Pretender::within(limits);
+    let mut raw = Raw::negotiated(&pretender.path);
+    // Longer than the socket's own buffer, too.
+    let id = "x".repeat(900 << 10);
+    raw.send(format!(r#"{{"execute": "query-status", "id": "{id}"}}"#));
+    assert_eq!(raw.answer()["id"], id);
+    raw.send(r#"{"execute": "query-status"}"#);
+    assert_eq!(raw.answer()["return"]["running"], true);
+}
+
+#[test]
 fn one_client_too_many_is_told_so_and_finds_room_when_another_goes() {
     let limits = Limits { clients: 3, ..Limits::default() };
     let pretender = Pretender::within(limits);

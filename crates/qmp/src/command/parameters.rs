@@ -8,6 +8,8 @@ use crate::error::Error;
 
 /// Longest downtime limit, in milliseconds (QEMU's own bound).
 const LONGEST_DOWNTIME: u64 = 2_000_000;
+/// Most connections of one motion; more gain nothing.
+const MOST_CHANNELS: u8 = 64;
 /// Bounds of the stall limit, in milliseconds.
 const STALL_LIMIT: std::ops::RangeInclusive<u64> = 10..=3_600_000;
 
@@ -54,7 +56,7 @@ pub struct Parameters {
     pub downtime_unlimited: bool,
     /// Bytes per second that predictions count on for the switchover; 0 is what was measured.
     pub avail_switchover_bandwidth: u64,
-    /// How many connections carry pages; 0 lets the engine choose.
+    /// How many connections carry pages, at most 64; 0 lets the engine choose.
     pub multifd_channels: u8,
     /// How long a silent or stuck peer is put up with, in milliseconds.
     #[serde(rename = "x-whimbrel-stall-limit")]
@@ -134,6 +136,11 @@ impl Arguments for SetParameters {
                 ));
             }
             _ => {}
+        }
+        if self.multifd_channels.is_some_and(|channels| channels > MOST_CHANNELS) {
+            return Err(Error::invalid(format!(
+                "`multifd-channels` is at most {MOST_CHANNELS}; 0 lets the engine choose"
+            )));
         }
         match self.stall_limit {
             Some(limit) if !STALL_LIMIT.contains(&limit) => Err(Error::invalid(format!(
@@ -234,6 +241,7 @@ mod tests {
             json!({"downtime-limit": "1"}),
             json!({"max-bandwidth": -1}),
             json!({"max-bandwidth": 1.5}),
+            json!({"multifd-channels": 65}),
             json!({"multifd-channels": 256}),
             json!({"x-whimbrel-stall-limit": 9}),
             json!({"x-whimbrel-stall-limit": 3_600_001}),

@@ -43,6 +43,8 @@ pub(super) struct Connection {
     input_done: bool,
     /// The client takes no more: what it would be told is dropped.
     deaf: bool,
+    /// It was to be told more while it had left as much unread as it may.
+    overflowed: bool,
     /// What epoll was told to watch for, if anything.
     pub(super) watched: Option<EventFlags>,
 }
@@ -76,6 +78,7 @@ impl Connection {
             end_of_input: false,
             input_done: false,
             deaf: false,
+            overflowed: false,
             watched: None,
         }
     }
@@ -112,10 +115,11 @@ impl Connection {
         if message.flags.contains(ReturnFlags::CTRUNC)
             || self.unclaimed.len() > limits.unclaimed_descriptors
         {
-            self.fail(&Error::invalid(format!(
+            let error = Error::invalid(format!(
                 "more than {} descriptors came that no getfd has claimed; the connection is closed",
                 limits.unclaimed_descriptors.min(DESCRIPTORS_AT_ONCE)
-            )));
+            ));
+            self.fail(&error, limits);
         }
     }
 
@@ -147,10 +151,11 @@ impl Connection {
             }
             Ok(None) => Input::Nothing,
             Err(TooLong) => {
-                self.fail(&Error::invalid(format!(
+                let error = Error::invalid(format!(
                     "a command has at most {} bytes; the connection is closed",
                     limits.line
-                )));
+                ));
+                self.fail(&error, limits);
                 Input::Nothing
             }
         }
@@ -168,9 +173,13 @@ impl Connection {
         self.in_flight_bytes -= cost;
     }
 
-    /// Tells the client something, as soon as it takes it.
-    pub(super) fn tell(&mut self, line: &str) {
-        if !self.deaf {
+    /// Tells the client something, as soon as it takes it. One line may be of any length.
+    pub(super) fn tell(&mut self, line: &str, limits: &Limits) {
+        if self.output.len() > limits.unread {
+            self.flush();
+            self.overflowed |= self.output.len() > limits.unread;
+        }
+        if !self.deaf && !self.overflowed {
             self.output.extend(line.as_bytes());
         }
     }
@@ -200,8 +209,8 @@ impl Connection {
     }
 
     /// Whether the client has left more unread than it may.
-    pub(super) fn overflows(&self, limits: &Limits) -> bool {
-        self.output.len() > limits.unread
+    pub(super) fn overflowed(&self) -> bool {
+        self.overflowed
     }
 
     /// Whether the client has taken all that it was told.
@@ -230,8 +239,8 @@ impl Connection {
             && self.output.len() < limits.unread_answers
     }
 
-    fn fail(&mut self, error: &Error) {
-        self.tell(&answer(&None, &Err(error.clone())));
+    fn fail(&mut self, error: &Error, limits: &Limits) {
+        self.tell(&answer(&None, &Err(error.clone())), limits);
         self.stop_input();
     }
 }

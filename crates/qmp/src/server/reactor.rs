@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -66,13 +66,9 @@ impl Reactor {
         handler: Arc<dyn Handler>,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let watch = |fd: BorrowedFd<'_>, name: u64| {
-            epoll::add(&epoll, fd, epoll::EventData::new_u64(name), epoll::EventFlags::IN)
-        };
-        watch(inbox.wake(), INBOX)?;
-        for (name, listener) in (INBOX + 1..).zip(&listeners) {
-            watch(listener.as_fd(), name)?;
-        }
+        let data = epoll::EventData::new_u64(INBOX);
+        epoll::add(&epoll, inbox.wake(), data, epoll::EventFlags::IN)?;
+        watch_listeners(&epoll, &listeners)?;
         let (jobs, queue) = mpsc::channel();
         let ending = Arc::new(AtomicBool::new(false));
         let worker_ending = Arc::clone(&ending);
@@ -148,12 +144,12 @@ impl Reactor {
             match note {
                 Note::Event(line) => {
                     for connection in self.clients.values_mut().filter(|c| c.negotiated) {
-                        connection.tell(&line);
+                        connection.tell(&line, &self.limits);
                     }
                 }
                 Note::Answer { client, line, cost } => {
                     if let Some(connection) = self.clients.get_mut(&client) {
-                        connection.tell(&line);
+                        connection.tell(&line, &self.limits);
                         connection.arrived(cost);
                     }
                 }
@@ -171,13 +167,17 @@ impl Reactor {
                 Ok(None) => return,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a QMP client; trying again shortly");
-                    self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
-                    for listener in &self.listeners {
-                        let _ = epoll::delete(&self.epoll, listener);
-                    }
-                    return;
+                    return self.pause_accepting();
                 }
             }
+        }
+    }
+
+    /// A client that cannot be accepted would be reported over and over.
+    fn pause_accepting(&mut self) {
+        self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+        for listener in &self.listeners {
+            let _ = epoll::delete(&self.epoll, listener);
         }
     }
 
@@ -199,7 +199,7 @@ impl Reactor {
         self.next_client += 1;
         tracing::debug!(%client, "connected");
         let mut connection = Connection::new(socket, &self.limits);
-        connection.tell(&greeting());
+        connection.tell(&greeting(), &self.limits);
         self.clients.insert(client, connection);
         self.serve(client);
     }
@@ -223,13 +223,14 @@ impl Reactor {
                     let descriptors = connection.descriptors.clone();
                     let context = Context { client, oob, descriptors };
                     let job = Job { id, command, descriptor, context, cost };
-                    dispatch(connection, job, self.jobs.as_ref(), &self.handler);
+                    let jobs = self.jobs.as_ref();
+                    dispatch(connection, job, jobs, &self.handler, &self.limits);
                 }
                 Input::Nothing => break,
             }
         }
         connection.flush();
-        let slow = connection.overflows(&self.limits);
+        let slow = connection.overflowed();
         if slow {
             tracing::warn!(%client, "does not read what it is told, and is closed");
         }
@@ -271,12 +272,9 @@ impl Reactor {
         let now = Instant::now();
         if self.accept_again.is_some_and(|at| at <= now) {
             self.accept_again = None;
-            for (name, listener) in (INBOX + 1..).zip(&self.listeners) {
-                let data = epoll::EventData::new_u64(name);
-                if let Err(error) = epoll::add(&self.epoll, listener, data, epoll::EventFlags::IN) {
-                    tracing::warn!(%error, "cannot accept QMP clients; trying again shortly");
-                    self.accept_again = Some(now + ACCEPT_PAUSE);
-                }
+            if let Err(error) = watch_listeners(&self.epoll, &self.listeners) {
+                tracing::warn!(%error, "cannot accept QMP clients; trying again shortly");
+                self.pause_accepting();
             }
         }
         if matches!(self.phase, Phase::Finishing(until) if until <= now) {
@@ -304,6 +302,14 @@ impl Reactor {
     }
 }
 
+/// Has epoll watch for new clients.
+fn watch_listeners(epoll: &OwnedFd, listeners: &[Listener]) -> rustix::io::Result<()> {
+    for (name, listener) in (INBOX + 1..).zip(listeners) {
+        epoll::add(epoll, listener, epoll::EventData::new_u64(name), epoll::EventFlags::IN)?;
+    }
+    Ok(())
+}
+
 /// Has epoll watch for what the client may do next.
 fn watch(
     epoll: &OwnedFd,
@@ -329,10 +335,11 @@ fn dispatch(
     job: Job,
     jobs: Option<&Sender<Job>>,
     handler: &Arc<dyn Handler>,
+    limits: &Limits,
 ) {
     if !connection.negotiated {
         let result = job.command.and_then(|command| negotiate(connection, command));
-        connection.tell(&answer(&job.id, &result.map(Into::into)));
+        connection.tell(&answer(&job.id, &result.map(Into::into)), limits);
     } else if job.context.oob {
         let result = job.command.and_then(|command| {
             if !connection.oob {
@@ -343,7 +350,7 @@ fn dispatch(
             }
             worker::execute(command, job.descriptor, &job.context, handler)
         });
-        connection.tell(&answer(&job.id, &result));
+        connection.tell(&answer(&job.id, &result), limits);
     } else {
         let cost = job.cost;
         // Without a worker the server is ending, and takes no commands any more.
