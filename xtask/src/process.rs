@@ -5,6 +5,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+/// Cargo, in the checkout.
+pub fn cargo(arguments: &[&str]) -> Command {
+    // Cargo says which one it is to those whom it runs.
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(crate::places::workspace()).args(arguments);
+    command
+}
+
 /// The command line as a person would type it, for messages.
 pub fn rendered(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());

@@ -5,12 +5,10 @@ mod qmp_client;
 mod step;
 mod suite;
 
-use std::process::Command;
-
 use anyhow::{Result, bail};
 
-use crate::process::run as run_command;
-use crate::{debian, lab, places};
+use crate::process::{self, run as run_command};
+use crate::{debian, lab};
 use step::{Log, Tally};
 
 /// What is to be tested.
@@ -57,7 +55,6 @@ fn install() -> Result<Tally> {
 
 /// A step that is one command of Cargo's.
 fn cargo(arguments: &[&str]) -> Result<Tally> {
-    let mut command = Command::new(env!("CARGO"));
-    run_command(command.current_dir(places::workspace()).args(arguments))?;
+    run_command(&mut process::cargo(arguments))?;
     Ok(Tally::passed(1))
 }

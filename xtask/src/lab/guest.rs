@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::cpio::Archive;
 use crate::debian::{self, Kernel};
-use crate::places;
-use crate::process::run;
+use crate::process::{cargo, run};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -23,11 +21,9 @@ impl Programs {
     /// own, because the linking options would otherwise make everything else be built again.
     pub fn build(folder: &Path, packages: &[&str], features: &[&str]) -> Result<Self> {
         let target = folder.join("static");
-        run(Command::new(env!("CARGO"))
-            .current_dir(places::workspace())
+        run(cargo(&["build", "--release", "--locked", "--target", TARGET])
             .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=debuginfo")
             .env("CARGO_TARGET_DIR", &target)
-            .args(["build", "--release", "--locked", "--target", TARGET])
             .args(packages.iter().flat_map(|package| ["--package", package]))
             .args(features.iter().flat_map(|feature| ["--features", feature])))?;
         Ok(Self { folder: target.join(TARGET).join("release") })

@@ -17,6 +17,10 @@ use crate::process::{rendered, run};
 
 const MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "virtio_blk"];
 const INIT: &[u8] = include_bytes!("../../../lab/host-init.sh");
+/// An AMD processor, less what QEMU cannot emulate and would warn about.
+const CPU: &str = "EPYC,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save,-xsavec";
+/// How `timeout` says that it had to end the emulator.
+const TIMED_OUT: i32 = 124;
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Installs what the emulated host is made of, and what emulates it.
@@ -34,6 +38,14 @@ pub struct Host {
     pub memory_mib: u32,
     /// After this long the emulator is ended.
     pub timeout: Duration,
+}
+
+/// How a run of the emulated host ended.
+pub enum Ended {
+    /// `run.sh` ended with this status.
+    Ran(i32),
+    /// The host itself ended before `run.sh` did.
+    Died(String),
 }
 
 impl Host {
@@ -59,7 +71,7 @@ impl Host {
         fs::write(&initramfs, archive.finish())?;
         let kernel = package.join("vmlinuz");
         let timeout = Duration::from_secs(300);
-        Ok(Self { kernel, initramfs, cpus: 2, memory_mib: 2048, timeout })
+        Ok(Self { kernel, initramfs, cpus: 1, memory_mib: 2048, timeout })
     }
 
     fn emulator(&self, disk: &Path, extra: &str) -> Command {
@@ -67,7 +79,8 @@ impl Host {
         command
             .arg("--foreground")
             .arg(self.timeout.as_secs().to_string())
-            .args("qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu EPYC".split(' '))
+            .args("qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu".split(' '))
+            .arg(CPU)
             .args("-nodefaults -no-reboot -display none -serial stdio".split(' '))
             .args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()])
             .args([Path::new("-kernel"), &self.kernel, Path::new("-initrd"), &self.initramfs])
@@ -80,7 +93,7 @@ impl Host {
     /// Boots the host with a copy of `payload` as its disk and runs `run.sh` from it. Everything
     /// on the serial line goes to our output and to `folder/serial.log`; the disk as the host left
     /// it is unpacked to `folder/disk`.
-    pub fn run(&self, payload: &Path, folder: &Path) -> Result<()> {
+    pub fn run(&self, payload: &Path, folder: &Path) -> Result<Ended> {
         let disk = build_disk(payload, folder)?;
         let mut command = self.emulator(&disk, "");
         let mut emulator = command
@@ -100,7 +113,7 @@ impl Host {
             let text = text.trim_end();
             println!("    {text}");
             if let Some(status) = text.strip_prefix("LAB-RC=") {
-                verdict = Some(status.to_string());
+                verdict = status.parse().ok();
             }
             line.clear();
         }
@@ -114,19 +127,14 @@ impl Host {
                 .args(["-R", &format!("rdump / {}", unpacked.display())])
                 .arg(&disk),
         )?;
-        match verdict.as_deref() {
-            Some("0") => Ok(()),
-            Some(other) => bail!("run.sh ended with status {other} in the emulated host"),
-            None => {
-                let said = fs::read_to_string(folder.join("emulator.log")).unwrap_or_default();
-                bail!(
-                    "the emulated host ended ({status}) before run.sh did; its serial line is \
-                     {}/serial.log{}{said}",
-                    folder.display(),
-                    if said.is_empty() { "" } else { "; the emulator said:\n" },
-                )
-            }
+        let died = || {
+            let said = fs::read_to_string(folder.join("emulator.log")).unwrap_or_default();
+            Ended::Died(format!("the emulator ended with {status} {}", said.trim()))
+        };
+        if verdict.is_none() && status.code() == Some(TIMED_OUT) {
+            bail!("run.sh did not end within {:?} in the emulated host", self.timeout);
         }
+        Ok(verdict.map_or_else(died, Ended::Ran))
     }
 
     /// Boots the host with a shell on this terminal, `payload` in `/mnt`.

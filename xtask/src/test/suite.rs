@@ -6,14 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::step::Tally;
-use crate::places;
-use crate::process::{rendered, succeeds};
-
-fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO"));
-    command.current_dir(places::workspace()).args(arguments);
-    command
-}
+use crate::process::{cargo, rendered, succeeds};
 
 /// Runs all tests, by `cargo nextest` where that is installed.
 pub fn run() -> Result<Tally> {
