@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::step::Tally;
 use crate::places;
-use crate::process::run as run_command;
+use crate::process::{cargo, run as run_command};
 
 const LIBRARY: &str = "qemu.qmp==0.0.6";
 const SCRIPT: &str = "xtask/src/test/qmp_client.py";
@@ -21,16 +21,10 @@ pub fn run() -> Result<Tally> {
         run_command(Command::new(&python).args(pip))?;
         std::fs::write(environment.join(LIBRARY), "installed\n")?;
     }
-    let workspace = places::workspace();
-    run_command(Command::new(env!("CARGO")).current_dir(workspace).args([
-        "build",
-        "--locked",
-        "--package",
-        "whimbrel",
-    ]))?;
+    run_command(&mut cargo(&["build", "--locked", "--package", "whimbrel"]))?;
     run_command(
         Command::new(&python)
-            .current_dir(workspace)
+            .current_dir(places::workspace())
             .arg(SCRIPT)
             .arg(places::target().join("debug/whimbrel")),
     )?;
