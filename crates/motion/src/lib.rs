@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod destination;
 mod error;
 pub mod handover;
 mod machine;

@@ -72,6 +72,8 @@ impl Default for SourceOptions {
 /// What is asked of a motion at its destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DestinationOptions {
+    /// The machine's name on this side, for the record of its handover.
+    pub name: String,
     /// How long a peer may be silent before the link counts as lost.
     pub stall_limit: Duration,
     /// How long a complete guest is held when its source was lost after READY, before it is
@@ -83,6 +85,11 @@ pub struct DestinationOptions {
 
 impl Default for DestinationOptions {
     fn default() -> Self {
-        Self { stall_limit: Duration::from_secs(5), hold: None, keep_waiting: false }
+        Self {
+            name: String::new(),
+            stall_limit: Duration::from_secs(5),
+            hold: None,
+            keep_waiting: false,
+        }
     }
 }

@@ -13,5 +13,6 @@ mod timers;
 mod workers;
 
 pub use self::core::Source;
+pub(crate) use self::core::{handover_message, wire_message};
 pub use drive::{PeerAddress, SourceJob};
 pub use phase::{Command, Event, Phase, SourceIo};

@@ -1,0 +1,484 @@
+//! Driving a destination with threads and sockets.
+
+use super::phase::AsRam;
+use super::receivers::{ReceiverThread, Word};
+use super::{Admission, Command, Destination, DestinationIo, Event, Phase, Question};
+use crate::clock::{Moment, nanos};
+use crate::handover::{self, Journal};
+use crate::report::{Progress, Report};
+use crate::{DestinationOptions, MachineBuilder, MotionError, Observer};
+use links::{Address, Listener, Stream, Waker, wait_readable};
+use state::Code;
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+use wire::{Hello, Inbox, Item, MAGIC, Message, PassEnd, read_magic};
+
+/// Connections whose source has not said hello yet: more are closed at once, so that whoever opens
+/// many and says nothing costs no more than this.
+const MOST_STRANGERS: usize = 128;
+/// How long a source may take to say hello.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+
+/// A process that waits for a guest, and then answers questions about it. Waiting ends when the
+/// value is dropped, unless a guest has come.
+pub struct DestinationJob {
+    words: Sender<Inner>,
+    waker: Waker,
+    shared: Arc<Shared>,
+    address: Address,
+}
+
+struct Shared {
+    view: Mutex<View>,
+    finished: Condvar,
+    received: Arc<AtomicU64>,
+}
+
+struct View {
+    phase: Phase,
+    progress: Progress,
+    report: Report,
+}
+
+impl Shared {
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Inner {
+    /// A source has said hello.
+    Hello(Stream, Hello),
+    /// A message came on a connection for questions.
+    Asked(Question, handover::Message),
+    /// Such a connection has ended.
+    QuestionOver(Question),
+    /// A data connection brought the end of a pass, or an error.
+    PassEnd(u64, u16, PassEnd),
+    DataLost(u64, MotionError),
+    Command(Command, Sender<Result<(), MotionError>>),
+}
+
+impl DestinationJob {
+    /// Waits for a guest on `listener`.
+    ///
+    /// # Errors
+    /// When the host has no descriptors or threads left.
+    pub fn listen(
+        listener: Listener,
+        builder: Arc<dyn MachineBuilder>,
+        options: DestinationOptions,
+        journal: Box<dyn Journal + Send>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, MotionError> {
+        let failed = |e: std::io::Error| {
+            MotionError::new(Code::HostIo, format!("starting to wait for a guest: {e}"))
+        };
+        let waker = Waker::new().map_err(failed)?;
+        let (words, inbox) = mpsc::channel();
+        let address = listener.local_address().clone();
+        let received = Arc::new(AtomicU64::new(0));
+        let view = View {
+            phase: Phase::Waiting,
+            progress: Progress::default(),
+            report: Report::default(),
+        };
+        let shared = Arc::new(Shared {
+            view: Mutex::new(view),
+            finished: Condvar::new(),
+            received: received.clone(),
+        });
+        let io = Io {
+            epoch: Instant::now(),
+            stall: options.stall_limit,
+            words: words.clone(),
+            waker: waker.clone(),
+            received,
+            motion: 0,
+            control: None,
+            ram: None,
+            receivers: Vec::new(),
+            questions: HashMap::new(),
+            next_question: 0,
+        };
+        let destination = Destination::new(builder, options, journal, observer, wall_clock);
+        let strangers = Arc::new(AtomicUsize::new(0));
+        let waiter = Waiter { destination, io, inbox, listener, strangers, shared: shared.clone() };
+        thread::Builder::new()
+            .name("move-dest".to_owned())
+            .spawn(move || waiter.run())
+            .map_err(failed)?;
+        Ok(Self { words, waker, shared, address })
+    }
+
+    /// Where it listens: the port, where it was left to the kernel.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Does what somebody wants.
+    ///
+    /// # Errors
+    /// Why it cannot be done now.
+    pub fn command(&self, command: Command) -> Result<(), MotionError> {
+        let over = || MotionError::new(Code::InvalidState, "nothing is waited for any more");
+        let (reply, answer) = mpsc::channel();
+        self.words.send(Inner::Command(command, reply)).map_err(|_| over())?;
+        self.waker.wake();
+        answer.recv().map_err(|_| over())?
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.shared.view().phase
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let mut progress = self.shared.view().progress.clone();
+        progress.bytes = progress.bytes.max(self.shared.received.load(Ordering::Relaxed));
+        progress
+    }
+
+    /// The report of the motion under way, or of the last one.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.shared.view().report.clone()
+    }
+
+    /// Waits until a guest has come, or none will.
+    #[must_use]
+    pub fn wait(&self) -> Report {
+        let mut view = self.shared.view();
+        while !matches!(view.phase, Phase::Owner | Phase::Ended) {
+            view = self.shared.finished.wait(view).unwrap_or_else(PoisonError::into_inner);
+        }
+        view.report.clone()
+    }
+}
+
+struct Waiter {
+    destination: Destination,
+    io: Io,
+    inbox: Receiver<Inner>,
+    listener: Listener,
+    strangers: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+}
+
+impl Waiter {
+    fn run(mut self) {
+        let mut frames = Inbox::new();
+        let mut motion = self.io.motion;
+        while !self.destination.is_over() {
+            self.publish();
+            if motion != self.io.motion {
+                motion = self.io.motion;
+                frames = Inbox::new();
+            }
+            let deadline =
+                self.destination.deadline().map(|at| self.io.epoch + Duration::from_nanos(at.0));
+            let control = self.io.control.clone();
+            let mut fds = vec![self.listener.as_fd()];
+            fds.extend(control.iter().map(AsFd::as_fd));
+            let ready = match wait_readable(&fds, &self.io.waker, deadline) {
+                Ok(ready) => ready.readable,
+                Err(error) => {
+                    tracing::error!(%error, "waiting for a guest");
+                    thread::sleep(Duration::from_millis(100));
+                    Vec::new()
+                }
+            };
+            // The guest first: nothing else may hold up a handover.
+            if let (true, Some(control)) = (ready.contains(&1), &control) {
+                self.read(control, &mut frames);
+            }
+            while let Ok(word) = self.inbox.try_recv() {
+                self.take(word);
+            }
+            if ready.contains(&0) {
+                self.accept();
+            }
+            self.destination.handle(Event::Tick, &mut self.io);
+        }
+        self.publish();
+    }
+
+    /// Takes a connection; a thread of its own waits for its hello.
+    fn accept(&self) {
+        let stream = match self.listener.accept(Some(Duration::ZERO)) {
+            Ok(Some(stream)) => stream,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                return;
+            }
+        };
+        if self.strangers.fetch_add(1, Ordering::Relaxed) >= MOST_STRANGERS {
+            self.strangers.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!("too many connections that say nothing; one more was closed");
+            return;
+        }
+        let (words, waker) = (self.io.words.clone(), self.io.waker.clone());
+        let strangers = self.strangers.clone();
+        let spawned = thread::Builder::new().name("move-hello".to_owned()).spawn(move || {
+            match hear_hello(&stream) {
+                Ok(hello) => {
+                    let _ = words.send(Inner::Hello(stream, hello));
+                    waker.wake();
+                }
+                Err(error) => tracing::info!(%error, "a connection that was no source"),
+            }
+            strangers.fetch_sub(1, Ordering::Relaxed);
+        });
+        if let Err(error) = spawned {
+            self.strangers.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(%error, "starting a thread to greet a source");
+        }
+    }
+
+    /// Reads what there is on the control connection, without waiting for more.
+    fn read(&mut self, mut control: &Stream, frames: &mut Inbox) {
+        if let Some(ram) = &self.io.ram {
+            frames.allow_pages(ram.as_ram().pages());
+        }
+        let mut buffer = [0; 64 << 10];
+        let error = match control.read(&mut buffer) {
+            Ok(0) => wire::FrameError::Closed,
+            Ok(count) => {
+                frames.feed(&buffer[..count]);
+                loop {
+                    match frames.next_item() {
+                        Ok(None) => return,
+                        Ok(Some(Item::Message(message))) => {
+                            self.destination.handle(Event::Message(message), &mut self.io);
+                        }
+                        Ok(Some(Item::Pages(header, contents))) => {
+                            let event = Event::Pages(header, contents);
+                            self.destination.handle(event, &mut self.io);
+                        }
+                        Err(error) => break error,
+                    }
+                    if let Some(ram) = &self.io.ram {
+                        frames.allow_pages(ram.as_ram().pages());
+                    }
+                    if self.io.control.is_none() {
+                        return;
+                    }
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => return,
+            Err(e) => e.into(),
+        };
+        let closed = matches!(error, wire::FrameError::Closed);
+        let error = MotionError::link("the control connection from the source", &error);
+        if closed || error.code != Code::ProtocolError {
+            self.io.control = None;
+        }
+        self.destination.handle(Event::Lost(error), &mut self.io);
+    }
+
+    fn take(&mut self, word: Inner) {
+        match word {
+            Inner::Hello(stream, hello) => self.greet(stream, &hello),
+            Inner::Asked(question, message) => {
+                self.destination.handle(Event::Asked(question, message), &mut self.io);
+            }
+            Inner::QuestionOver(question) => {
+                self.io.questions.remove(&question);
+            }
+            Inner::PassEnd(motion, index, end) if motion == self.io.motion => {
+                self.destination.handle(Event::PassEnd(index, end), &mut self.io);
+            }
+            Inner::DataLost(motion, error) if motion == self.io.motion => {
+                self.destination.handle(Event::Lost(error), &mut self.io);
+            }
+            // Of a motion that has ended.
+            Inner::PassEnd(..) | Inner::DataLost(..) => {}
+            Inner::Command(command, reply) => {
+                let result = self.destination.command(command, &mut self.io);
+                // Whoever asked may have gone.
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    fn greet(&mut self, mut stream: Stream, hello: &Hello) {
+        let wall = i64::try_from(wall_nanos()).unwrap_or(i64::MAX);
+        let now = self.io.now();
+        let peer = stream.peer().to_string();
+        let (admission, answer) = match hello.answer(wall) {
+            Ok(welcome) => (self.destination.admit(hello, &peer, now), Message::Welcome(welcome)),
+            Err(refusals) => {
+                (Admission::Refused(refusals), Message::Accepted { save: 0, restore: 0 })
+            }
+        };
+        let answer = match &admission {
+            Admission::Refused(refusals) => Message::Refused(refusals.clone()),
+            _ => answer,
+        };
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&answer.encode());
+        let greeted = stream
+            .set_stall_limit(self.io.stall)
+            .and_then(|()| stream.write_all(&bytes))
+            .map_err(|e| MotionError::sending("greeting a source", e));
+        let admitted = greeted.and_then(|()| match admission {
+            Admission::Control => {
+                self.io.motion += 1;
+                self.io.control = Some(stream);
+                Ok(())
+            }
+            Admission::Data => self.io.receive(hello.index, stream),
+            Admission::Question => {
+                self.io.hear_question(stream);
+                Ok(())
+            }
+            Admission::Refused(_) => Ok(()),
+        });
+        if let Err(error) = admitted {
+            self.destination.handle(Event::Lost(error), &mut self.io);
+        }
+    }
+
+    fn publish(&self) {
+        let mut view = self.shared.view();
+        let phase = self.destination.phase();
+        if view.phase != phase {
+            view.report.clone_from(self.destination.report());
+        }
+        view.phase = phase;
+        view.progress.clone_from(self.destination.progress());
+        if matches!(phase, Phase::Owner | Phase::Ended) {
+            self.shared.finished.notify_all();
+        }
+    }
+}
+
+fn hear_hello(mut stream: &Stream) -> Result<Hello, MotionError> {
+    let what = "greeting a source";
+    stream.set_stall_limit(HELLO_LIMIT).map_err(|e| MotionError::sending(what, e))?;
+    read_magic(&mut stream).map_err(|e| MotionError::link(what, &e))?;
+    match wire::read_message(&mut stream).map_err(|e| MotionError::link(what, &e))? {
+        Message::Hello(hello) => Ok(hello),
+        other => {
+            let why = format!("{what}: it began with {:?}", other.kind());
+            Err(MotionError::new(Code::ProtocolError, why))
+        }
+    }
+}
+
+fn wall_nanos() -> u128 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos()
+}
+
+fn wall_clock() -> u64 {
+    u64::try_from(wall_nanos() / 1_000_000).unwrap_or(u64::MAX)
+}
+
+/// The sockets and threads of a destination.
+struct Io {
+    epoch: Instant,
+    stall: Duration,
+    words: Sender<Inner>,
+    waker: Waker,
+    /// Bytes of pages that data connections have put into RAM in this motion.
+    received: Arc<AtomicU64>,
+    /// Counts the motions, so that what is left of an earlier one is known for that.
+    motion: u64,
+    control: Option<Stream>,
+    ram: Option<Arc<dyn AsRam>>,
+    receivers: Vec<ReceiverThread>,
+    questions: HashMap<Question, Stream>,
+    next_question: u64,
+}
+
+impl Io {
+    fn receive(&mut self, index: u16, stream: Stream) -> Result<(), MotionError> {
+        let Some(ram) = self.ram.clone() else { return Ok(()) };
+        // Between passes nothing comes; the control connection says whether the source lives.
+        stream.set_read_limit(None).map_err(|e| MotionError::sending("setting a limit", e))?;
+        let (words, waker) = (self.words.clone(), self.waker.clone());
+        let (motion, received) = (self.motion, self.received.clone());
+        let receiver = ReceiverThread::start(index, stream, ram, received, move |word| {
+            let word = match word {
+                Word::PassEnd(end) => Inner::PassEnd(motion, index, end),
+                Word::Failed(error) => Inner::DataLost(motion, error),
+            };
+            let _ = words.send(word);
+            waker.wake();
+        })?;
+        self.receivers.push(receiver);
+        Ok(())
+    }
+
+    fn hear_question(&mut self, stream: Stream) {
+        let question = Question(self.next_question);
+        self.next_question += 1;
+        let (words, waker) = (self.words.clone(), self.waker.clone());
+        let mut heard = stream.clone();
+        let spawned = thread::Builder::new().name("move-question".to_owned()).spawn(move || {
+            while let Ok(message) = wire::read_message(&mut heard) {
+                let Some(message) = crate::source::handover_message(&message) else { break };
+                let _ = words.send(Inner::Asked(question, message));
+                waker.wake();
+            }
+            let _ = words.send(Inner::QuestionOver(question));
+            waker.wake();
+        });
+        match spawned {
+            Ok(_) => {
+                self.questions.insert(question, stream);
+            }
+            Err(error) => tracing::warn!(%error, "starting a thread to hear a question"),
+        }
+    }
+}
+
+impl DestinationIo for Io {
+    fn now(&self) -> Moment {
+        Moment(nanos(self.epoch.elapsed()))
+    }
+
+    fn send(&mut self, message: &Message) -> Result<(), MotionError> {
+        let Some(control) = &self.control else {
+            return Err(MotionError::new(Code::LinkLost, "there is no control connection"));
+        };
+        wire::write_message(&mut &*control, message)
+            .map_err(|e| MotionError::sending("sending to the source", e))
+    }
+
+    fn answer(&mut self, question: Question, message: &Message) {
+        if let Some(stream) = self.questions.get(&question)
+            && let Err(error) = wire::write_message(&mut &*stream, message)
+        {
+            tracing::debug!(%error, "a question's answer was not taken");
+        }
+    }
+
+    fn receive_into(&mut self, ram: Arc<dyn AsRam>) {
+        self.received.store(0, Ordering::Relaxed);
+        self.ram = Some(ram);
+    }
+
+    fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    fn hang_up(&mut self) {
+        self.receivers.clear();
+        self.ram = None;
+        if let Some(control) = self.control.take() {
+            control.closer().close();
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! How a motion ends at its destination without a guest.
+
+use super::{Destination, DestinationIo, Phase};
+use crate::handover::Input;
+use crate::report::ErrorReport;
+use crate::{MotionError, Status};
+use state::Code;
+use std::time::Duration;
+use wire::{Failed, Message};
+
+/// After a failure the source may still have a word to say about the handover.
+const HEAR_OUT: Duration = Duration::from_secs(2);
+
+impl Destination {
+    /// A connection was lost, or a step failed. What that means depends on what was promised.
+    pub(super) fn lost(&mut self, error: MotionError, io: &mut dyn DestinationIo) {
+        match self.phase {
+            Phase::Waiting | Phase::Ended => {}
+            Phase::Greeted => self.turn_away(&error, io),
+            Phase::Receiving => self.fail(error, io),
+            Phase::Ready => {
+                tracing::warn!(%error, "lost the source after READY");
+                self.linked = false;
+                io.hang_up();
+                // The handover never denies that a link was lost.
+                let _ = self.drive(Input::LinkLost, io);
+            }
+            Phase::Holding | Phase::Owner => {
+                self.linked = false;
+                io.hang_up();
+            }
+            Phase::Failed => {
+                self.linked = false;
+                self.leave(io);
+            }
+        }
+    }
+
+    /// Somebody wants it to end.
+    pub(super) fn cancel(&mut self, io: &mut dyn DestinationIo) -> Result<(), MotionError> {
+        match self.phase {
+            Phase::Waiting | Phase::Greeted | Phase::Failed => {
+                self.phase = Phase::Ended;
+                io.hang_up();
+                Ok(())
+            }
+            Phase::Ended => Ok(()),
+            Phase::Receiving => {
+                self.options.keep_waiting = false;
+                self.fail(MotionError::new(Code::Cancelled, "cancelled at the destination"), io);
+                Ok(())
+            }
+            Phase::Ready | Phase::Holding | Phase::Owner => self.drive(Input::Cancel, io),
+        }
+    }
+
+    /// Nothing was built and nothing promised: the source is told why not, and the next may come.
+    fn turn_away(&mut self, error: &MotionError, io: &mut dyn DestinationIo) {
+        if self.linked {
+            let message = if error.refusals.is_empty() {
+                Message::Failed(Failed { code: error.code, why: error.why.clone() })
+            } else {
+                Message::Refused(error.refusals.clone())
+            };
+            // If it has gone there is nobody to tell.
+            let _ = io.send(&message);
+        }
+        tracing::info!(%error, "a source went away, or was turned away");
+        self.reset(io);
+    }
+
+    /// The motion failed before READY. The guest is the source's.
+    fn fail(&mut self, error: MotionError, io: &mut dyn DestinationIo) {
+        let link = matches!(error.code, Code::LinkLost | Code::LinkStalled);
+        if link {
+            self.linked = false;
+        } else if self.linked {
+            let failed = Failed { code: error.code, why: error.why.clone() };
+            // If it cannot be told it sees the connection end.
+            let _ = io.send(&Message::Failed(failed));
+        }
+        self.close(error, io);
+        // Nothing was promised: the handover has nothing to deny.
+        let _ = self.drive(Input::Failed, io);
+        if !self.linked {
+            self.leave(io);
+        }
+    }
+
+    /// Closes the report of a motion that brought no guest.
+    pub(super) fn close(&mut self, error: MotionError, io: &mut dyn DestinationIo) {
+        tracing::info!(%error, "the motion brought no guest");
+        self.phase = Phase::Failed;
+        self.progress.undecided = None;
+        self.report.error = Some(ErrorReport { code: error.code, why: error.why });
+        self.report.refusals = error.refusals;
+        self.report.total_ns = crate::clock::nanos(io.now().since(self.begun));
+        self.machine = None;
+        self.hear_out_until = Some(io.now().after(HEAR_OUT));
+        self.set_status(Status::Failed);
+        self.observer.finished(&self.report);
+    }
+
+    /// The source was heard out.
+    pub(super) fn leave(&mut self, io: &mut dyn DestinationIo) {
+        if self.phase != Phase::Failed {
+            return;
+        }
+        if self.options.keep_waiting {
+            self.reset(io);
+        } else {
+            self.phase = Phase::Ended;
+            io.hang_up();
+        }
+    }
+
+    /// Back to waiting, as if nobody had come.
+    fn reset(&mut self, io: &mut dyn DestinationIo) {
+        io.hang_up();
+        self.linked = false;
+        self.session = None;
+        self.machine = None;
+        self.handover = None;
+        self.decided = None;
+        self.settled = false;
+        self.hear_out_until = None;
+        self.phase = Phase::Waiting;
+    }
+}

@@ -1,0 +1,52 @@
+//! What earlier processes left on record, and the answers that follow from it.
+
+use crate::handover::{Input, Journal, Key, Message, Output, Role, Witness};
+
+/// The handovers of dead processes whose destination they were: somebody may still ask about them.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    witnesses: Vec<Witness>,
+}
+
+impl Records {
+    /// Takes over what dead destinations left. What cannot be read is left alone, with a word in
+    /// the log: it may be another process's, or an operator's to look at.
+    pub(super) fn adopt(journal: &mut dyn Journal) -> Self {
+        let keys = journal.list().unwrap_or_else(|error| {
+            tracing::warn!(%error, "looking for handover records");
+            Vec::new()
+        });
+        let mut records = Self::default();
+        for key in keys.into_iter().filter(|key| key.role == Role::Destination) {
+            match journal.adopt(key) {
+                Ok(Some(record)) => records.witnesses.push(Witness::new(record)),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "a handover record stays where it is"),
+            }
+        }
+        records
+    }
+
+    /// The answer to a message about a handover that is not this process's own.
+    pub(super) fn answer(
+        &mut self,
+        message: Message,
+        journal: &mut dyn Journal,
+    ) -> Option<Message> {
+        let key = Key { token: message.token, role: Role::Destination };
+        let Some(witness) = self.witnesses.iter_mut().find(|w| w.key() == key) else {
+            return Witness::answer_without_record(message);
+        };
+        let mut answer = None;
+        let result = witness.drive(Input::Received(message), journal, &mut |output| {
+            if let Output::Send(said) = output {
+                answer = Some(said);
+            }
+        });
+        if let Err(error) = result {
+            tracing::warn!(%error, "answering for a process that is dead");
+        }
+        self.witnesses.retain(|witness| !witness.is_done());
+        answer
+    }
+}

@@ -1,0 +1,173 @@
+//! The handover at the destination, questions about it, and what time brings.
+
+use super::{Destination, DestinationIo, Phase, Question};
+use crate::handover::{self, Input, Notice, Output, Side, Timer};
+use crate::report::Undecided;
+use crate::source::wire_message;
+use crate::{MotionError, Status};
+use state::Code;
+use wire::Message;
+
+impl Destination {
+    /// Somebody asked about a token, over a connection made for that.
+    pub(super) fn asked(
+        &mut self,
+        question: Question,
+        message: handover::Message,
+        io: &mut dyn DestinationIo,
+    ) {
+        let ours = self.handover.as_ref().is_some_and(|h| h.particulars().token() == message.token);
+        if ours {
+            if message.word == handover::Word::Commit {
+                self.committed = io.now();
+            }
+            self.asked = Some(question);
+            if let Err(error) = self.drive(Input::Received(message), io) {
+                tracing::warn!(%error, "a question about the handover was not answered");
+            }
+            self.asked = None;
+        } else if let Some(mut journal) = self.journal.take() {
+            if let Some(answer) = self.records.answer(message, &mut *journal) {
+                io.answer(question, &wire_message(answer));
+            }
+            self.journal = Some(journal);
+        }
+    }
+
+    /// Runs one step of the handover and does what it says, in its order.
+    pub(super) fn drive(
+        &mut self,
+        input: Input,
+        io: &mut dyn DestinationIo,
+    ) -> Result<(), MotionError> {
+        let (Some(mut handover), Some(mut journal)) = (self.handover.take(), self.journal.take())
+        else {
+            return Err(MotionError::new(Code::InvalidState, "no handover is under way"));
+        };
+        let result = handover.drive(input, &mut *journal, &mut |output| self.carry_out(output, io));
+        self.handover = Some(handover);
+        self.journal = Some(journal);
+        self.conclude(io);
+        result.map_err(MotionError::from)
+    }
+
+    fn carry_out(&mut self, output: Output, io: &mut dyn DestinationIo) {
+        match output {
+            Output::Send(message) => self.say(message, io),
+            Output::Grant(permit) => self.own(permit, io),
+            Output::Discard => self.machine = None,
+            Output::SetTimer(Timer::Hold) => {
+                self.hold_until = self.options.hold.map(|hold| io.now().after(hold));
+            }
+            Output::ClearTimer(Timer::Hold) => self.hold_until = None,
+            // The other timers are a source's.
+            Output::SetTimer(_) | Output::ClearTimer(_) => {}
+            Output::Notice(notice) => self.notice(notice, io),
+            // The source knows, and will not ask again.
+            Output::Forget => self.settled = true,
+            // Done by the handover itself, on its journal.
+            Output::Record(_) => {}
+        }
+    }
+
+    fn say(&mut self, message: handover::Message, io: &mut dyn DestinationIo) {
+        let message = match wire_message(message) {
+            Message::Ready(ready) => {
+                Message::Ready(wire::Ready { restore: self.restore_ns, ..ready })
+            }
+            Message::Running(running) => {
+                Message::Running(wire::Running { start: self.start_ns, ..running })
+            }
+            other => other,
+        };
+        match self.asked {
+            Some(question) => io.answer(question, &message),
+            // If it is lost, the source asks.
+            None if self.linked => {
+                if let Err(error) = io.send(&message) {
+                    tracing::debug!(%error, "the control connection is gone");
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn notice(&mut self, notice: Notice, io: &mut dyn DestinationIo) {
+        match notice {
+            Notice::Holding => {
+                self.phase = Phase::Holding;
+                self.progress.undecided = Some(Undecided {
+                    token: self.report.token.clone(),
+                    peer: self.report.peer.clone(),
+                    since_ns: crate::clock::nanos(io.now().since(self.begun)),
+                });
+                "holding a complete guest whose source was lost; it waits for the source's word \
+                 or for `handover resolve`"
+                    .clone_into(&mut self.progress.note);
+                self.observer.undecided(&self.report.token);
+            }
+            Notice::Decided(side) => self.decided = Some(side),
+            Notice::Undecided | Notice::Lost => {}
+        }
+    }
+
+    /// Closes the motion if the handover is decided.
+    fn conclude(&mut self, io: &mut dyn DestinationIo) {
+        match self.decided {
+            Some(Side::Here) if !self.status.is_terminal() => self.arrived(io),
+            Some(Side::Peer)
+                if matches!(self.phase, Phase::Receiving | Phase::Ready | Phase::Holding) =>
+            {
+                let why = "the source kept the guest";
+                self.close(MotionError::new(Code::PeerFailed, why), io);
+            }
+            _ => {}
+        }
+        if self.settled && self.phase == Phase::Owner {
+            self.phase = Phase::Ended;
+            io.hang_up();
+        }
+    }
+
+    /// The guest is here, for good.
+    fn arrived(&mut self, io: &mut dyn DestinationIo) {
+        self.progress.undecided = None;
+        self.progress.note.clear();
+        self.report.total_ns = crate::clock::nanos(io.now().since(self.begun));
+        self.set_status(Status::Completed);
+        if self.session.as_ref().is_none_or(|session| session.run) {
+            self.observer.resumed();
+        }
+        self.observer.finished(&self.report);
+    }
+
+    /// When [`super::Event::Tick`] is due at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<crate::clock::Moment> {
+        let stall = self.must_hear().then(|| self.heard.after(self.options.stall_limit));
+        [stall, self.hold_until, self.hear_out_until].into_iter().flatten().min()
+    }
+
+    fn must_hear(&self) -> bool {
+        self.linked && matches!(self.phase, Phase::Greeted | Phase::Receiving | Phase::Ready)
+    }
+
+    pub(super) fn look_at_timers(&mut self, io: &mut dyn DestinationIo) {
+        let now = io.now();
+        self.progress.elapsed_ns = crate::clock::nanos(now.since(self.begun));
+        if self.must_hear() && now.since(self.heard) >= self.options.stall_limit {
+            let seconds = self.options.stall_limit.as_secs_f64();
+            let why = format!("nothing came from the source for {seconds} s");
+            self.lost(MotionError::new(Code::LinkStalled, why), io);
+        }
+        if self.hold_until.is_some_and(|at| at <= now) {
+            self.hold_until = None;
+            // A timer that runs out cannot be denied.
+            let _ = self.drive(Input::Expired(Timer::Hold), io);
+        }
+        if self.hear_out_until.is_some_and(|at| at <= now) {
+            self.hear_out_until = None;
+            self.leave(io);
+        }
+    }
+}
