@@ -8,6 +8,8 @@
 
 pub mod acpi_pm;
 pub mod bus;
+pub mod console;
+pub mod event_loop;
 pub mod ioapic;
 pub mod irq;
 mod saved;

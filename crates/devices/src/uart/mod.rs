@@ -77,9 +77,11 @@ const MSR_DELTAS: u8 = 0x0f;
 
 /// The other end of the serial line: the host.
 pub trait Line: Send + Sync {
-    /// Takes a byte that the guest sent. Must not block the caller, which is a vCPU, for long.
-    fn send(&self, byte: u8);
-    /// The guest has read: there is room for input again. Called with the UART locked.
+    /// Takes what the guest sent. Must not block the caller, which is a vCPU, for long. Called with
+    /// the UART locked.
+    fn send(&self, bytes: &[u8]);
+    /// The guest has read what there was: there is room for input again. Called with the UART
+    /// locked.
     fn drained(&self);
 }
 
@@ -174,7 +176,6 @@ impl Uart {
             reg::DATA | reg::IER if self.lcr & LCR_DLAB != 0 => {
                 self.divisor[usize::from(register == reg::IER)] = value;
             }
-            reg::DATA => self.transmit(value),
             reg::IER => {
                 let before = std::mem::replace(&mut self.ier, value & IER_BITS);
                 // Enabling this source while the transmitter is empty, which is always so here,
@@ -197,24 +198,23 @@ impl Uart {
 
     fn take_received(&mut self) -> u8 {
         let byte = self.received.pop_front().unwrap_or(0);
-        // Telling the host about every byte would cost more than the byte. It is told when the
-        // queue was full, and when it has become empty.
-        if self.received.is_empty() || self.received.len() == INPUT_CAPACITY - 1 {
+        // Telling the host about every byte would cost more than the byte.
+        if self.received.is_empty() {
             self.line.drained();
         }
         byte
     }
 
-    fn transmit(&mut self, value: u8) {
+    fn transmit(&mut self, bytes: &[u8]) {
         // Writing takes the transmitter-empty interrupt back, so that its return is a new edge.
         self.thr_empty = false;
         self.update_irq();
         if self.mcr & MCR_LOOP == 0 {
-            self.line.send(value);
-        } else if self.room() > 0 {
-            self.received.push_back(value);
+            self.line.send(bytes);
         } else {
-            self.overrun = true;
+            let taken = bytes.len().min(self.room());
+            self.received.extend(&bytes[..taken]);
+            self.overrun |= taken < bytes.len();
         }
         self.thr_empty = true;
     }
@@ -297,8 +297,12 @@ impl BusDevice for Uart {
 
     /// As for [`Self::read`]: `rep outsb` sends a whole line in one exit.
     fn write(&mut self, offset: u64, data: &[u8]) {
-        for byte in data {
-            self.write_register(offset, *byte);
+        if offset == reg::DATA && self.lcr & LCR_DLAB == 0 {
+            self.transmit(data);
+        } else {
+            for byte in data {
+                self.write_register(offset, *byte);
+            }
         }
         self.update_irq();
     }

@@ -1,0 +1,229 @@
+//! The host's end of the serial line: where console output goes and input comes from.
+//!
+//! The guest never waits for whoever reads its console: output goes into a bounded queue, and the
+//! event loop's thread writes it out. A reader that does not read costs the oldest output, which is
+//! counted; only a console on a file makes the guest wait, and no longer than a moment. Input is
+//! read only as far as the UART has room, so that it is held back where it comes from.
+//!
+//! A console is *frozen* whenever its machine might not be the one that runs: from when it is
+//! opened until [`Console::thaw`], and from [`Console::freeze`] on. Frozen, it neither writes nor
+//! reads. What is unwritten then belongs to whoever runs the guest next.
+
+mod backend;
+mod escape;
+mod output;
+mod saved;
+mod spec;
+mod terminal;
+mod worker;
+
+pub use output::OUTPUT_CAPACITY;
+pub use saved::SavedConsole;
+pub use spec::{Spec, SpecError};
+pub use terminal::restore_terminal;
+
+use crate::event_loop::{Doorbell, Handle};
+use crate::uart::{Line, Uart};
+use crate::{InvalidState, lock};
+use backend::Backend;
+use output::Output;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use worker::Worker;
+
+/// How long a guest waits for a file that takes no more output.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why a console could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// A system call failed.
+    #[error("opening the console {spec} failed at {action}: {source}")]
+    Open {
+        /// The console.
+        spec: Spec,
+        /// What was being done.
+        action: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process listens on the socket.
+    #[error("the console socket {} is in use by another process: choose another path", .0.display())]
+    InUse(PathBuf),
+    /// The path of the socket is taken by something else.
+    #[error("the console socket {} cannot be made: a file that is no socket is there", .0.display())]
+    NotASocket(PathBuf),
+}
+
+/// What the UART, the event loop and the machine share.
+struct Shared {
+    output: Mutex<Output>,
+    /// Told whenever output was written.
+    written: Condvar,
+    bell: Doorbell,
+    /// The guest had no room for input, and we are to be told when it has.
+    starved: AtomicBool,
+    uart: OnceLock<Weak<Mutex<Uart>>>,
+    /// Losing output is worse than holding up the guest for a moment. Only for a console without
+    /// input: the guest waits with its UART locked.
+    patient: bool,
+    /// Output is thrown away.
+    off: bool,
+}
+
+impl Line for Shared {
+    fn send(&self, bytes: &[u8]) {
+        if self.off {
+            return;
+        }
+        let mut output = lock(&self.output);
+        let mut ring = output.is_empty();
+        for byte in bytes {
+            if self.patient && output.is_full() {
+                self.bell.ring();
+                ring = true; // all of it may be written when the wait is over
+                let full = |output: &mut Output| output.is_full();
+                let waited = self.written.wait_timeout_while(output, PATIENCE, full);
+                output = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            output.push(*byte);
+        }
+        drop(output);
+        if ring {
+            self.bell.ring();
+        }
+    }
+
+    fn drained(&self) {
+        if self.starved.swap(false, Ordering::AcqRel) {
+            self.bell.ring();
+        }
+    }
+}
+
+/// A console.
+pub struct Console {
+    shared: Arc<Shared>,
+    worker: Arc<Mutex<Worker>>,
+    location: Option<PathBuf>,
+}
+
+impl Console {
+    /// Opens what `spec` says, frozen. `quit` is called on the event loop's thread when a person
+    /// at a terminal types Ctrl-A x.
+    ///
+    /// # Errors
+    /// [`ConsoleError`], and nothing is left behind.
+    pub fn open(
+        spec: &Spec,
+        events: &Handle,
+        quit: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, ConsoleError> {
+        Self::on(backend::open(spec, Box::new(quit))?, spec, events)
+    }
+
+    fn on(backend: Backend, spec: &Spec, events: &Handle) -> Result<Self, ConsoleError> {
+        let failed = |source| ConsoleError::Open {
+            spec: spec.clone(),
+            action: "registering it with the event loop",
+            source,
+        };
+        let shared = Arc::new(Shared {
+            output: Mutex::new(Output::default()),
+            written: Condvar::new(),
+            bell: Doorbell::new().map_err(failed)?,
+            starved: AtomicBool::new(false),
+            uart: OnceLock::new(),
+            patient: matches!(spec, Spec::File(_)),
+            off: matches!(spec, Spec::Off),
+        });
+        let location = backend.location.clone();
+        let worker = Worker::start(backend, shared.clone(), events).map_err(failed)?;
+        Ok(Self { shared, worker, location })
+    }
+
+    /// The UART's end of the line.
+    #[must_use]
+    pub fn line(&self) -> Arc<dyn Line> {
+        self.shared.clone()
+    }
+
+    /// Says which UART takes the input. Once; later calls change nothing.
+    pub fn connect(&self, uart: &Arc<Mutex<Uart>>) {
+        if self.shared.uart.set(Arc::downgrade(uart)).is_err() {
+            tracing::error!("a console cannot be connected to a second UART");
+        }
+        self.shared.bell.ring();
+    }
+
+    /// Where people find it: the pseudo-terminal, the socket or the file.
+    #[must_use]
+    pub fn location(&self) -> Option<&Path> {
+        self.location.as_deref()
+    }
+
+    /// How many bytes of output were lost because nobody took them.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        lock(&self.shared.output).forgotten()
+    }
+
+    /// Begins to write and read: the guest runs here.
+    pub fn thaw(&self) {
+        lock(&self.worker).set_frozen(false);
+        self.shared.bell.ring();
+    }
+
+    /// Stops writing and reading, and gives what is unwritten. When this returns, nothing is under
+    /// way. Not to be called with the UART locked: input may be on its way to it.
+    #[must_use]
+    pub fn freeze(&self) -> SavedConsole {
+        lock(&self.worker).set_frozen(true);
+        SavedConsole { unwritten: lock(&self.shared.output).to_vec() }
+    }
+
+    /// Takes over what was unwritten elsewhere. It is written after [`Self::thaw`].
+    ///
+    /// # Errors
+    /// [`InvalidState`] when there is more of it than a console can have.
+    pub fn restore(&self, saved: SavedConsole) -> Result<(), InvalidState> {
+        let unwritten = saved.check()?;
+        if !self.shared.off {
+            let mut output = lock(&self.shared.output);
+            output.clear();
+            unwritten.into_iter().for_each(|byte| output.push(byte));
+        }
+        Ok(())
+    }
+
+    /// Forgets what is unwritten: the machine runs elsewhere now, and it is written there.
+    pub fn discard(&self) {
+        lock(&self.shared.output).clear();
+    }
+
+    /// Waits until all output is written, but no longer than `limit`, and not where nobody takes
+    /// it: for the end of a machine.
+    pub fn flush(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut output = lock(&self.shared.output);
+        while !output.is_empty() && Instant::now() < deadline {
+            drop(output);
+            if !lock(&self.worker).can_write() {
+                return;
+            }
+            output = lock(&self.shared.output);
+            // The wait is short, since whoever takes the output can go away meanwhile.
+            let step = Duration::from_millis(20);
+            let more = |output: &mut Output| !output.is_empty();
+            let waited = self.shared.written.wait_timeout_while(output, step, more);
+            output = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! What the event loop's thread does for a console.
+
+use super::Shared;
+use super::backend::{Backend, Keys, Listener, Peer};
+use super::escape::Typed;
+use super::terminal::RawMode;
+use crate::event_loop::{Handle, Interest, Watch};
+use crate::lock;
+use crate::uart::Uart;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, Weak};
+
+/// Bytes moved by one system call. A pipe that is ready takes this many without blocking.
+const CHUNK: usize = 4096;
+/// Chunks written before others get their turn on the event loop.
+const CHUNKS_IN_A_ROW: usize = 16;
+
+/// The descriptors that are open, and what is done with them.
+///
+/// There is one step, [`Worker::step`], which does all that can be done without blocking. It runs
+/// whenever anything may have changed, so nothing has to be remembered of why.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    events: Handle,
+    own: Weak<Mutex<Self>>,
+    frozen: bool,
+    peers: Vec<Watched>,
+    listener: Option<Listener>,
+    keys: Option<Keys>,
+    _raw: Option<RawMode>,
+    _slave: Option<OwnedFd>,
+    _watches: Vec<Watch>,
+}
+
+struct Watched {
+    peer: Peer,
+    watch: Option<Watch>,
+}
+
+impl Worker {
+    /// Registers the console with the event loop.
+    pub fn start(
+        backend: Backend,
+        shared: Arc<Shared>,
+        events: &Handle,
+    ) -> io::Result<Arc<Mutex<Self>>> {
+        let Backend { peers, listener, keys, raw, slave, location: _ } = backend;
+        let peers = peers.into_iter().map(|peer| Watched { peer, watch: None }).collect();
+        let worker = Arc::new_cyclic(|own| {
+            Mutex::new(Self {
+                shared: shared.clone(),
+                events: events.clone(),
+                own: own.clone(),
+                frozen: true,
+                peers,
+                listener,
+                keys,
+                _raw: raw,
+                _slave: slave,
+                _watches: Vec::new(),
+            })
+        });
+        let mut this = lock(&worker);
+        let bell = shared.bell.clone();
+        let own = this.own.clone();
+        let answer = move || {
+            bell.silence();
+            step(&own);
+        };
+        let mut watches = vec![events.watch(shared.bell.fd().clone(), Interest::READ, answer)?];
+        if let Some(listener) = &this.listener {
+            let own = this.own.clone();
+            let accept = move || step(&own);
+            watches.push(events.watch(listener.fd.clone(), Interest::READ, accept)?);
+        }
+        this._watches = watches;
+        drop(this);
+        Ok(worker)
+    }
+
+    /// Stops or starts writing and reading.
+    pub fn set_frozen(&mut self, frozen: bool) {
+        self.frozen = frozen;
+        self.watch_peers();
+    }
+
+    /// Whether anybody takes output now.
+    pub fn can_write(&self) -> bool {
+        !self.frozen && self.peers.iter().any(|watched| watched.peer.writes)
+    }
+
+    fn step(&mut self) {
+        self.accept();
+        if !self.frozen {
+            self.read();
+            self.write();
+        }
+        self.watch_peers();
+    }
+
+    /// Takes a client if there is none, and turns others away.
+    fn accept(&mut self) {
+        while let Some(listener) = &self.listener {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let Ok(client) = accept_with(&listener.fd, flags) else { return };
+            if self.peers.is_empty() {
+                let peer = Peer { fd: Arc::new(client), reads: true, writes: true };
+                self.peers.push(Watched { peer, watch: None });
+            } else {
+                let _ = rustix::io::write(&client, b"this console has a client already\r\n");
+            }
+        }
+    }
+
+    fn uart(&self) -> Option<Arc<Mutex<Uart>>> {
+        self.shared.uart.get().and_then(Weak::upgrade)
+    }
+
+    /// How much input may be read now. Where there is none, the UART will ring when there is.
+    fn input_room(&self) -> usize {
+        let Some(uart) = self.uart() else { return 0 };
+        // One byte is kept for a Ctrl-A that turns out to be no escape.
+        let room = || lock(&uart).room().saturating_sub(1);
+        match room() {
+            0 => {
+                self.shared.starved.store(true, Ordering::Release);
+                // The guest may have read between the two looks, and rung for nobody.
+                room()
+            }
+            some => some,
+        }
+    }
+
+    fn read(&mut self) {
+        for at in (0..self.peers.len()).rev() {
+            if self.peers[at].peer.reads && self.read_peer(at) == Flow::Ended {
+                tracing::debug!("console input has ended");
+                self.peers[at].peer.reads = false;
+                // A client or a terminal that has hung up takes no output either.
+                if self.listener.is_some() {
+                    self.peers.remove(at);
+                }
+            }
+        }
+    }
+
+    fn read_peer(&mut self, at: usize) -> Flow {
+        let mut buffer = [0; CHUNK];
+        loop {
+            let room = self.input_room().min(CHUNK);
+            let fd = self.peers[at].peer.fd.clone();
+            if room == 0 || !ready(&fd, PollFlags::IN) {
+                return Flow::Blocked;
+            }
+            match rustix::io::read(&*fd, &mut buffer[..room]) {
+                Ok(0) => return Flow::Ended,
+                Ok(count) => self.deliver(&buffer[..count]),
+                Err(Errno::AGAIN | Errno::INTR) => return Flow::Blocked,
+                Err(_) => return Flow::Ended,
+            }
+        }
+    }
+
+    fn deliver(&mut self, typed: &[u8]) {
+        let Some(uart) = self.uart() else { return };
+        match &mut self.keys {
+            None => {
+                lock(&uart).receive(typed);
+            }
+            Some(keys) => match keys.escape.take(typed) {
+                Typed::Quit => (keys.quit)(),
+                Typed::Input(input) => {
+                    lock(&uart).receive(&input);
+                }
+            },
+        }
+    }
+
+    fn write(&mut self) {
+        let Some(at) = self.peers.iter().position(|watched| watched.peer.writes) else { return };
+        if self.write_peer(at) == Flow::Ended {
+            tracing::debug!("nobody takes the console's output any more");
+            self.peers.remove(at);
+        }
+    }
+
+    fn write_peer(&self, at: usize) -> Flow {
+        let fd = &self.peers[at].peer.fd;
+        let mut buffer = [0; CHUNK];
+        for _ in 0..CHUNKS_IN_A_ROW {
+            let (position, count) = lock(&self.shared.output).peek(&mut buffer);
+            if count == 0 || !ready(fd, PollFlags::OUT) {
+                return Flow::Blocked;
+            }
+            let written = match rustix::io::write(&**fd, &buffer[..count]) {
+                Ok(written) => written,
+                Err(Errno::AGAIN | Errno::INTR) => return Flow::Blocked,
+                // A disk that is full now need not stay so: this chunk is lost, the file is not.
+                Err(error) if self.shared.patient => {
+                    tracing::warn!(%error, bytes = count, "console output is lost");
+                    count
+                }
+                Err(_) => return Flow::Ended,
+            };
+            lock(&self.shared.output).written_up_to(position + written as u64);
+            self.shared.written.notify_all();
+        }
+        Flow::Blocked
+    }
+
+    /// Has the event loop call us for what there is to do, and for nothing else: a descriptor
+    /// that has hung up would otherwise keep its thread busy.
+    fn watch_peers(&mut self) {
+        self.peers.retain(|watched| watched.peer.reads || watched.peer.writes);
+        // The UART is left alone where there is no input: a guest that waits for a file to take
+        // its output has it locked.
+        let reads = self.peers.iter().any(|watched| watched.peer.reads);
+        let room = !self.frozen && reads && self.input_room() > 0;
+        let waiting = !self.frozen && !lock(&self.shared.output).is_empty();
+        for Watched { peer, watch } in &mut self.peers {
+            let interest = Interest { read: peer.reads && room, write: peer.writes && waiting };
+            if interest == Interest::default() {
+                *watch = None;
+                continue;
+            }
+            let outcome = match watch {
+                Some(watch) => watch.set(interest),
+                None => {
+                    let own = self.own.clone();
+                    let added = self.events.watch(peer.fd.clone(), interest, move || step(&own));
+                    added.map(|added| *watch = Some(added))
+                }
+            };
+            match outcome {
+                Ok(()) => {}
+                // A regular file is always ready: the next step does what this one left.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    self.shared.bell.ring();
+                }
+                Err(error) => tracing::error!(%error, "a console cannot be watched"),
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Flow {
+    /// Nothing more can be done now.
+    Blocked,
+    /// Nothing more will ever come or go.
+    Ended,
+}
+
+fn step(worker: &Weak<Mutex<Worker>>) {
+    if let Some(worker) = worker.upgrade() {
+        lock(&worker).step();
+    }
+}
+
+/// Whether `fd` is ready now, or at its end.
+fn ready(fd: &OwnedFd, flags: PollFlags) -> bool {
+    let mut fds = [PollFd::new(fd, flags)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+}
