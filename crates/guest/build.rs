@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const GUESTS: [&str; 2] = ["workload", "clock"];
+const GUESTS: [&str; 3] = ["workload", "selfcheck", "clock"];
 
 fn main() {
     let source = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("set by cargo")).join("bare");

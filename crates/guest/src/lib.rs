@@ -5,12 +5,10 @@
 //! that they print are described in `docs/guests.md`; [`report`] reads those
 //! lines.
 
-mod shared;
+pub mod shared;
 
 pub use shared::builtin::{Builtin, UnknownGuest};
-pub use shared::histogram;
 pub use shared::params::{Fill, Key, ParamError, Params};
-pub use shared::pattern;
 pub use shared::report;
 
 impl Builtin {
@@ -19,6 +17,7 @@ impl Builtin {
     pub const fn image(self) -> &'static [u8] {
         match self {
             Self::Workload => include_bytes!(concat!(env!("OUT_DIR"), "/workload")),
+            Self::SelfCheck => include_bytes!(concat!(env!("OUT_DIR"), "/selfcheck")),
             Self::Clock => include_bytes!(concat!(env!("OUT_DIR"), "/clock")),
         }
     }
@@ -28,6 +27,7 @@ impl Builtin {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::Workload => "writes memory at a chosen rate and counts what it got done",
+            Self::SelfCheck => "checks that no page and no register is lost, and reports faults",
             Self::Clock => "reads the clock on each vCPU and reports the gaps",
         }
     }

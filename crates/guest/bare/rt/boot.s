@@ -80,10 +80,10 @@ ring0:
     mov ebx, [rbx]
     shr ebx, 24                 # local APIC id: the processor's slot
     cmp ebx, MAX_CPUS
-    jb 2f
-1:  hlt                         # no slot for this one
-    jmp 1b
-2:  mov esi, ebx
+    jb 3f
+2:  hlt                         # no slot for this one
+    jmp 2b
+3:  mov esi, ebx
     shl esi, PERCPU_SHIFT
     add esi, offset percpu      # this slot's TSS is at its start
     lea eax, [rsi + KERNEL_STACK_TOP]
@@ -312,6 +312,14 @@ pd:
     .quad i * 0x200000 + 0xe7
     .set i, i + 1
     .endr
+.balign 16
+.global idt
+idt:
+    .fill 32 * 2, 8, 0        # filled from ring 3
+
+# Not among the tables that never change: each processor adds its own TSS.
+.section .data.gdt, "aw"
+.balign 8
 gdt:
     .quad 0
     .quad 0x00af9b000000ffff    # ring 0 code, 64 bits
@@ -321,10 +329,6 @@ gdt:
     .quad 0x00affb000000ffff    # ring 3 code, 64 bits
     .fill 2 * MAX_CPUS, 8, 0    # a TSS each
 gdt_end:
-.balign 16
-.global idt
-idt:
-    .fill 32 * 2, 8, 0        # filled from ring 3
 
 # A slot per processor: TSS and ring 0 stack; pages used by `percpu.rs`; ring 3 stack.
 .section .percpu, "aw", @nobits

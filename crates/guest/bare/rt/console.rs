@@ -48,6 +48,20 @@ impl<F: FnMut(bool)> Console<F> {
         Self { between }
     }
 
+    /// The console if nobody has it or waits for it
+    pub fn try_lock(between: F) -> Option<Self> {
+        let serving = NOW_SERVING.load(Ordering::Acquire);
+        NEXT_TICKET
+            .compare_exchange(
+                serving,
+                serving.wrapping_add(1),
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            )
+            .ok()
+            .map(|_| Self { between })
+    }
+
     /// Prints a line
     pub fn print(&mut self, line: impl fmt::Display) {
         let mut text = Text { bytes: [0; 512], length: 0 };

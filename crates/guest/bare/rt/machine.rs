@@ -23,6 +23,8 @@ pub struct Machine {
     pub ram: Regions,
     /// Number of processors
     pub cpus: u64,
+    /// Bit mask of their slots
+    present: u64,
     acpi: Acpi,
 }
 
@@ -50,7 +52,11 @@ pub fn enter(slot: usize, start_info: usize, guest: Builtin, main: Main) -> ! {
     }
     // SAFETY: READY was set after it was written
     let machine = unsafe { (*MACHINE.0.get()).assume_init_ref() };
-    let cpu = Cpu { id: slot, rank: smp::rank(slot) };
+    if machine.present & 1 << slot == 0 {
+        cpu::halt(); // came when the others had stopped waiting
+    }
+    let rank = (machine.present & ((1 << slot) - 1)).count_ones() as usize;
+    let cpu = Cpu { id: slot, rank };
     machine.time.enable_kvm_clock(cpu);
     main(machine, cpu)
 }
@@ -76,7 +82,8 @@ unsafe fn start(slot: usize, start_info: usize, guest: Builtin) {
         smp::PRESENT.store(1 << slot, Ordering::Release);
         let expected = params.cpus.or(Some(acpi.processors).filter(|&count| count != 0));
         smp::start(&time, expected);
-        let cpus = u64::from(smp::PRESENT.load(Ordering::Acquire).count_ones());
+        let present = smp::PRESENT.load(Ordering::Acquire);
+        let cpus = present.count_ones().into();
         let hello = Hello {
             guest,
             version: report::VERSION,
@@ -84,7 +91,7 @@ unsafe fn start(slot: usize, start_info: usize, guest: Builtin) {
             ram: boot.ram.size(),
             tsc_khz: time.khz(),
         };
-        (*MACHINE.0.get()).write(Machine { params, time, ram, cpus, acpi });
+        (*MACHINE.0.get()).write(Machine { params, time, ram, cpus, present, acpi });
         console::print(hello);
     }
     READY.store(true, Ordering::Release);

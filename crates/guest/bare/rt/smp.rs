@@ -2,7 +2,6 @@
 //!
 //! Intel SDM volume 3, 11.4.4 (MP initialization) and 12.6.1 (interrupt command register).
 
-use crate::cpu;
 use crate::time::Time;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -71,10 +70,4 @@ pub unsafe fn start(time: &Time, expected: Option<u64>) {
 fn command(value: u32) {
     // SAFETY: the local APIC is where reset puts it, and mapped
     unsafe { ((APIC + INTERRUPT_COMMAND) as *mut u32).write_volatile(value) }
-}
-
-/// The place of a processor among those that run
-pub fn rank(id: usize) -> usize {
-    debug_assert!(id < cpu::MAX);
-    (PRESENT.load(Ordering::Relaxed) & ((1 << id) - 1)).count_ones() as usize
 }

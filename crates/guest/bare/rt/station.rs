@@ -99,15 +99,24 @@ impl Station {
             self.poll_due = now + self.poll;
             self.obey();
         }
-        let report = report || now >= self.report_due;
-        if report {
+        // Without the console the report waits, the work does not
+        let reported = (report || now >= self.report_due) && self.try_report();
+        if reported {
             self.reports_seen = REPORTS.load(Ordering::Relaxed);
             self.report_due = now + self.report;
             self.urgent_after = now + self.urgent_interval;
-            self.print(Watch::take);
         }
         self.next = self.report_due.min(self.poll_due).min(self.poweroff_due).min(self.reset_due);
-        report
+        reported
+    }
+
+    fn try_report(&mut self) -> bool {
+        let watch = RefCell::new(&mut self.watch);
+        let console = Console::try_lock(|_| watch.borrow_mut().tick_after_io());
+        let Some(mut console) = console else { return false };
+        let report = watch.borrow_mut().take();
+        console.print(report);
+        true
     }
 
     /// Carries out what came over the console

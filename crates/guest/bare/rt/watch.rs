@@ -56,10 +56,25 @@ impl Watch {
         self.last = now;
     }
 
+    /// Takes over what another loop saw: the longest gap and the reading at its
+    /// end, the number of readings, and the last of them
+    pub fn absorb(&mut self, gap: u64, end: u64, reads: u64, last: u64) {
+        if gap > self.worst || gap >= self.countable {
+            self.note(gap, end);
+        }
+        self.last = last;
+        self.report.reads += reads;
+    }
+
+    /// The last reading
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
     #[cold]
     fn note(&mut self, gap: u64, now: u64) {
-        if now < self.last {
-            let back = self.time.nanoseconds(self.last - now);
+        if gap > i64::MAX as u64 {
+            let back = self.time.nanoseconds(gap.wrapping_neg());
             self.report.back = self.report.back.max(back);
             return;
         }

@@ -8,19 +8,22 @@ use core::str::FromStr;
 pub enum Builtin {
     /// Writes memory at a chosen rate and counts what it got done
     Workload,
+    /// Holds an invariant over its memory and processor state, and reports each breach
+    SelfCheck,
     /// Reads the clock in a loop and reports the gaps
     Clock,
 }
 
 impl Builtin {
     /// Every guest, in the order in which they are listed
-    pub const ALL: [Self; 2] = [Self::Workload, Self::Clock];
+    pub const ALL: [Self; 3] = [Self::Workload, Self::SelfCheck, Self::Clock];
 
     /// The name on command lines and in `HELLO` lines
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Workload => "workload",
+            Self::SelfCheck => "selfcheck",
             Self::Clock => "clock",
         }
     }
@@ -38,7 +41,7 @@ pub struct UnknownGuest;
 
 impl fmt::Display for UnknownGuest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no built-in guest has this name; there are workload and clock")
+        f.write_str("no built-in guest has this name; there are workload, selfcheck and clock")
     }
 }
 

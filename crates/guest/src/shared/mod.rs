@@ -2,7 +2,12 @@
 //! line that a guest prints is one that the host can read
 
 pub mod builtin;
+pub mod fpu;
 pub mod histogram;
+pub mod invariant;
 pub mod params;
 pub mod pattern;
+pub mod progress;
 pub mod report;
+#[cfg(target_arch = "x86_64")]
+pub mod sweep;

@@ -63,22 +63,23 @@ pub struct Key {
 
 const ALL: &[Builtin] = &Builtin::ALL;
 const WATCHERS: &[Builtin] = &[Builtin::Workload, Builtin::Clock];
-const WRITERS: &[Builtin] = &[Builtin::Workload];
+const WRITERS: &[Builtin] = &[Builtin::Workload, Builtin::SelfCheck];
 const WORKLOAD: &[Builtin] = &[Builtin::Workload];
+const SELF_CHECK: &[Builtin] = &[Builtin::SelfCheck];
 
 /// Every parameter
 pub const KEYS: &[Key] = &[
     Key {
         name: "ws",
         value: "SIZE",
-        help: "working set: memory written over and over (64M)",
+        help: "working set: memory written over and over (64M; selfcheck: most of the RAM)",
         guests: WRITERS,
         set: |p, v| bytes(v).map(|n| p.ws = Some(n)),
     },
     Key {
         name: "rate",
         value: "N|max",
-        help: "pages written a second, by all vCPUs together; 0 is idle (max)",
+        help: "pages written a second, by all vCPUs together; 0 is idle (max; selfcheck: 20000)",
         guests: WRITERS,
         set: |p, v| rate(v).map(|r| p.rate = r),
     },
@@ -102,6 +103,20 @@ pub const KEYS: &[Key] = &[
         help: "what that is filled with (random)",
         guests: WORKLOAD,
         set: |p, v| fill(v).map(|f| p.touch_fill = f),
+    },
+    Key {
+        name: "untouched",
+        value: "SIZE",
+        help: "memory never touched before a check on demand, which requires it to be zero (0)",
+        guests: SELF_CHECK,
+        set: |p, v| bytes(v).map(|n| p.untouched = n),
+    },
+    Key {
+        name: "skew",
+        value: "TIME",
+        help: "by how much the clocks of two vCPUs may differ (50us)",
+        guests: SELF_CHECK,
+        set: |p, v| nanoseconds(v).map(|t| p.skew = t),
     },
     Key {
         name: "watch",
@@ -194,7 +209,8 @@ impl core::error::Error for ParamError<'_> {}
 impl Params {
     /// What holds for a guest without any parameter
     #[must_use]
-    pub const fn defaults(_guest: Builtin) -> Self {
+    pub const fn defaults(guest: Builtin) -> Self {
+        let self_check = matches!(guest, Builtin::SelfCheck);
         Self {
             cpus: None,
             report: 1_000_000_000,
@@ -204,8 +220,8 @@ impl Params {
             poweroff: None,
             reset: None,
             tsc_khz: None,
-            ws: Some(64 << 20),
-            rate: None,
+            ws: if self_check { None } else { Some(64 << 20) },
+            rate: if self_check { Some(20_000) } else { None },
             fill: Fill::Word,
             touch: 0,
             touch_fill: Fill::Random,
@@ -308,6 +324,7 @@ mod tests {
                 ..Params::defaults(Builtin::Workload)
             }
         );
+        assert_eq!(strict(Builtin::SelfCheck, "rate=0").unwrap().rate, Some(0));
     }
 
     #[test]

@@ -370,3 +370,106 @@ impl fmt::Display for Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_line() -> impl Strategy<Value = Line> {
+        let n = any::<u64>;
+        let hex = || any::<u64>().prop_map(Hex);
+        let histogram = proptest::collection::vec(any::<u64>(), 0..20).prop_map(|gaps| {
+            let mut histogram = Histogram::new();
+            gaps.into_iter().for_each(|gap| histogram.add(gap));
+            histogram
+        });
+        let kind = proptest::sample::select(Kind::ALL);
+        let end = proptest::sample::select(End::ALL);
+        let verdict = proptest::sample::select(Verdict::ALL);
+        let scope = proptest::sample::select(Scope::ALL);
+        let guest = proptest::sample::select(&Builtin::ALL[..]);
+        prop_oneof![
+            (guest, n(), n(), n(), n()).prop_map(|(guest, version, cpus, ram, tsc_khz)| {
+                Line::Hello(Hello { guest, version, cpus, ram, tsc_khz })
+            }),
+            (n(), n(), n(), n(), n(), n(), n(), n(), n(), histogram).prop_map(
+                |(cpu, t, kvm, reads, gap, at, back, stalls, stalled, hist)| {
+                    Line::Clock(Clock { cpu, t, kvm, reads, gap, at, back, stalls, stalled, hist })
+                }
+            ),
+            (n(), n(), n(), n()).prop_map(|(t, pages, touched, ws)| Line::Work(Work {
+                t,
+                pages,
+                touched,
+                ws
+            })),
+            (verdict, n(), n(), n(), scope, n()).prop_map(
+                |(verdict, pages, rounds, faults, scope, t)| {
+                    Line::Check(Check { verdict, pages, rounds, faults, scope, t })
+                }
+            ),
+            (kind, hex(), hex(), hex(), n(), n()).prop_map(
+                |(kind, addr, expected, found, cpu, t)| {
+                    Line::Fault(Fault { kind, addr, expected, found, cpu, t })
+                }
+            ),
+            (end, n()).prop_map(|(end, t)| Line::Bye(Bye { end, t })),
+            (n(), n(), hex(), hex(), hex()).prop_map(|(cpu, vector, error, rip, addr)| {
+                Line::Panic(Panic { cpu, vector, error, rip, addr })
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_guest_prints_is_what_the_host_reads(line in any_line()) {
+            let text = line.to_string();
+            prop_assert!(text.len() < 512, "the console cuts lines at 512 bytes: {}", text);
+            prop_assert_eq!((text + "\r\n").parse(), Ok(line));
+        }
+
+        #[test]
+        fn no_text_makes_the_reader_panic(text in "(HELLO|CLOCK|CHECK|FAULT)?[ -~]{0,80}") {
+            let _ = text.parse::<Line>();
+        }
+    }
+
+    #[test]
+    fn lines_look_as_documented() {
+        let line = Check {
+            verdict: Verdict::Ok,
+            pages: 16384,
+            rounds: 3,
+            faults: 0,
+            scope: Scope::Full,
+            t: 5,
+        };
+        assert_eq!(line.to_string(), "CHECK ok pages=16384 rounds=3 faults=0 scope=full t=5");
+        let line = Fault {
+            kind: Kind::Stale,
+            addr: Hex(0x123_4000),
+            expected: Hex(12),
+            found: Hex(11),
+            cpu: 1,
+            t: 7,
+        };
+        assert_eq!(
+            line.to_string(),
+            "FAULT kind=stale addr=0x1234000 expected=0xc found=0xb cpu=1 t=7"
+        );
+    }
+
+    #[test]
+    fn readers_skip_keys_that_they_do_not_know() {
+        let line = "WORK t=1 shiny=new pages=2 touched=3 ws=4";
+        assert_eq!(line.parse(), Ok(Line::Work(Work { t: 1, pages: 2, touched: 3, ws: 4 })));
+    }
+
+    #[test]
+    fn lines_that_lack_something_are_refused() {
+        for line in ["", "WORK", "WORK t=1 pages=2 touched=3", "WORKS t=1", "NOTE ignored: x"] {
+            assert_eq!(line.parse::<Line>(), Err(NotALine), "{line}");
+        }
+    }
+}
