@@ -53,6 +53,7 @@ struct Watches {
 }
 
 /// The loop and its thread, which ends when this is dropped.
+#[derive(Debug)]
 pub struct EventLoop {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
@@ -127,7 +128,7 @@ impl Core {
 }
 
 /// Where descriptors are registered.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Handle {
     core: Arc<Core>,
 }
@@ -162,6 +163,7 @@ impl Handle {
 
 /// A registered descriptor, which is kept open; dropping this ends it. A call of the handler that
 /// has begun on the loop's thread may still be under way then.
+#[derive(Debug)]
 pub struct Watch {
     core: Arc<Core>,
     token: u64,
@@ -194,7 +196,7 @@ impl Drop for Watch {
 }
 
 /// A descriptor by which any thread can have a handler called.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Doorbell {
     event: Arc<OwnedFd>,
 }
@@ -225,6 +227,12 @@ impl Doorbell {
     pub fn silence(&self) {
         // The only error is that it was silent already.
         let _ = rustix::io::read(&*self.event, &mut [0; 8]);
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventLoop").field("epoll", &self.epoll).finish_non_exhaustive()
     }
 }
 

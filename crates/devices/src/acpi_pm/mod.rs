@@ -128,6 +128,12 @@ fn port(offset: u64) -> u16 {
     u16::try_from(offset).map_or(u16::MAX, |offset| BASE.saturating_add(offset))
 }
 
+impl std::fmt::Debug for AcpiPm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.save().fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -225,5 +225,11 @@ impl Console {
     }
 }
 
+impl std::fmt::Debug for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Console").field("location", &self.location).finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests;

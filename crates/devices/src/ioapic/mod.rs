@@ -216,7 +216,7 @@ impl BusDevice for IoApic {
 }
 
 /// A device's wire to a pin.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Pin {
     ioapic: Arc<Mutex<IoApic>>,
     pin: u8,
@@ -233,6 +233,12 @@ impl Pin {
 impl IrqLine for Pin {
     fn set(&self, active: bool) {
         lock(&self.ioapic).set_line(self.pin, active);
+    }
+}
+
+impl std::fmt::Debug for IoApic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.save().fmt(f)
     }
 }
 

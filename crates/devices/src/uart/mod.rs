@@ -308,5 +308,11 @@ impl BusDevice for Uart {
     }
 }
 
+impl std::fmt::Debug for Uart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.save().fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests;
