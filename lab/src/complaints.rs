@@ -1,7 +1,7 @@
 //! Complaints of the guest's kernel that a move must not cause.
 
 /// Parts of kernel messages, in lower case, that mean that time, RCU or a processor went wrong.
-const COMPLAINTS: [&str; 17] = [
+const COMPLAINTS: [&str; 18] = [
     "rcu_sched self-detected",
     "rcu_preempt self-detected",
     "rcu: info:",
@@ -12,6 +12,7 @@ const COMPLAINTS: [&str; 17] = [
     "blocked for more than",
     "hogged cpu",
     "marking clocksource",
+    "marking tsc unstable",
     "clocksource: watchdog",
     "timekeeping watchdog",
     "time went backwards",
@@ -22,7 +23,8 @@ const COMPLAINTS: [&str; 17] = [
 ];
 
 /// Parts, with case, that mean that the kernel has found an error in itself.
-const ERRORS: [&str; 6] = ["BUG:", "WARNING:", "Oops", "Call Trace:", "general protection", "MCE:"];
+const ERRORS: [&str; 6] =
+    ["BUG:", "WARNING: CPU", "Oops", "Call Trace:", "general protection", "MCE:"];
 
 /// Whether this message of the kernel is a complaint.
 #[must_use]
@@ -56,6 +58,8 @@ mod tests {
             "rcu: Hierarchical RCU implementation.",
             "clocksource: Switched to clocksource kvm-clock",
             "kvm-clock: using sched offset of 1267 cycles",
+            "Speculative Return Stack Overflow: WARNING: See https://kernel.org/doc/html/",
+            "sched_clock: Marking stable (5936191995, 61765043)->(6947320876, -949363838)",
             "NMI watchdog: Perf NMI watchdog permanently disabled",
             "rcu: \tRCU restricting CPUs from NR_CPUS=8192 to nr_cpu_ids=2.",
         ] {

@@ -8,7 +8,8 @@ mod places;
 mod process;
 mod test;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Tasks that are run more than twice
@@ -27,9 +28,13 @@ enum Task {
     Lab(lab::Lab),
 }
 
-fn main() -> Result<()> {
-    match Xtask::parse().task {
-        Task::Test(args) => test::run(&args),
-        Task::Lab(args) => lab::run(&args),
-    }
+fn main() -> ExitCode {
+    let outcome = match Xtask::parse().task {
+        Task::Test(args) => Ok(test::run(&args)),
+        Task::Lab(args) => lab::run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }

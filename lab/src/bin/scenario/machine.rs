@@ -131,7 +131,8 @@ impl<'p> Machine<'p> {
         loop {
             let answer = self.programs.ask("status", &[self.name, "--json"])?;
             let said = String::from_utf8_lossy(&answer.stdout).into_owned();
-            if answer.status.success() && said.contains("inmigrate") {
+            let status = serde_json::from_str::<Value>(&said).unwrap_or_default();
+            if status.pointer("/machine/status") == Some(&Value::from("inmigrate")) {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
