@@ -1,0 +1,274 @@
+//! A machine without KVM: RAM, a counter of what its guest wrote, and a permit.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use memory::{Backing, DirtyLog, DirtyLogError, GuestRam, PageRange, PageSet};
+use motion::handover::RunPermit;
+use motion::{
+    DestinationMachine, Machine, MachineBuilder, MachineError, Observer, Rehearsal, Report,
+    SourceMachine, Status,
+};
+use state::{Bundle, Code, Refusal, Saved};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What the simulated machine saves: how many writes its guest has done.
+#[derive(Debug, PartialEq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct Counter {
+    #[n(0)]
+    pub writes: u64,
+}
+
+impl Saved for Counter {
+    const SCHEMA: &'static str = "simulated.counter";
+    const VERSION: u16 = 1;
+    const LEAST_READER: u16 = 1;
+}
+
+/// What it describes: the size of its RAM.
+#[derive(Debug, PartialEq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct Description {
+    #[n(0)]
+    pub ram: u64,
+}
+
+impl Saved for Description {
+    const SCHEMA: &'static str = "simulated.description";
+    const VERSION: u16 = 1;
+    const LEAST_READER: u16 = 1;
+}
+
+/// Dirty pages by the book: a page is reported until it is rearmed, and again once it is written
+/// after that.
+#[derive(Default)]
+struct Log {
+    dirty: Mutex<Option<PageSet>>,
+    pages: u64,
+}
+
+impl DirtyLog for Log {
+    fn start(&self) -> Result<(), DirtyLogError> {
+        *self.dirty.lock().unwrap() = Some(PageSet::full(self.pages));
+        Ok(())
+    }
+
+    fn collect(&self, into: &mut PageSet) -> Result<(), DirtyLogError> {
+        into.union_with(self.dirty.lock().unwrap().as_ref().expect("logging is on"));
+        Ok(())
+    }
+
+    fn rearm(&self, set: &PageSet, range: PageRange) -> Result<(), DirtyLogError> {
+        let mut dirty = self.dirty.lock().unwrap();
+        let dirty = dirty.as_mut().expect("logging is on");
+        set.runs_in(range).for_each(|run| dirty.remove(run));
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), DirtyLogError> {
+        *self.dirty.lock().unwrap() = None;
+        Ok(())
+    }
+}
+
+/// A machine whose guest writes when the test tells it to, or all the time on a thread.
+pub struct Simulated {
+    ram: GuestRam,
+    log: Log,
+    running: AtomicBool,
+    permit: Mutex<Option<RunPermit>>,
+    writes: AtomicU64,
+    /// Held while the guest writes, so that pausing waits for the instruction to end.
+    cpu: Mutex<()>,
+    pub refusals: Mutex<Vec<Refusal>>,
+    pub restore_takes: Mutex<Duration>,
+}
+
+pub const RAM: u64 = 16 << 20;
+
+impl Simulated {
+    pub fn booted() -> Arc<Self> {
+        let machine = Self::empty();
+        *machine.permit.lock().unwrap() = Some(RunPermit::for_new_machine());
+        machine.running.store(true, Ordering::SeqCst);
+        machine
+    }
+
+    pub fn empty() -> Arc<Self> {
+        let ram = GuestRam::new(RAM, Backing::Small).unwrap();
+        Arc::new(Self {
+            log: Log { pages: ram.pages(), dirty: Mutex::default() },
+            ram,
+            running: AtomicBool::new(false),
+            permit: Mutex::default(),
+            writes: AtomicU64::new(0),
+            cpu: Mutex::default(),
+            refusals: Mutex::default(),
+            restore_takes: Mutex::default(),
+        })
+    }
+
+    /// One instruction of the guest: writes `value` into a page, if it runs.
+    pub fn write(&self, page: u64, value: u8) -> bool {
+        let _cpu = self.cpu.lock().unwrap();
+        if !self.running.load(Ordering::SeqCst) {
+            return false;
+        }
+        assert!(self.permit.lock().unwrap().is_some(), "the guest ran without a permit");
+        self.ram.slice(PageRange::new(page, 1)).unwrap().copy_from(&[value; 4096]);
+        if let Some(dirty) = self.log.dirty.lock().unwrap().as_mut() {
+            dirty.insert(PageRange::new(page, 1));
+        }
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        true
+    }
+
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::SeqCst)
+    }
+
+    pub fn has_permit(&self) -> bool {
+        self.permit.lock().unwrap().is_some()
+    }
+
+    pub fn is_logging(&self) -> bool {
+        self.log.dirty.lock().unwrap().is_some()
+    }
+
+    pub fn contents(&self) -> Vec<u8> {
+        let all = PageRange::new(0, self.ram.pages());
+        let mut bytes = vec![0; usize::try_from(RAM).unwrap()];
+        self.ram.read(all, &mut bytes).unwrap();
+        bytes
+    }
+
+    pub fn touched(&self) -> Vec<PageRange> {
+        self.ram.touched(PageRange::new(0, self.ram.pages())).unwrap()
+    }
+}
+
+impl Machine for Simulated {
+    fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    fn is_running(&self) -> bool {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    fn pause(&self) -> Result<(), MachineError> {
+        let _cpu = self.cpu.lock().unwrap();
+        self.running.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn surrender(&self) -> Option<RunPermit> {
+        assert!(!self.is_running());
+        self.permit.lock().unwrap().take()
+    }
+
+    fn grant(&self, permit: RunPermit) {
+        assert!(self.permit.lock().unwrap().replace(permit).is_none());
+    }
+
+    fn run(&self, permit: RunPermit) -> Result<(), MachineError> {
+        self.grant(permit);
+        self.running.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl SourceMachine for Simulated {
+    fn describe(&self) -> Result<Bundle, MachineError> {
+        let mut bundle = Bundle::new();
+        bundle.put("", &Description { ram: RAM });
+        Ok(bundle)
+    }
+
+    fn refusals(&self) -> Vec<Refusal> {
+        self.refusals.lock().unwrap().clone()
+    }
+
+    fn dirty_log(&self) -> &dyn DirtyLog {
+        &self.log
+    }
+
+    fn save(&self) -> Result<Bundle, MachineError> {
+        assert!(!self.is_running());
+        let mut bundle = Bundle::new();
+        bundle.put("", &Counter { writes: self.writes() });
+        Ok(bundle)
+    }
+}
+
+impl DestinationMachine for Simulated {
+    fn rehearse(&self) -> Result<Rehearsal, MachineError> {
+        Ok(Rehearsal {
+            save: Duration::from_micros(50),
+            restore: *self.restore_takes.lock().unwrap(),
+        })
+    }
+
+    fn restore(&self, mut state: Bundle) -> Result<(), MachineError> {
+        std::thread::sleep(*self.restore_takes.lock().unwrap());
+        let bad = |e| MachineError::new(Code::BadState, "loading the counter", e);
+        let counter: Counter = state.take("").map_err(bad)?;
+        state.finish().map_err(bad)?;
+        self.writes.store(counter.writes, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// Builds simulated machines, and remembers the last one.
+#[derive(Default)]
+pub struct Builder {
+    pub built: Mutex<Option<Arc<Simulated>>>,
+    pub refusals: Mutex<Vec<Refusal>>,
+    pub restore_takes: Mutex<Duration>,
+}
+
+impl Builder {
+    pub fn built(&self) -> Option<Arc<Simulated>> {
+        self.built.lock().unwrap().clone()
+    }
+}
+
+impl MachineBuilder for Builder {
+    fn check(&self, description: &Bundle) -> Vec<Refusal> {
+        let described: Result<Description, _> = description.clone().take("");
+        assert_eq!(described, Ok(Description { ram: RAM }));
+        self.refusals.lock().unwrap().clone()
+    }
+
+    fn build(&self, _: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>> {
+        let machine = Simulated::empty();
+        *machine.restore_takes.lock().unwrap() = *self.restore_takes.lock().unwrap();
+        *self.built.lock().unwrap() = Some(machine.clone());
+        Ok(machine)
+    }
+}
+
+/// Notes what it is told.
+#[derive(Default)]
+pub struct Notes {
+    pub seen: Mutex<Vec<Status>>,
+    pub stopped: AtomicU64,
+    pub resumed: AtomicU64,
+}
+
+impl Observer for Notes {
+    fn status(&self, status: Status) {
+        self.seen.lock().unwrap().push(status);
+    }
+    fn pass(&self, _: u32) {}
+    fn stopped(&self) {
+        self.stopped.fetch_add(1, Ordering::SeqCst);
+    }
+    fn resumed(&self) {
+        self.resumed.fetch_add(1, Ordering::SeqCst);
+    }
+    fn undecided(&self, _: &str) {}
+    fn finished(&self, _: &Report) {}
+}
