@@ -247,7 +247,8 @@ impl SelfCheck {
         }
     }
 
-    /// The clock during a batch: never backwards, and close to the others'
+    /// The TSC during a batch and KVM's clock since the last: never backwards;
+    /// and the TSC close to that of other processors
     fn check_clock(&mut self) {
         let batch = &self.batch;
         let (gap, end, reads, last) = (batch.gap, batch.gap_end, batch.reads, batch.last);
@@ -256,6 +257,11 @@ impl SelfCheck {
         if gap > i64::MAX as u64 {
             self.fault(Kind::Tsc, 0, end.wrapping_sub(gap), end);
         }
+        let (_, clock) = self.station.machine.time.kvm(self.station.cpu);
+        if clock < self.kvm_clock {
+            self.fault(Kind::KvmClock, 0, self.kvm_clock, clock);
+        }
+        self.kvm_clock = clock;
         let skew = self.station.machine.time.ticks(self.station.machine.params.skew);
         let latest = LATEST.load(Ordering::Acquire);
         let now = cpu::tsc();
@@ -268,7 +274,7 @@ impl SelfCheck {
         }
     }
 
-    /// What is slow to check: registers beyond ring 3, and KVM's clock
+    /// The registers that are slow to reach
     fn check_state(&mut self, generation: u64) {
         for index in 0..registers::COUNT {
             if let Some(wrong) = self.registers.renew(index, generation) {
@@ -276,12 +282,6 @@ impl SelfCheck {
             }
             self.station.watch.tick_after_io();
         }
-        let (_, clock) = self.station.machine.time.kvm(self.station.cpu);
-        if clock < self.kvm_clock {
-            let last = self.kvm_clock;
-            self.fault(Kind::KvmClock, 0, last, clock);
-        }
-        self.kvm_clock = clock;
     }
 
     fn check_image(&mut self) {
@@ -304,11 +304,10 @@ impl SelfCheck {
             self.check_image();
             self.print_check(Scope::Passing, CHECKED.load(Ordering::Relaxed));
         }
-        if first && self.full_reported == FULL_BEGUN.load(Ordering::Relaxed) {
-            if self.station.checks() > self.full_reported {
-                FULL_PAGES.store(0, Ordering::Relaxed);
-                FULL_BEGUN.fetch_add(1, Ordering::Release);
-            }
+        let begun = FULL_BEGUN.load(Ordering::Relaxed);
+        if first && self.full_reported == begun && self.station.checks() > begun {
+            FULL_PAGES.store(0, Ordering::Relaxed);
+            FULL_BEGUN.fetch_add(1, Ordering::Release);
         }
         if FULL_BEGUN.load(Ordering::Acquire) > self.full_done {
             self.full_done += 1;

@@ -29,7 +29,8 @@ pub unsafe fn start() {
     };
     // SAFETY: nobody else writes the table, and nothing raises an exception yet
     unsafe {
-        let table = &mut *(&raw mut idt);
+        let table = &raw mut idt;
+        let table = &mut *table;
         for (entry, handler) in table.iter_mut().zip(exception_table) {
             *entry = gate(handler, GATE);
         }

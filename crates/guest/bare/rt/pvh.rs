@@ -49,7 +49,7 @@ impl Boot {
         // SAFETY: by the PVH protocol this lies in memory below 4 GiB
         let info = unsafe { &*(address as *const StartInfo) };
         assert!(info.magic == MAGIC && info.version >= 1);
-        let mut ram = Regions::new();
+        let mut ram = Regions::none();
         // SAFETY: as above
         let map = unsafe {
             core::slice::from_raw_parts(
@@ -62,7 +62,8 @@ impl Boot {
         }
         // SAFETY: nobody else uses the buffer; the loader's string ends with a zero byte
         let command_line = unsafe {
-            let copy = &mut *(&raw mut COMMAND_LINE);
+            let copy = &raw mut COMMAND_LINE;
+            let copy = &mut *copy;
             let source = info.command_line as *const u8;
             let mut length = 0;
             while !source.is_null() && length < copy.len() && *source.add(length) != 0 {

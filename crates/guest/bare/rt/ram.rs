@@ -13,7 +13,7 @@ pub struct Regions {
 
 impl Regions {
     /// None
-    pub const fn new() -> Self {
+    pub const fn none() -> Self {
         Self { ranges: [const { 0..0 }; MAX], count: 0 }
     }
 
@@ -39,7 +39,7 @@ impl Regions {
 
     /// What of these lies in `bounds`
     pub fn within(&self, bounds: Range<u64>) -> Self {
-        let mut part = Self::new();
+        let mut part = Self::none();
         for range in self.iter() {
             part.push(range.start.max(bounds.start)..range.end.min(bounds.end));
         }
@@ -48,7 +48,7 @@ impl Regions {
 
     /// Takes the first `size` bytes (whole pages) out, as far as there are so many
     pub fn take(&mut self, size: u64) -> Self {
-        let (mut taken, mut left) = (Self::new(), size.next_multiple_of(4096));
+        let (mut taken, mut left) = (Self::none(), size.next_multiple_of(4096));
         for range in &mut self.ranges[..self.count] {
             let length = left.min(range.end - range.start);
             taken.push(range.start..range.start + length);

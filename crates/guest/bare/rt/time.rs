@@ -38,7 +38,7 @@ impl Scale {
         } else {
             u128::from(ticks) << self.shift
         };
-        (shifted * u128::from(self.mul) >> 32) as u64
+        ((shifted * u128::from(self.mul)) >> 32) as u64
     }
 
     fn from_khz(khz: u64) -> Self {
