@@ -10,6 +10,8 @@ pub mod destination;
 mod error;
 pub mod handover;
 mod machine;
+#[cfg(feature = "mutate")]
+mod mutate;
 mod observer;
 mod options;
 pub mod ram;

@@ -161,6 +161,10 @@ impl Destination {
             pages.complete += 1;
             pages.ended.fill(false);
             self.progress.pass = end.pass;
+            #[cfg(feature = "mutate")]
+            if let Some(machine) = &self.machine {
+                crate::mutate::keep_pages(end.pass, machine.ram());
+            }
             io.send(&Message::PassDone(end.pass))?;
             self.observer.pass(end.pass);
             return self.restore(io);
@@ -208,6 +212,8 @@ impl Destination {
             };
         };
         session.run = state.run;
+        #[cfg(feature = "mutate")]
+        crate::mutate::damage(machine.ram());
         let begun = io.now();
         let bundle = Bundle::decode(&state.state)
             .map_err(|e| MachineError::new(Code::BadState, "reading the state", e))?;

@@ -272,3 +272,152 @@ fn crc32(bytes: &[u8]) -> u32 {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::path::Path;
+
+    fn record() -> impl Strategy<Value = Record> {
+        let text = || prop_oneof!["[ -~]{0,40}", ".{0,40}", "[%\\x00-\\x1f\\x7f]{0,8}"];
+        let decision =
+            prop_oneof![Just(Decision::Open), Just(Decision::Committed), Just(Decision::Refused)];
+        let role = prop_oneof![Just(Role::Source), Just(Role::Destination)];
+        (role, decision, any::<[u8; 16]>(), any::<u128>(), any::<u64>(), text(), text()).prop_map(
+            |(role, decision, token, machine, since, name, peer)| {
+                let machine = Uuid::from_u128(machine);
+                let particulars = Particulars::new(Token(token), machine, name, peer, since)
+                    .expect("it is short");
+                Record { role, decision, particulars }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_reads_back(record in record()) {
+            let bytes = record.encode();
+            prop_assert!(bytes.len() <= MAX_RECORD_LEN);
+            prop_assert_eq!(Record::decode(&bytes), Ok(record));
+        }
+
+        #[test]
+        fn damage_is_never_read_as_a_record(
+            record in record(), at: prop::sample::Index, flip in 1u8.., cut: prop::sample::Index,
+        ) {
+            let bytes = record.encode();
+            let mut flipped = bytes.clone();
+            flipped[at.index(bytes.len())] ^= flip;
+            prop_assert!(Record::decode(&flipped).is_err());
+            prop_assert!(Record::decode(&bytes[..cut.index(bytes.len())]).is_err());
+        }
+
+        #[test]
+        fn anything_can_be_looked_at(
+            bytes in prop::collection::vec(any::<u8>(), 0..300), mut record in record(),
+            junk in "[ -~\\n%]{0,60}", at: prop::sample::Index,
+        ) {
+            let _ = Record::decode(&bytes);
+            // Near misses get further than noise does.
+            record.particulars.name.clear();
+            let mut text = String::from_utf8(record.encode()).expect("it is text");
+            let at = at.index(text.len());
+            let at = (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.insert_str(at, &junk);
+            if let Ok(read) = Record::decode(text.as_bytes()) {
+                prop_assert_eq!(read.encode(), text.as_bytes());
+            }
+        }
+    }
+
+    fn fixture(name: &str) -> Vec<u8> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/handover");
+        std::fs::read(folder.join(name)).expect("the fixture is there")
+    }
+
+    fn sample(role: Role, decision: Decision, since: u64, peer: &str) -> Record {
+        let token = "0f1e2d3c4b5a69788796a5b4c3d2e1f0".parse().expect("a token");
+        let machine = Uuid::from_u128(0x6c0e_8b1a_52d4_4f7e_9a33_0d7f_2b1c_4e5f);
+        let particulars = Particulars::new(token, machine, "web-1", peer, since).expect("short");
+        Record { role, decision, particulars }
+    }
+
+    #[test]
+    fn records_are_the_bytes_that_they_always_were() {
+        let zero = Particulars::new(Token([0; 16]), Uuid::nil(), "", "", 0).expect("short");
+        let odd = Particulars::new(
+            Token([0xff; 16]),
+            sample(Role::Source, Decision::Open, 0, "").particulars.machine,
+            "100 % Brachvögel\n",
+            "unix:/run/odd\tname\x7f",
+            u64::MAX,
+        )
+        .expect("short");
+        let (source, destination) = (Role::Source, Role::Destination);
+        for (name, record) in [
+            (
+                "source-open",
+                sample(source, Decision::Open, 1_771_234_567_890, "tcp:192.0.2.7:7000"),
+            ),
+            (
+                "destination-open",
+                sample(destination, Decision::Open, 1_771_234_567_905, "192.0.2.3:52114"),
+            ),
+            (
+                "destination-committed",
+                Record { role: destination, decision: Decision::Committed, particulars: zero },
+            ),
+            (
+                "source-refused",
+                Record { role: source, decision: Decision::Refused, particulars: odd },
+            ),
+        ] {
+            assert_eq!(Record::decode(&fixture(name)), Ok(record.clone()), "{name}");
+            assert_eq!(record.encode(), fixture(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused_with_the_reason() {
+        let shape = RecordError::Damaged("it is not laid out as a record");
+        let check = RecordError::Damaged("its checksum does not match");
+        for (name, why) in [
+            ("bad-checksum", check.clone()),
+            ("bad-version", RecordError::Version("2".into())),
+            ("bad-truncated", shape.clone()),
+            ("bad-trailing", check.clone()),
+            ("bad-order", shape.clone()),
+            ("bad-number", check.clone()),
+            ("bad-escape", check),
+            ("bad-long", RecordError::TooLong { what: "machine's name", len: 1025 }),
+            ("bad-empty", shape),
+        ] {
+            assert_eq!(Record::decode(&fixture(name)), Err(why), "{name}");
+        }
+        let long = vec![b'\n'; MAX_RECORD_LEN + 1];
+        assert_eq!(Record::decode(&long), Err(RecordError::Damaged("it is too long")));
+    }
+
+    #[test]
+    fn the_longest_record_fits_into_what_a_reader_reads() {
+        let long = "\n".repeat(MAX_TEXT_LEN);
+        let particulars =
+            Particulars::new(Token([1; 16]), Uuid::max(), long.clone(), long, u64::MAX);
+        let record = Record {
+            role: Role::Destination,
+            decision: Decision::Committed,
+            particulars: particulars.expect("it is just within the limit"),
+        };
+        assert!(record.encode().len() <= MAX_RECORD_LEN);
+        assert_eq!(Record::decode(&record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn the_record_in_the_documentation_is_a_real_one() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/handover.md");
+        let docs = std::fs::read_to_string(docs).expect("the documentation is there");
+        let fixture = String::from_utf8(fixture("source-open")).expect("it is text");
+        assert!(docs.contains(&fixture), "docs/handover.md does not show {fixture}");
+    }
+}

@@ -135,6 +135,8 @@ impl Sender {
                 _ => self.header.runs.push(Run { range: PageRange::new(page, 1), content }),
             }
         }
+        #[cfg(feature = "mutate")]
+        crate::mutate::drop_page(&mut self.header);
         if pass.kind() == PassKind::First {
             totals.skipped += self.header.zero_pages();
         }

@@ -26,6 +26,8 @@ impl Source {
             "the guest is stopped for the whole motion".clone_into(&mut self.report.switch);
             self.stop_guest(io, Duration::ZERO)?;
         } else {
+            #[cfg(feature = "mutate")]
+            crate::mutate::keep_state(&*self.machine);
             self.machine
                 .dirty_log()
                 .start()

@@ -111,7 +111,10 @@ impl Source {
             self.times.waited = io.now().since(self.times.paused);
         }
         self.timers.progress(io.now());
-        let set = self.dirty()?;
+        #[cfg_attr(not(feature = "mutate"), expect(unused_mut, reason = "a test forgets a page"))]
+        let mut set = self.dirty()?;
+        #[cfg(feature = "mutate")]
+        crate::mutate::forget_dirty(&mut set);
         let count = set.count();
         let pass = Arc::new(Pass::new(self.next_number(), PassKind::Later, set, false));
         self.pass = Some(pass.clone());
@@ -136,7 +139,10 @@ impl Source {
             let report = self.account(duration);
             self.report.passes.push(report);
         }
-        let state = self.machine.save()?.encode();
+        let state = self.machine.save()?;
+        #[cfg(feature = "mutate")]
+        let state = crate::mutate::replay_msr(state);
+        let state = state.encode();
         self.times.saved = io.now();
         io.send(&Message::State(State {
             state,
