@@ -6,6 +6,7 @@ mod raw;
 
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use machine::Pretender;
@@ -27,6 +28,13 @@ fn refusal(result: Result<Value, ClientError>) -> Error {
         Err(ClientError::Command(error)) => error,
         other => panic!("not refused: {other:?}"),
     }
+}
+
+/// Two ends, of which the reading one does not wait for ever for the other to be closed.
+fn pipe() -> (UnixStream, UnixStream) {
+    let (reader, writer) = UnixStream::pair().unwrap();
+    reader.set_read_timeout(PATIENCE).unwrap();
+    (reader, writer)
 }
 
 #[test]
@@ -110,7 +118,7 @@ fn an_out_of_band_command_is_answered_while_another_runs() {
 fn a_descriptor_that_was_passed_can_be_used_once() {
     let pretender = Pretender::new();
     let mut client = client(&pretender);
-    let (mut reader, writer) = std::io::pipe().unwrap();
+    let (mut reader, writer) = pipe();
     client.pass_descriptor("way", writer.as_fd(), PATIENCE).unwrap();
     drop(writer);
     let migrate = Command::Migrate(Migrate { uri: Some("fd:way".into()), ..Default::default() });
@@ -125,9 +133,9 @@ fn a_descriptor_that_was_passed_can_be_used_once() {
 fn a_descriptor_closes_by_closefd_by_its_name_used_again_and_with_its_client() {
     let pretender = Pretender::new();
     let mut client = client(&pretender);
-    let closed = |reader: &mut std::io::PipeReader| reader.read(&mut [0]).unwrap() == 0;
+    let closed = |reader: &mut UnixStream| reader.read(&mut [0]).unwrap() == 0;
     let pass = |client: &mut Client| {
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = pipe();
         client.pass_descriptor("way", writer.as_fd(), PATIENCE).unwrap();
         reader
     };

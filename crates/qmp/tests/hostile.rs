@@ -7,6 +7,7 @@ mod raw;
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use machine::Pretender;
@@ -31,6 +32,13 @@ fn send_with_descriptors(raw: &Raw, text: &str, descriptors: &[BorrowedFd<'_>]) 
     let sent =
         sendmsg(raw.stream(), &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::NOSIGNAL);
     assert_eq!(sent, Ok(text.len()));
+}
+
+/// Two ends, of which the reading one does not wait for ever for the other to be closed.
+fn pipe() -> (UnixStream, UnixStream) {
+    let (reader, writer) = UnixStream::pair().unwrap();
+    reader.set_read_timeout(PATIENCE).unwrap();
+    (reader, writer)
 }
 
 #[test]
@@ -294,7 +302,7 @@ fn many_clients_at_once_are_each_answered_their_own() {
 fn a_descriptor_belongs_to_the_command_that_it_came_with() {
     let pretender = Pretender::new();
     let mut raw = Raw::negotiated(&pretender.path);
-    let closed = |reader: &mut std::io::PipeReader| reader.read(&mut [0]).unwrap() == 0;
+    let closed = |reader: &mut UnixStream| reader.read(&mut [0]).unwrap() == 0;
     // None of these takes what comes with it, and none leaves it to the next.
     for line in [
         "{\"execute\": \"query-status\"}\r\n",
@@ -302,8 +310,8 @@ fn a_descriptor_belongs_to_the_command_that_it_came_with() {
         "{\"execute\": \"getfd\", \"arguments\": {\"fdname\": \"7up\"}}",
         "{\n",
     ] {
-        let (mut stray, stray_writer) = std::io::pipe().unwrap();
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (mut stray, stray_writer) = pipe();
+        let (mut reader, writer) = pipe();
         send_with_descriptors(&raw, line, &[stray_writer.as_fd()]);
         drop(stray_writer);
         raw.answer();
@@ -324,7 +332,7 @@ fn a_descriptor_belongs_to_the_command_that_it_came_with() {
 fn a_descriptor_may_come_with_a_blank_before_its_command() {
     let pretender = Pretender::new();
     let mut raw = Raw::negotiated(&pretender.path);
-    let (_reader, writer) = std::io::pipe().unwrap();
+    let (_reader, writer) = pipe();
     raw.send("{\"execute\": \"query-status\"}\n");
     send_with_descriptors(&raw, " ", &[writer.as_fd()]);
     raw.send("{\"execute\": \"getfd\", \"arguments\": {\"fdname\": \"way\"}}\n");
@@ -338,7 +346,7 @@ fn too_many_descriptors_end_their_client_and_are_closed() {
     let mut other = Client::connect(&pretender.path).unwrap();
     for (at_once, times) in [(17, 1), (64, 1), (1, 17), (4, 5)] {
         let mut raw = Raw::negotiated(&pretender.path);
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (mut reader, writer) = pipe();
         for _ in 0..times {
             send_with_descriptors(&raw, " ", &vec![writer.as_fd(); at_once]);
         }
@@ -355,7 +363,7 @@ fn a_client_can_name_only_so_many_descriptors() {
     let limits = Limits { named_descriptors: 2, ..Limits::default() };
     let pretender = Pretender::within(limits);
     let mut client = Client::connect(&pretender.path).unwrap();
-    let (_reader, writer) = std::io::pipe().unwrap();
+    let (_reader, writer) = pipe();
     for name in ["a", "b", "a"] {
         client.pass_descriptor(name, writer.as_fd(), PATIENCE).unwrap();
     }
