@@ -1,4 +1,38 @@
-//! The KVM machine: vCPUs, memory map, boot, ACPI, run states
+//! The KVM machine: vCPUs, memory map, boot, ACPI, run states.
+//!
+//! A [`Vm`] is built once, with all its vCPUs, their threads and its devices, and then runs whenever
+//! it is given a [`motion::handover::RunPermit`]. It is made from nothing ([`Vm::new`],
+//! [`Vm::boot`]) or for a guest that comes from elsewhere ([`Builder`]).
 
+mod abi;
 pub mod acpi;
+mod available;
+mod board;
 pub mod boot;
+mod builder;
+mod clock;
+mod config;
+mod description;
+mod dirty;
+mod error;
+mod gate;
+mod irq;
+mod kvm;
+mod machine;
+mod motion;
+mod run_page;
+mod slots;
+mod status;
+mod sys;
+mod vcpu;
+mod vm;
+
+pub use builder::{Builder, ConsoleSource, Wishes};
+pub use clock::SavedClock;
+pub use config::{BootSource, MOST_VCPUS, MachineConfig};
+pub use description::{MOST_BOOT_BYTES, SavedBoot, SavedCpuid, SavedMachine, SavedSchemas};
+pub use error::VmError;
+pub use kvm::{Hypervisor, OpenError};
+pub use status::{EventSink, RunState, VmEvent};
+pub use vcpu::SavedVcpu;
+pub use vm::Vm;

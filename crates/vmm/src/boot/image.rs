@@ -82,7 +82,7 @@ impl Image {
     }
 
     /// Fills `buffer` from `offset` on.
-    pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), BootError> {
+    pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), BootError> {
         self.check(offset, buffer.len() as u64)?;
         match &self.data {
             Data::File(file) => file

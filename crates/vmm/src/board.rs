@@ -1,0 +1,170 @@
+//! The machine's devices, wired to each other and to KVM.
+
+use crate::gate::Gate;
+use crate::status::Status;
+use devices::acpi_pm::{self, AcpiPm, PowerEvent, PowerSwitch, SavedAcpiPm};
+use devices::bus::{Bus, BusError};
+use devices::ioapic::{self, IoApic, MsiSink, Pin, SavedIoApic};
+use devices::irq::IrqLine;
+use devices::uart::{self, Line, SavedUart, Uart};
+use devices::{InvalidState, lock};
+use state::{Bundle, LoadError, Saved};
+use std::sync::{Arc, Mutex};
+
+/// A schema of saved state, as the other side needs to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Schema {
+    pub name: &'static str,
+    pub version: u16,
+    pub least_reader: u16,
+}
+
+impl Schema {
+    pub const fn of<S: Saved>() -> Self {
+        Self { name: S::SCHEMA, version: S::VERSION, least_reader: S::LEAST_READER }
+    }
+}
+
+/// The devices of every machine.
+pub(crate) struct Board {
+    ports: Bus,
+    mmio: Bus,
+    ioapic: Arc<Mutex<IoApic>>,
+    uart: Arc<Mutex<Uart>>,
+    pm: Arc<Mutex<AcpiPm>>,
+    sink: Arc<dyn MsiSink>,
+    line: Arc<dyn Line>,
+    switch: Arc<dyn PowerSwitch>,
+}
+
+impl Board {
+    /// The schemas of what [`Self::save`] saves.
+    pub const SCHEMAS: [Schema; 3] =
+        [Schema::of::<SavedIoApic>(), Schema::of::<SavedUart>(), Schema::of::<SavedAcpiPm>()];
+
+    /// The devices as they are after power-on. `line` is the host's end of the console.
+    pub fn new(
+        sink: Arc<dyn MsiSink>,
+        line: Arc<dyn Line>,
+        switch: Arc<dyn PowerSwitch>,
+    ) -> Result<Self, BusError> {
+        let ioapic = Arc::new(Mutex::new(IoApic::new(sink.clone())));
+        let uart = Uart::new(wire(&ioapic, uart::COM1_IRQ), line.clone());
+        let pm = AcpiPm::new(wire(&ioapic, acpi_pm::GSI), switch.clone());
+        let (uart, pm) = (Arc::new(Mutex::new(uart)), Arc::new(Mutex::new(pm)));
+        let (mut ports, mut mmio) = (Bus::ports(), Bus::mmio());
+        mmio.insert("ioapic", ioapic::BASE, ioapic::LENGTH, ioapic.clone())?;
+        ports.insert("uart16550", uart::COM1_PORT.into(), uart::PORTS.into(), uart.clone())?;
+        ports.insert("acpi-pm", acpi_pm::BASE.into(), acpi_pm::PORTS.into(), pm.clone())?;
+        Ok(Self { ports, mmio, ioapic, uart, pm, sink, line, switch })
+    }
+
+    pub fn ports(&self) -> &Bus {
+        &self.ports
+    }
+
+    pub fn mmio(&self) -> &Bus {
+        &self.mmio
+    }
+
+    pub fn ioapic(&self) -> &Mutex<IoApic> {
+        &self.ioapic
+    }
+
+    pub fn uart(&self) -> &Arc<Mutex<Uart>> {
+        &self.uart
+    }
+
+    /// Asks the guest to power off, as a person does who presses the button.
+    pub fn press_power_button(&self) {
+        lock(&self.pm).press_power_button();
+    }
+
+    /// All devices back to power-on.
+    pub fn reset(&self) {
+        lock(&self.uart).reset();
+        lock(&self.pm).reset();
+        lock(&self.ioapic).reset();
+    }
+
+    /// Adds the state of all devices.
+    pub fn save(&self, into: &mut Bundle) {
+        let Self { ports: _, mmio: _, ioapic, uart, pm, sink: _, line: _, switch: _ } = self;
+        into.put("", &lock(ioapic).save());
+        into.put(COM1, &lock(uart).save());
+        into.put("", &lock(pm).save());
+    }
+
+    /// Takes the state of all devices out of `bundle`.
+    pub fn take(bundle: &mut Bundle) -> Result<SavedBoard, LoadError> {
+        Ok(SavedBoard { ioapic: bundle.take("")?, uart: bundle.take(COM1)?, pm: bundle.take("")? })
+    }
+
+    /// Puts all devices into that state, or none.
+    pub fn restore(&self, saved: SavedBoard) -> Result<(), LoadError> {
+        let SavedBoard { ioapic, uart, pm } = saved;
+        let sink = self.sink.clone();
+        let ioapic = IoApic::restore(&ioapic, sink).map_err(refused::<SavedIoApic>(""))?;
+        let irq = wire(&self.ioapic, uart::COM1_IRQ);
+        let line = self.line.clone();
+        let uart = Uart::restore(uart, irq, line).map_err(refused::<SavedUart>(COM1))?;
+        let irq = wire(&self.ioapic, acpi_pm::GSI);
+        let switch = self.switch.clone();
+        let pm = AcpiPm::restore(&pm, irq, switch).map_err(refused::<SavedAcpiPm>(""))?;
+        let routes = ioapic.routes();
+        *lock(&self.ioapic) = ioapic;
+        *lock(&self.uart) = uart;
+        *lock(&self.pm) = pm;
+        if !routes.is_empty() {
+            self.sink.routes_changed(&routes);
+        }
+        Ok(())
+    }
+}
+
+/// The state of all devices.
+#[derive(Debug)]
+pub(crate) struct SavedBoard {
+    ioapic: SavedIoApic,
+    uart: SavedUart,
+    pm: SavedAcpiPm,
+}
+
+/// Which UART it is.
+const COM1: &str = "com1";
+
+fn wire(ioapic: &Arc<Mutex<IoApic>>, pin: u8) -> Arc<dyn IrqLine> {
+    Arc::new(Pin::new(ioapic.clone(), pin))
+}
+
+fn refused<S: Saved>(instance: &str) -> impl FnOnce(InvalidState) -> LoadError {
+    move |e| LoadError::Malformed {
+        schema: S::SCHEMA.to_owned(),
+        instance: instance.to_owned(),
+        reason: e.to_string(),
+    }
+}
+
+impl std::fmt::Debug for Board {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Board").field("ports", &self.ports).field("mmio", &self.mmio).finish()
+    }
+}
+
+/// The guest's hand on the power switch: it stops all vCPUs, without waiting for them, since it is
+/// one of them that asks.
+#[derive(Debug)]
+pub(crate) struct Power {
+    pub gate: Arc<Gate>,
+    pub status: Arc<Status>,
+}
+
+impl PowerSwitch for Power {
+    fn request(&self, event: PowerEvent) {
+        self.gate.close();
+        match event {
+            PowerEvent::Shutdown => self.status.shut_down(),
+            PowerEvent::Reset => self.status.want_reset(),
+        }
+    }
+}

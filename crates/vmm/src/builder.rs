@@ -1,0 +1,290 @@
+//! Machines for guests that come from elsewhere.
+
+use crate::available::{Available, Shortage};
+use crate::board::Schema;
+use crate::config::MachineConfig;
+use crate::description::{Described, SavedCpuid, SavedMachine, schemas};
+use crate::error::VmError;
+use crate::kvm::Hypervisor;
+use crate::status::{EventSink, RunState};
+use crate::vcpu::{Vcpu, cpuid, msr};
+use crate::vm::{self, Model, Vm};
+use devices::console::{Console, ConsoleError};
+use memory::{Backing, GuestRam, Layout};
+use motion::{DestinationMachine, MachineBuilder};
+use state::{Bundle, Code, Refusal};
+use std::sync::{Arc, Mutex, PoisonError};
+use uuid::Uuid;
+
+/// How far two TSCs may be apart for a guest not to notice, in parts per million: what KVM itself
+/// tolerates before it scales (its parameter `tsc_tolerance_ppm`).
+const TSC_TOLERANCE_PPM: u64 = 250;
+
+/// What a destination's own flags say of the machine that is to come. Whatever is not given is as
+/// the source says.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// What the machine is called here.
+    pub name: Option<String>,
+    /// What backs its RAM here.
+    pub backing: Option<Backing>,
+    /// The machine has to have this UUID.
+    pub uuid: Option<Uuid>,
+    /// The machine has to have this much RAM, in bytes.
+    pub memory: Option<u64>,
+    /// The machine has to have this many vCPUs.
+    pub vcpus: Option<u32>,
+    /// Take a machine for whose RAM there is not enough memory: it may never use all of it.
+    pub overcommit: bool,
+}
+
+/// Opens the host's end of a machine's console, frozen.
+pub type ConsoleSource = Box<dyn Fn() -> Result<Console, ConsoleError> + Send + Sync>;
+
+/// Builds machines for guests that come from elsewhere, on this host's KVM.
+pub struct Builder {
+    hypervisor: Arc<Hypervisor>,
+    wishes: Wishes,
+    consoles: ConsoleSource,
+    events: EventSink,
+    built: Mutex<Option<Arc<Vm>>>,
+}
+
+impl Builder {
+    /// A builder for machines whose consoles come from `consoles` and whose events go to `events`.
+    #[must_use]
+    pub fn new(
+        hypervisor: Arc<Hypervisor>,
+        wishes: Wishes,
+        consoles: ConsoleSource,
+        events: EventSink,
+    ) -> Self {
+        Self { hypervisor, wishes, consoles, events, built: Mutex::new(None) }
+    }
+
+    /// The machine that was built last.
+    #[must_use]
+    pub fn built(&self) -> Option<Arc<Vm>> {
+        self.built.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets go of the machine that was built last, after a motion that failed.
+    pub fn forget(&self) {
+        *self.built.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// All reasons against this machine.
+    fn reasons(&self, described: &Described) -> Vec<Refusal> {
+        let mut reasons = unknown_schemas(described);
+        reasons.extend(self.conflicts(&described.machine));
+        let config = described.config(self.wishes.name.as_deref(), self.wishes.backing);
+        reasons.extend(self.shortage(&config));
+        reasons.extend(self.processor(described));
+        reasons
+    }
+
+    fn conflicts(&self, machine: &SavedMachine) -> Vec<Refusal> {
+        let Wishes { name: _, backing: _, uuid, memory, vcpus, overcommit: _ } = &self.wishes;
+        let mut conflicts = Vec::new();
+        let mut compare = |flag: &str, wished: Option<String>, comes: String| {
+            if let Some(wished) = wished.filter(|wished| *wished != comes) {
+                conflicts.push(Refusal::new(
+                    Code::ConfigConflict,
+                    flag,
+                    format!("{wished} is asked for here, and the machine that comes has {comes}"),
+                    format!("leave {flag} out: a machine comes as it is"),
+                ));
+            }
+        };
+        let comes = Uuid::from_bytes(machine.uuid);
+        compare("--uuid", uuid.map(|u| u.to_string()), comes.to_string());
+        compare("--memory", memory.map(|m| m.to_string()), machine.memory.to_string());
+        compare("--cpus", vcpus.map(|v| v.to_string()), machine.vcpus.to_string());
+        conflicts
+    }
+
+    /// Whether its RAM can be had.
+    fn shortage(&self, config: &MachineConfig) -> Vec<Refusal> {
+        let MachineConfig { memory, backing, .. } = config;
+        if let Err(e) = Layout::new(*memory, backing.page_size()) {
+            return vec![Refusal::new(Code::MemoryUnavailable, "ram", e.to_string(), "")];
+        }
+        let shortage = Available::of_host().shortage(*memory, *backing);
+        let refuse =
+            |Shortage { why, advice }| Refusal::new(Code::InsufficientMemory, "ram", why, advice);
+        // Huge pages are reserved, so that there is nothing to overcommit.
+        let overcommit = self.wishes.overcommit && *backing != Backing::Huge2M;
+        shortage.filter(|_| !overcommit).map(refuse).into_iter().collect()
+    }
+
+    /// Whether the processor can be had: it is made, in a machine that does not last.
+    fn processor(&self, described: &Described) -> Vec<Refusal> {
+        let machine = &described.machine;
+        let cpu =
+            |why: String, advice: &str| Refusal::new(Code::IncompatibleCpu, "cpu", why, advice);
+        let most = self.hypervisor.most_vcpus();
+        if machine.vcpus > most {
+            let why = format!("it has {} vCPUs, and this host's KVM gives {most}", machine.vcpus);
+            return vec![cpu(why, "")];
+        }
+        let sample = match self.sample(described) {
+            Ok(made) => made,
+            Err(e) => return vec![cpu(e.to_string(), "")],
+        };
+        let Sample { here, set: vcpu } = &sample;
+        let guest = described.cpuid.first().map(SavedCpuid::entries).unwrap_or_default();
+        let lacks = cpuid::lacks(&guest, here.cpuid(), vcpu.cpuid());
+        let mut reasons: Vec<_> = lacks
+            .iter()
+            .map(|lack| cpu(lack.to_string(), "move to a host whose processor has it"))
+            .collect();
+        let (there, here) = (machine.xsave_size, vcpu.xsave_size() as u64);
+        if there > here {
+            reasons.push(cpu(
+                format!("its XSAVE area is {there} bytes, and KVM's here is {here}"),
+                "",
+            ));
+        }
+        reasons.extend(refused_msrs(vcpu, &machine.msrs).into_iter().map(|why| cpu(why, "")));
+        let (there, here) = (u64::from(machine.tsc_khz), u64::from(vcpu.tsc_khz()));
+        if there.abs_diff(here) * 1_000_000 > there * TSC_TOLERANCE_PPM {
+            reasons.push(Refusal::new(
+                Code::IncompatibleTsc,
+                "tsc",
+                format!("its TSC counts {there} kHz; here it counts {here}, and cannot be scaled"),
+                "move to a host whose processor scales the TSC, or has one of that frequency",
+            ));
+        }
+        reasons
+    }
+
+    /// The first vCPU of the machine as it would be here, and the one that this host would make of
+    /// itself, which says what there is to be had: some KVMs give more than they say they support.
+    fn sample(&self, described: &Described) -> Result<Sample, VmError> {
+        let vm = vm::create(&self.hypervisor)?;
+        let mut own = vm::vcpus(&self.hypervisor, &vm, 0..1, described.machine.vcpus, None)?;
+        let model = described.model();
+        let first = Model { cpuid: model.cpuid.iter().take(1).cloned().collect(), ..model };
+        let other = vm::create(&self.hypervisor)?;
+        let mut set =
+            vm::vcpus(&self.hypervisor, &other, 0..1, described.machine.vcpus, Some(&first))?;
+        let one = "one vCPU was asked for";
+        Ok(Sample { here: own.pop().expect(one), set: set.pop().expect(one) })
+    }
+
+    fn try_build(&self, described: Described) -> Result<Arc<Vm>, Refusal> {
+        let refused = |code, what: &str, why: String| Refusal::new(code, what, why, "");
+        let config = described.config(self.wishes.name.as_deref(), self.wishes.backing);
+        let ram = GuestRam::new(config.memory, config.backing)
+            .map_err(|e| refused(Code::MemoryUnavailable, "ram", e.to_string()))?;
+        let console =
+            (self.consoles)().map_err(|e| refused(Code::HostIo, "console", e.to_string()))?;
+        let (events, state) = (self.events.clone(), RunState::Inmigrate);
+        let model = described.model();
+        let vm = Vm::build(&self.hypervisor, config, ram, console, events, Some(&model), state)
+            .and_then(|vm| {
+                if let Some(boot) = described.boot {
+                    vm.remember(&mut vm.control(), boot.into_source())?;
+                }
+                Ok(vm)
+            })
+            .map_err(|e| refused(e.code(), "machine", e.to_string()))?;
+        Ok(Arc::new(vm))
+    }
+}
+
+impl MachineBuilder for Builder {
+    fn check(&self, description: &Bundle) -> Vec<Refusal> {
+        match Described::of(description.clone()) {
+            Ok(described) => self.reasons(&described),
+            Err(e) => vec![malformed(&e)],
+        }
+    }
+
+    fn build(&self, description: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>> {
+        let described = Described::of(description).map_err(|e| vec![malformed(&e)])?;
+        let reasons = self.reasons(&described);
+        if !reasons.is_empty() {
+            return Err(reasons);
+        }
+        let vm = self.try_build(described).map_err(|refusal| vec![refusal])?;
+        *self.built.lock().unwrap_or_else(PoisonError::into_inner) = Some(vm.clone());
+        Ok(vm)
+    }
+}
+
+impl Described {
+    /// What the vCPUs are to be like.
+    pub(crate) fn model(&self) -> Model {
+        Model {
+            cpuid: self.cpuid.iter().map(SavedCpuid::entries).collect(),
+            tsc_khz: self.machine.tsc_khz,
+            xsave_size: self.machine.xsave_size,
+            msrs: self.machine.msrs.clone(),
+        }
+    }
+}
+
+/// Two vCPUs that do not last.
+struct Sample {
+    /// As this host would make one.
+    here: Vcpu,
+    /// Like the guest's.
+    set: Vcpu,
+}
+
+fn malformed(e: &state::LoadError) -> Refusal {
+    let code = match e {
+        state::LoadError::Unknown { .. } | state::LoadError::TooNew { .. } => {
+            Code::IncompatibleDevice
+        }
+        _ => Code::BadState,
+    };
+    Refusal::new(code, "description", e.to_string(), "use the same build on both sides")
+}
+
+/// State that would come and cannot be loaded here, and state that is needed and would not come.
+fn unknown_schemas(described: &Described) -> Vec<Refusal> {
+    let advice = "use a build here that is as new as the source's";
+    let refuse = |name: &str, why: String| {
+        Refusal::new(Code::IncompatibleDevice, format!("device {name}"), why, advice)
+    };
+    let known = schemas();
+    let come = &described.schemas.schemas;
+    let mut reasons = Vec::new();
+    for (name, version, least_reader) in come {
+        match known.iter().find(|schema| schema.name == name) {
+            None => reasons.push(refuse(name, "this build does not know it".to_owned())),
+            Some(Schema { version: ours, .. }) if least_reader > ours => {
+                let why = format!(
+                    "it comes as version {version}, for readers of {least_reader} or later, and \
+                     this build reads {ours}"
+                );
+                reasons.push(refuse(name, why));
+            }
+            Some(_) => {}
+        }
+    }
+    for schema in known.iter().filter(|schema| !come.iter().any(|(name, ..)| name == schema.name)) {
+        reasons.push(refuse(schema.name, "the source does not send its state".to_owned()));
+    }
+    reasons
+}
+
+/// MSRs of the guest's vCPUs that those here have not, or would not take.
+fn refused_msrs(vcpu: &Vcpu, wanted: &[msr::Msr]) -> Vec<String> {
+    let here = vcpu.made_msrs();
+    let mut reasons = Vec::new();
+    for &(index, value) in wanted {
+        match here.iter().find(|(i, _)| *i == index) {
+            None => reasons.push(format!("it has MSR {index:#x}, which KVM here has not")),
+            Some((_, ours)) if *ours == value || !msr::is_constant(index) => {}
+            Some((_, ours)) => {
+                if let Err(e) = msr::write(vcpu.fd(), &[(index, value)]) {
+                    reasons.push(format!("{e} (here it is {ours:#x})"));
+                }
+            }
+        }
+    }
+    reasons
+}

@@ -1,0 +1,163 @@
+//! kvmclock and the TSC on a journey: both go on by the time that the guest was away, and never
+//! backwards.
+//!
+//! kvmclock is set together with the wall clock at which it was read (`KVM_CLOCK_REALTIME`), so
+//! that KVM itself adds what has passed since. The TSC follows from what is added to the host's
+//! TSC: on the same host it stays as it was; on another one it changes by what the two TSCs differ
+//! at the same moment (the procedure of Linux `Documentation/virt/kvm/devices/vcpu.rst`, section
+//! 4.1).
+
+use crate::sys::io_error;
+use crate::vcpu::tsc::OffsetChange;
+use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data};
+use kvm_ioctls::{Cap, VmFd};
+use minicbor::{Decode, Encode};
+use rustix::time::{ClockId, clock_gettime};
+use std::io;
+
+/// The host's wall clock, in nanoseconds since 1970. A host whose clock stands before that has none.
+pub(crate) fn wall_clock() -> u64 {
+    let now = clock_gettime(ClockId::Realtime);
+    let nanoseconds = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    u64::try_from(nanoseconds).unwrap_or(0)
+}
+
+/// What tells one boot of one host from all others.
+pub(crate) fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
+/// The machine's clocks while it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SavedClock {
+    /// kvmclock, in nanoseconds.
+    #[n(0)]
+    pub kvmclock: u64,
+    /// The host's wall clock when kvmclock was read, in nanoseconds since 1970, as KVM says it.
+    /// Absent where it does not.
+    #[n(1)]
+    pub realtime: Option<u64>,
+    /// The host's TSC at that moment, where KVM says it.
+    #[n(2)]
+    pub host_tsc: Option<u64>,
+    /// The host's wall clock, as the VMM read it just before.
+    #[n(3)]
+    pub wall_clock: u64,
+    /// Frequency of the host's own TSC in kHz.
+    #[n(4)]
+    pub host_khz: u32,
+    /// Which boot of which host this was.
+    #[n(5)]
+    pub boot_id: Option<String>,
+}
+
+impl state::Saved for SavedClock {
+    const SCHEMA: &'static str = "whimbrel.clock";
+    const VERSION: u16 = 1;
+    const LEAST_READER: u16 = 1;
+}
+
+/// Why the clocks could not be set.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClockError {
+    #[error("{action}: {source}")]
+    Kvm {
+        action: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "kvmclock would go backwards, from {before} ns to {after} ns: this KVM does not set it"
+    )]
+    Backwards { before: u64, after: u64 },
+}
+
+fn kvm(action: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> ClockError {
+    move |e| ClockError::Kvm { action, source: io_error(e) }
+}
+
+/// This machine's clock, and what it needs to know of the host.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    /// KVM can be told the wall clock at which kvmclock was read.
+    takes_realtime: bool,
+    host_khz: u32,
+    boot_id: Option<String>,
+}
+
+impl Clock {
+    /// The clock of `vm`, on a host whose TSC counts `host_khz` thousand times a second.
+    pub fn new(vm: &VmFd, host_khz: u32) -> Self {
+        let flags = u32::try_from(vm.check_extension_int(Cap::AdjustClock)).unwrap_or(0);
+        Self { takes_realtime: flags & KVM_CLOCK_REALTIME != 0, host_khz, boot_id: boot_id() }
+    }
+
+    /// The clocks as they stand.
+    pub fn save(&self, vm: &VmFd) -> Result<SavedClock, ClockError> {
+        let wall_clock = wall_clock();
+        let now = vm.get_clock().map_err(kvm("KVM_GET_CLOCK"))?;
+        let valid = |flag, value| (now.flags & flag != 0).then_some(value);
+        Ok(SavedClock {
+            kvmclock: now.clock,
+            realtime: valid(KVM_CLOCK_REALTIME, now.realtime),
+            host_tsc: valid(KVM_CLOCK_HOST_TSC, now.host_tsc),
+            wall_clock,
+            host_khz: self.host_khz,
+            boot_id: self.boot_id.clone(),
+        })
+    }
+
+    /// Sets kvmclock to what `saved` has become since, and says what that means for the TSC.
+    pub fn restore(&self, vm: &VmFd, saved: &SavedClock) -> Result<OffsetChange, ClockError> {
+        let SavedClock { kvmclock, realtime, host_tsc, wall_clock: read_at, host_khz, boot_id } =
+            saved;
+        let data = match *realtime {
+            Some(realtime) if self.takes_realtime => kvm_clock_data {
+                clock: *kvmclock,
+                flags: KVM_CLOCK_REALTIME,
+                realtime,
+                ..Default::default()
+            },
+            _ => {
+                let away = wall_clock().saturating_sub(*read_at);
+                kvm_clock_data { clock: kvmclock.saturating_add(away), ..Default::default() }
+            }
+        };
+        vm.set_clock(&data).map_err(kvm("KVM_SET_CLOCK"))?;
+        let now = vm.get_clock().map_err(kvm("KVM_GET_CLOCK"))?;
+        if now.clock < *kvmclock {
+            return Err(ClockError::Backwards { before: *kvmclock, after: now.clock });
+        }
+        if boot_id.is_some() && *boot_id == self.boot_id {
+            return Ok(OffsetChange::Exactly(0));
+        }
+        let both_say = now.flags & KVM_CLOCK_HOST_TSC != 0 && *host_khz == self.host_khz;
+        Ok(match *host_tsc {
+            Some(then) if both_say => {
+                let passed = ticks(now.clock - kvmclock, self.host_khz);
+                OffsetChange::Exactly(passed.wrapping_add(then).wrapping_sub(now.host_tsc))
+            }
+            _ => OffsetChange::Unknown,
+        })
+    }
+}
+
+/// How often a clock of `khz` ticks in `nanoseconds`.
+pub(crate) fn ticks(nanoseconds: u64, khz: u32) -> u64 {
+    let ticks = u128::from(nanoseconds) * u128::from(khz) / 1_000_000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_counted_without_overflow() {
+        assert_eq!(ticks(1_000_000, 2_500_000), 2_500_000);
+        assert_eq!(ticks(u64::MAX, u32::MAX), u64::MAX);
+        assert_eq!(ticks(1, 999_999), 0);
+    }
+}

@@ -1,0 +1,252 @@
+//! What another host must know to build and check a machine like this one, before its guest stops.
+
+use crate::SavedClock;
+use crate::board::{Board, Schema};
+use crate::boot::Image;
+use crate::config::{BootSource, MachineConfig};
+use crate::motion::cpu_name;
+use crate::vcpu::SavedVcpu;
+use crate::vm::{Control, Vm};
+use devices::console::SavedConsole;
+use kvm_bindings::kvm_cpuid_entry2;
+use memory::Backing;
+use minicbor::{Decode, Encode};
+use state::{Bundle, Saved};
+use uuid::Uuid;
+
+/// The longest kernel and initrd, in bytes together, that travel with a machine so that its guest
+/// can be reset where it arrives. A guest with longer ones is shut down when it resets itself there.
+pub const MOST_BOOT_BYTES: u64 = 8 << 20;
+
+/// What the machine is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SavedMachine {
+    /// Its name.
+    #[n(0)]
+    pub name: String,
+    /// Its UUID.
+    #[n(1)]
+    pub uuid: [u8; 16],
+    /// Size of its RAM in bytes.
+    #[n(2)]
+    pub memory: u64,
+    /// What backs its RAM: `off`, `thp`, `2M`.
+    #[n(3)]
+    pub backing: String,
+    /// How many vCPUs it has.
+    #[n(4)]
+    pub vcpus: u32,
+    /// Frequency of the guest's TSC in kHz.
+    #[n(5)]
+    pub tsc_khz: u32,
+    /// Size of a vCPU's XSAVE area in bytes.
+    #[n(6)]
+    pub xsave_size: u64,
+    /// The MSRs of a vCPU, with the values that it was made with.
+    #[n(7)]
+    pub msrs: Vec<(u32, u64)>,
+}
+
+impl Saved for SavedMachine {
+    const SCHEMA: &'static str = "whimbrel.machine";
+    const VERSION: u16 = 1;
+    const LEAST_READER: u16 = 1;
+}
+
+/// A leaf of CPUID: function, index, flags as KVM has them, EAX, EBX, ECX, EDX.
+type Leaf = [u32; 7];
+
+/// What the guest sees of a vCPU.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SavedCpuid {
+    /// The leaves, as KVM reads them back.
+    #[n(0)]
+    pub leaves: Vec<Leaf>,
+}
+
+impl Saved for SavedCpuid {
+    const SCHEMA: &'static str = "whimbrel.cpuid";
+    const VERSION: u16 = 1;
+    const LEAST_READER: u16 = 1;
+}
+
+impl SavedCpuid {
+    pub(crate) fn of(entries: &[kvm_cpuid_entry2]) -> Self {
+        let leaf =
+            |e: &kvm_cpuid_entry2| [e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx];
+        Self { leaves: entries.iter().map(leaf).collect() }
+    }
+
+    pub(crate) fn entries(&self) -> Vec<kvm_cpuid_entry2> {
+        let entry = |&[function, index, flags, eax, ebx, ecx, edx]: &Leaf| kvm_cpuid_entry2 {
+            function,
+            index,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        };
+        self.leaves.iter().map(entry).collect()
+    }
+}
+
+/// The schemas of the state that is to come: name, version, least version of a reader.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SavedSchemas {
+    /// The schemas.
+    #[n(0)]
+    pub schemas: Vec<(String, u16, u16)>,
+}
+
+impl Saved for SavedSchemas {
+    const SCHEMA: &'static str = "whimbrel.schemas";
+    const VERSION: u16 = 1;
+    const LEAST_READER: u16 = 1;
+}
+
+/// What the machine boots when its guest resets it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SavedBoot {
+    /// The kernel's name, for messages.
+    #[n(0)]
+    pub kernel_name: String,
+    /// The kernel.
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub kernel: Vec<u8>,
+    /// The initrd's name and contents.
+    #[n(2)]
+    pub initrd: Option<(String, minicbor::bytes::ByteVec)>,
+    /// The kernel's command line.
+    #[n(3)]
+    pub cmdline: String,
+}
+
+impl Saved for SavedBoot {
+    const SCHEMA: &'static str = "whimbrel.boot";
+    const VERSION: u16 = 1;
+    const LEAST_READER: u16 = 1;
+}
+
+impl SavedBoot {
+    /// What travels of `source`: nothing when it is too long, or can no longer be read.
+    fn of(source: &BootSource) -> Option<Self> {
+        let BootSource { kernel, initrd, cmdline } = source;
+        let length = kernel.length() + initrd.as_ref().map_or(0, Image::length);
+        if length > MOST_BOOT_BYTES {
+            tracing::info!(length, "the kernel is too long to travel with its machine");
+            return None;
+        }
+        let read = |image: &Image| {
+            let mut bytes = vec![0; usize::try_from(image.length()).ok()?];
+            let read = image.read_at(0, &mut bytes).map(|()| bytes);
+            read.inspect_err(|e| tracing::warn!("the kernel does not travel: {e}")).ok()
+        };
+        let initrd = match initrd {
+            Some(image) => Some((image.name().to_owned(), read(image)?.into())),
+            None => None,
+        };
+        Some(Self {
+            kernel_name: kernel.name().to_owned(),
+            kernel: read(kernel)?,
+            initrd,
+            cmdline: cmdline.clone(),
+        })
+    }
+
+    pub(crate) fn into_source(self) -> BootSource {
+        let Self { kernel_name, kernel, initrd, cmdline } = self;
+        BootSource {
+            kernel: Image::from_bytes(kernel_name, kernel),
+            initrd: initrd.map(|(name, bytes)| Image::from_bytes(name, Vec::from(bytes))),
+            cmdline,
+        }
+    }
+}
+
+/// The schemas of everything that a machine saves.
+pub(crate) fn schemas() -> Vec<Schema> {
+    let own = [Schema::of::<SavedVcpu>(), Schema::of::<SavedClock>(), Schema::of::<SavedConsole>()];
+    own.into_iter().chain(Board::SCHEMAS).collect()
+}
+
+impl Vm {
+    /// The description of this machine.
+    pub(crate) fn description(&self, control: &Control) -> Bundle {
+        let MachineConfig { name, uuid, memory, backing, vcpus } = self.config();
+        let model = self.model();
+        let mut bundle = Bundle::new();
+        bundle.put(
+            "",
+            &SavedMachine {
+                name: name.clone(),
+                uuid: uuid.into_bytes(),
+                memory: *memory,
+                backing: backing.as_str().to_owned(),
+                vcpus: *vcpus,
+                tsc_khz: model.tsc_khz,
+                xsave_size: model.xsave_size,
+                msrs: model.msrs.clone(),
+            },
+        );
+        for (index, entries) in model.cpuid.iter().enumerate() {
+            bundle.put(cpu_name(index), &SavedCpuid::of(entries));
+        }
+        let schemas =
+            schemas().iter().map(|s| (s.name.to_owned(), s.version, s.least_reader)).collect();
+        bundle.put("", &SavedSchemas { schemas });
+        if let Some(boot) = control.boot.as_ref().and_then(SavedBoot::of) {
+            bundle.put("", &boot);
+        }
+        bundle
+    }
+}
+
+/// A description taken apart.
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub machine: SavedMachine,
+    pub cpuid: Vec<SavedCpuid>,
+    pub schemas: SavedSchemas,
+    pub boot: Option<SavedBoot>,
+}
+
+impl Described {
+    /// Takes all of `bundle`.
+    pub fn of(mut bundle: Bundle) -> Result<Self, state::LoadError> {
+        let machine: SavedMachine = bundle.take("")?;
+        let malformed = |reason: String| state::LoadError::Malformed {
+            schema: SavedMachine::SCHEMA.to_owned(),
+            instance: String::new(),
+            reason,
+        };
+        if machine.vcpus == 0 || machine.vcpus > crate::MOST_VCPUS {
+            return Err(malformed(format!("it has {} vCPUs", machine.vcpus)));
+        }
+        machine.backing.parse::<Backing>().map_err(malformed)?;
+        let cpuid = (0..machine.vcpus as usize)
+            .map(|index| bundle.take(&cpu_name(index)))
+            .collect::<Result<_, _>>()?;
+        let (schemas, boot) = (bundle.take("")?, bundle.take_optional("")?);
+        bundle.finish()?;
+        Ok(Self { machine, cpuid, schemas, boot })
+    }
+
+    /// The machine, backed here by `backing` and called `name`, where those are given.
+    pub fn config(&self, name: Option<&str>, backing: Option<Backing>) -> MachineConfig {
+        let SavedMachine { name: own, uuid, memory, backing: there, vcpus, .. } = &self.machine;
+        MachineConfig {
+            name: name.unwrap_or(own).to_owned(),
+            uuid: Uuid::from_bytes(*uuid),
+            memory: *memory,
+            backing: backing.or(there.parse().ok()).unwrap_or_default(),
+            vcpus: *vcpus,
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Saving, restoring and resetting a machine.
+
+use crate::board::Board;
+use crate::config::BootSource;
+use crate::error::VmError;
+use crate::status::RunState;
+use crate::vcpu::{SavedVcpu, StateError};
+use crate::vm::{Control, Vm};
+use crate::{SavedClock, clock::ClockError};
+use devices::console::SavedConsole;
+use memory::{DirtyLog, PageRange};
+use motion::{DestinationMachine, Machine as _, MachineError, Rehearsal, SourceMachine};
+use state::{Bundle, Code, LoadError, Refusal};
+use std::time::Instant;
+
+/// Which of several vCPUs a payload is of.
+pub(crate) fn cpu_name(index: usize) -> String {
+    format!("cpu{index}")
+}
+
+fn bad_state(what: impl Into<String>) -> impl FnOnce(LoadError) -> MachineError {
+    move |e| MachineError::new(Code::BadState, what, e)
+}
+
+impl SourceMachine for Vm {
+    fn describe(&self) -> Result<Bundle, MachineError> {
+        Ok(self.description(&self.control()))
+    }
+
+    fn refusals(&self) -> Vec<Refusal> {
+        self.ended().map_or_else(Vec::new, |why| {
+            vec![Refusal::new(Code::NotMovable, "guest", why, "reset it, or end the machine")]
+        })
+    }
+
+    fn dirty_log(&self) -> &dyn DirtyLog {
+        self.bitmap()
+    }
+
+    fn save(&self) -> Result<Bundle, MachineError> {
+        let _control = self.control();
+        let failed = |code, why: String| MachineError::new(code, "saving the machine", why);
+        if self.is_running() {
+            return Err(failed(Code::InvalidState, "it is running".to_owned()));
+        }
+        if let Some(why) = self.ended() {
+            return Err(failed(Code::GuestGone, why));
+        }
+        self.save_all()
+    }
+}
+
+impl DestinationMachine for Vm {
+    fn rehearse(&self) -> Result<Rehearsal, MachineError> {
+        let _control = self.control();
+        let start = Instant::now();
+        let bundle = self.save_all()?;
+        let save = start.elapsed();
+        // What travels is encoded and decoded, and that is part of it.
+        let bundle = Bundle::decode(&bundle.encode()).map_err(bad_state("rehearsing"))?;
+        let start = Instant::now();
+        self.restore_all(bundle)?;
+        Ok(Rehearsal { save, restore: start.elapsed() })
+    }
+
+    fn restore(&self, state: Bundle) -> Result<(), MachineError> {
+        let control = self.control();
+        let now = self.state();
+        if !matches!(now, RunState::Prelaunch | RunState::Inmigrate) || control.permit.is_some() {
+            let why =
+                format!("its state is {now}, and only one that was never run takes another's");
+            return Err(MachineError::new(Code::InvalidState, "restoring the machine", why));
+        }
+        self.restore_all(state)
+    }
+}
+
+impl Vm {
+    /// Why there is no guest that could go on, if that is so.
+    fn ended(&self) -> Option<String> {
+        let status = &self.shared().status;
+        match status.state() {
+            RunState::Shutdown => Some("it has shut down".to_owned()),
+            RunState::InternalError => {
+                let why = status.failure().unwrap_or_default();
+                Some(format!("its processor stopped on an error ({why})"))
+            }
+            _ if status.reset_wanted() => Some("it is being reset".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Everything but RAM.
+    fn save_all(&self) -> Result<Bundle, MachineError> {
+        let mut bundle = Bundle::new();
+        // What is typed from now on is for whoever runs the guest next; what came before has raised
+        // its interrupt, which the vCPUs' state is about to show.
+        bundle.put("", &self.console().freeze());
+        let clock = self.clock().save(self.vm_fd());
+        bundle.put("", &clock.map_err(|e| MachineError::new(Code::Kvm, "saving the clock", e))?);
+        for index in 0..self.shared().vcpus.len() {
+            let saved = self.vcpu(index).save().map_err(|e| vcpu_error("saving", index, &e))?;
+            bundle.put(cpu_name(index), &saved);
+        }
+        self.shared().board.save(&mut bundle);
+        Ok(bundle)
+    }
+
+    /// Takes on what [`Self::save_all`] saved. Nothing is changed before every payload was decoded.
+    fn restore_all(&self, mut bundle: Bundle) -> Result<(), MachineError> {
+        let load = |e| bad_state("loading the machine's state")(e);
+        let console: SavedConsole = bundle.take("").map_err(load)?;
+        let clock: SavedClock = bundle.take("").map_err(load)?;
+        let count = self.shared().vcpus.len();
+        let vcpus: Vec<SavedVcpu> = (0..count)
+            .map(|index| bundle.take(&cpu_name(index)))
+            .collect::<Result<_, _>>()
+            .map_err(load)?;
+        let devices = Board::take(&mut bundle).map_err(load)?;
+        bundle.finish().map_err(load)?;
+
+        for (index, saved) in vcpus.iter().enumerate() {
+            self.vcpu(index).restore(saved).map_err(|e| vcpu_error("restoring", index, &e))?;
+        }
+        let change = self.clock().restore(self.vm_fd(), &clock).map_err(|e| {
+            let code = match e {
+                ClockError::Kvm { .. } => Code::Kvm,
+                ClockError::Backwards { .. } => Code::BadState,
+            };
+            MachineError::new(code, "restoring the clock", e)
+        })?;
+        for (index, saved) in vcpus.iter().enumerate() {
+            let restored = self.vcpu(index).restore_tsc(saved, change);
+            restored.map_err(|e| vcpu_error("restoring the TSC of", index, &e))?;
+        }
+        self.shared().board.restore(devices).map_err(load)?;
+        self.console()
+            .restore(console)
+            .map_err(|e| MachineError::new(Code::BadState, "restoring the console", e))
+    }
+
+    /// Switches the machine off and on: RAM is cleared, vCPUs and devices are as they were made,
+    /// and the kernel is loaded anew. A guest that was running, or that has asked for this itself,
+    /// runs again.
+    ///
+    /// # Errors
+    /// [`MachineError`]: [`Code::NotOwner`] while a motion holds the permit (then the guest is reset
+    /// when it is run again), [`Code::Unsupported`] for a machine that has no kernel here.
+    pub fn reset(&self) -> Result<(), MachineError> {
+        let mut control = self.control();
+        if control.permit.is_none() {
+            let why = "this side may not run it: a motion is under way";
+            return Err(MachineError::new(Code::NotOwner, "resetting the guest", why));
+        }
+        let runs = self.is_running();
+        self.stop_vcpus()?;
+        self.reset_all(&control)?;
+        if runs { self.run_vcpus(&mut control) } else { Ok(()) }
+    }
+
+    /// Resets a stopped machine. One that could not be reset is in no state to run.
+    pub(crate) fn reset_all(&self, control: &Control) -> Result<(), MachineError> {
+        let what = "resetting the guest";
+        let Some(source) = &control.boot else {
+            self.shared().status.shut_down();
+            let why = "it came from elsewhere without its kernel; it is shut down instead";
+            return Err(MachineError::new(Code::Unsupported, what, why));
+        };
+        self.reset_with(control, source).map_err(|e| {
+            self.shared().status.fail(0, &e.to_string());
+            MachineError::new(e.code(), what, e)
+        })
+    }
+
+    fn reset_with(&self, control: &Control, source: &BootSource) -> Result<(), VmError> {
+        let ram = self.ram();
+        // Clearing goes past what tracks the VMM's own writes.
+        self.bitmap().all_written();
+        ram.zero(PageRange::new(0, ram.pages())).map_err(VmError::kvm("clearing RAM"))?;
+        for (index, made) in control.made.iter().enumerate() {
+            let restored = self.vcpu(index).restore(made);
+            restored
+                .map_err(|e| VmError::kvm(format!("vCPU {index}"))(std::io::Error::other(e)))?;
+        }
+        self.shared().board.reset();
+        self.load(source)?;
+        self.shared().status.set_anew(RunState::Paused);
+        Ok(())
+    }
+}
+
+fn vcpu_error(doing: &str, index: usize, e: &StateError) -> MachineError {
+    let code = match e {
+        StateError::Kvm { .. } | StateError::Msr(_) => Code::Kvm,
+        StateError::Malformed { .. } => Code::BadState,
+    };
+    MachineError::new(code, format!("{doing} vCPU {index}"), e)
+}

@@ -1,0 +1,192 @@
+//! One virtual processor.
+
+pub(crate) mod cpuid;
+mod dump;
+pub(crate) mod exit;
+pub(crate) mod msr;
+mod saved;
+mod state;
+pub(crate) mod thread;
+pub(crate) mod tsc;
+
+pub use saved::SavedVcpu;
+pub(crate) use state::StateError;
+
+use crate::sys::{self, io_error};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_regs, kvm_sregs};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use msr::Msr;
+use std::io;
+
+/// What this host's KVM can save and restore of a vCPU beyond what every KVM can.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Abilities {
+    /// `KVM_GET_SREGS2`, which knows the PDPTRs.
+    pub sregs2: bool,
+    /// Size of the XSAVE area in bytes.
+    pub xsave_size: usize,
+    /// Greatest size of the nested state in bytes; 0 where there is none.
+    pub nested_size: usize,
+    /// The guest can be told that it was stopped.
+    pub kvmclock_ctrl: bool,
+    /// The TSC's frequency can be set.
+    pub tsc_control: bool,
+}
+
+impl Abilities {
+    pub fn of(vm: &VmFd) -> Self {
+        let size = |cap| usize::try_from(vm.check_extension_int(cap)).unwrap_or(0);
+        Self {
+            sregs2: vm.check_extension_raw(kvm_bindings::KVM_CAP_SREGS2.into()) > 0,
+            // Before KVM_CAP_XSAVE2 the area was always one page.
+            xsave_size: size(Cap::Xsave2).max(size_of::<kvm_bindings::kvm_xsave>()),
+            nested_size: size(Cap::NestedState),
+            kvmclock_ctrl: vm.check_extension(Cap::KvmclockCtrl),
+            tsc_control: vm.check_extension(Cap::TscControl),
+        }
+    }
+}
+
+/// A call on a vCPU that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("vCPU {vcpu}: {action}: {source}")]
+pub(crate) struct VcpuError {
+    pub vcpu: u32,
+    pub action: &'static str,
+    #[source]
+    pub source: io::Error,
+}
+
+/// A vCPU. While it runs, its thread has it; while it is stopped, whoever wants.
+#[derive(Debug)]
+pub(crate) struct Vcpu {
+    index: u32,
+    fd: VcpuFd,
+    abilities: Abilities,
+    /// What the guest sees, read back from KVM.
+    cpuid: Vec<kvm_cpuid_entry2>,
+    /// The MSRs that can be read, with the values that they had when the vCPU was made.
+    made: Vec<Msr>,
+    /// The frequency of its TSC in kHz.
+    tsc_khz: u32,
+    /// The frequency of the host's TSC in kHz.
+    host_khz: u32,
+    /// MSRs that may only be set once the guest is ours.
+    deferred: Vec<Msr>,
+    /// Whether the guest was stopped, and has not been told so.
+    was_stopped: bool,
+    /// Whether the guest has executed anything on it.
+    has_run: bool,
+}
+
+impl Vcpu {
+    /// Makes vCPU `index`, with `cpuid`, and a TSC of `tsc_khz` unless KVM is to choose.
+    pub fn new(
+        vm: &VmFd,
+        abilities: Abilities,
+        index: u32,
+        cpuid: &CpuId,
+        tsc_khz: Option<u32>,
+        msrs: &[u32],
+    ) -> Result<Self, VcpuError> {
+        let failed = |action| move |source| VcpuError { vcpu: index, action, source };
+        let kvm = |action| move |e| failed(action)(io_error(e));
+        let fd = vm.create_vcpu(index.into()).map_err(kvm("creating it"))?;
+        fd.set_cpuid2(cpuid).map_err(kvm("setting its CPUID"))?;
+        let seen = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(kvm("reading its CPUID"))?;
+        let khz = || fd.get_tsc_khz().map_err(kvm("reading the frequency of its TSC"));
+        let host_khz = khz()?;
+        let mut actual = host_khz;
+        if let Some(wanted) = tsc_khz.filter(|wanted| *wanted != actual)
+            && abilities.tsc_control
+        {
+            fd.set_tsc_khz(wanted).map_err(kvm("setting the frequency of its TSC"))?;
+            actual = khz()?;
+        }
+        // As firmware leaves them: RAM is write-back unless said otherwise (bit 11 enables the
+        // MTRRs, type 6 is write-back), and string instructions are fast.
+        const AFTER_FIRMWARE: [Msr; 2] =
+            [(msr::IA32_MTRR_DEF_TYPE, 1 << 11 | 6), (msr::IA32_MISC_ENABLE, 1)];
+        msr::write(&fd, &AFTER_FIRMWARE)
+            .map_err(|e| failed("setting its first MSRs")(io::Error::other(e)))?;
+        let made = msr::read(&fd, msrs).map_err(failed("reading its MSRs"))?;
+        Ok(Self {
+            index,
+            fd,
+            abilities,
+            cpuid: seen.as_slice().to_vec(),
+            made,
+            tsc_khz: actual,
+            host_khz,
+            deferred: Vec::new(),
+            was_stopped: false,
+            has_run: false,
+        })
+    }
+
+    /// Its file.
+    pub fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// What the guest sees of it.
+    pub fn cpuid(&self) -> &[kvm_cpuid_entry2] {
+        &self.cpuid
+    }
+
+    /// The MSRs that it consists of, with the values that it was made with.
+    pub fn made_msrs(&self) -> &[Msr] {
+        &self.made
+    }
+
+    /// Size of its XSAVE area in bytes.
+    pub fn xsave_size(&self) -> usize {
+        self.abilities.xsave_size
+    }
+
+    /// Frequency of its TSC in kHz.
+    pub fn tsc_khz(&self) -> u32 {
+        self.tsc_khz
+    }
+
+    /// Frequency of the host's TSC in kHz.
+    pub fn host_khz(&self) -> u32 {
+        self.host_khz
+    }
+
+    /// The special registers that KVM made it with.
+    pub fn sregs(&self) -> io::Result<kvm_sregs> {
+        self.fd.get_sregs().map_err(io_error)
+    }
+
+    /// Sets it to the entry of a kernel.
+    pub fn enter(&self, regs: &kvm_regs, sregs: &kvm_sregs) -> io::Result<()> {
+        self.fd.set_sregs(sregs).map_err(io_error)?;
+        self.fd.set_regs(regs).map_err(io_error)
+    }
+
+    /// What has to happen between the permission to run and the guest's first instruction: MSRs
+    /// that may write to its RAM, and word to the guest that it was stopped.
+    fn prepare_to_run(&mut self) -> Result<(), msr::WriteError> {
+        self.has_run = true;
+        let deferred = std::mem::take(&mut self.deferred);
+        if let Err(e) = msr::write(&self.fd, &deferred) {
+            self.deferred = deferred;
+            return Err(e);
+        }
+        if std::mem::take(&mut self.was_stopped) && self.abilities.kvmclock_ctrl {
+            // EINVAL: the guest does not use kvmclock, and so has no watchdog that asks it.
+            if let Err(e) = self.fd.kvmclock_ctrl()
+                && e.errno() != libc::EINVAL
+            {
+                tracing::warn!(vcpu = self.index, "KVM_KVMCLOCK_CTRL: {}", io_error(e));
+            }
+        }
+        Ok(())
+    }
+
+    /// The offset of the guest's TSC from the host's, where KVM says it.
+    fn tsc_offset(&self) -> Option<u64> {
+        sys::tsc_offset(&self.fd)
+    }
+}

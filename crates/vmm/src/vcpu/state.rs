@@ -1,0 +1,374 @@
+//! Saving and restoring a vCPU.
+//!
+//! The order matters, and nowhere is it all written down. Saving: asking for the MP state
+//! processes a pending INIT or SIPI, which changes registers, so it comes first; the pending events
+//! come last, since the other calls may still change them. Restoring: what decides what a vCPU
+//! *can* hold comes before what it holds (special registers before the local APIC, whose mode is in
+//! the APIC base; the feature control MSR and EFER before the nested state; the local APIC before
+//! the MSRs, of which the TSC deadline arms its timer), and setting the registers forgets pending
+//! exceptions, so the events come after them.
+
+use super::msr::{self, Msr};
+use super::{SavedVcpu, Vcpu};
+use crate::abi::Abi;
+use crate::clock::wall_clock;
+use crate::sys::{self, io_error};
+use kvm_bindings::{
+    KVM_MAX_XCRS, Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs,
+    kvm_sregs2, kvm_vcpu_events, kvm_xcr, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::KvmNestedStateBuffer;
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::io;
+
+/// Why a vCPU could not be saved or restored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// KVM failed or refused.
+    #[error("{action}: {source}")]
+    Kvm {
+        action: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    /// An MSR could not be set.
+    #[error(transparent)]
+    Msr(#[from] msr::WriteError),
+    /// The state is not one that a vCPU can have here.
+    #[error("its {part} {reason}")]
+    Malformed { part: &'static str, reason: String },
+}
+
+fn kvm(action: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> StateError {
+    move |e| StateError::Kvm { action, source: io_error(e) }
+}
+
+fn failed(action: &'static str) -> impl Fn(io::Error) -> StateError {
+    move |source| StateError::Kvm { action, source }
+}
+
+fn part<T: Abi>(part: &'static str, bytes: &[u8]) -> Result<T, StateError> {
+    T::from_bytes(bytes).ok_or_else(|| StateError::Malformed {
+        part,
+        reason: format!("are {} bytes and should be {}", bytes.len(), size_of::<T>()),
+    })
+}
+
+impl Vcpu {
+    /// Its state. It is stopped, and its last port or memory access has been completed.
+    pub fn save(&self) -> Result<SavedVcpu, StateError> {
+        let fd = &self.fd;
+        let mp_state = fd.get_mp_state().map_err(kvm("KVM_GET_MP_STATE"))?.mp_state;
+        let regs = fd.get_regs().map_err(kvm("KVM_GET_REGS"))?.to_bytes();
+        let sregs = self.get_sregs()?.to_bytes();
+        let xsave = self.get_xsave()?;
+        let xcrs = fd.get_xcrs().map_err(kvm("KVM_GET_XCRS"))?;
+        let count = usize::try_from(xcrs.nr_xcrs).unwrap_or(usize::MAX).min(xcrs.xcrs.len());
+        let debug_regs = fd.get_debug_regs().map_err(kvm("KVM_GET_DEBUGREGS"))?.to_bytes();
+        let lapic = fd.get_lapic().map_err(kvm("KVM_GET_LAPIC"))?.to_bytes();
+        let tsc_read_at = wall_clock();
+        let indices: Vec<u32> = self.made.iter().map(|(index, _)| *index).collect();
+        let mut msrs = msr::read(fd, &indices).map_err(failed("KVM_GET_MSRS"))?;
+        // What waits for the guest to be ours is as good as set.
+        for (index, value) in &mut msrs {
+            if let Some((_, deferred)) = self.deferred.iter().find(|(i, _)| i == index) {
+                *value = *deferred;
+            }
+        }
+        let tsc = match msrs.iter().position(|(index, _)| *index == msr::IA32_TSC) {
+            Some(at) => msrs.remove(at).1,
+            None => self.tsc().map_err(failed("reading the TSC"))?,
+        };
+        let nested = self.get_nested()?;
+        let events = fd.get_vcpu_events().map_err(kvm("KVM_GET_VCPU_EVENTS"))?.to_bytes();
+        Ok(SavedVcpu {
+            mp_state,
+            regs,
+            sregs,
+            xsave,
+            xcrs: xcrs.xcrs[..count].iter().map(|x| (x.xcr, x.value)).collect(),
+            debug_regs,
+            lapic,
+            events,
+            msrs,
+            tsc,
+            tsc_read_at,
+            tsc_offset: self.tsc_offset(),
+            nested: nested.map(Into::into),
+        })
+    }
+
+    /// Takes on `saved`, except for its TSC and the deadline that counts in it:
+    /// [`Self::restore_tsc`]. Writes nothing to RAM.
+    pub fn restore(&mut self, saved: &SavedVcpu) -> Result<(), StateError> {
+        let SavedVcpu {
+            mp_state,
+            regs,
+            sregs,
+            xsave,
+            xcrs,
+            debug_regs,
+            lapic,
+            events,
+            msrs,
+            tsc: _,
+            tsc_read_at: _,
+            tsc_offset: _,
+            nested,
+        } = saved;
+        let regs: kvm_regs = part("registers", regs)?;
+        let sregs: kvm_sregs2 = part("special registers", sregs)?;
+        let debug_regs: kvm_debugregs = part("debug registers", debug_regs)?;
+        let lapic: kvm_lapic_state = part("local APIC registers", lapic)?;
+        let events: kvm_vcpu_events = part("events", events)?;
+        let xcrs = xcrs_of(xcrs)?;
+        let (least, most) = (size_of::<kvm_xsave>(), self.abilities.xsave_size);
+        // A shorter one lacks features that the guest has not; they stay as they are when new.
+        if xsave.len() < least || xsave.len() > most || !xsave.len().is_multiple_of(4) {
+            return Err(StateError::Malformed {
+                part: "XSAVE area",
+                reason: format!("is {} bytes and should be {least} to {most}", xsave.len()),
+            });
+        }
+        let (first, then) = self.msrs_to_set(msrs)?;
+
+        msr::write(&self.fd, &first)?;
+        self.set_sregs(&sregs)?;
+        self.set_nested(nested.as_ref().map(|n| n.as_slice()))?;
+        self.fd.set_regs(&regs).map_err(kvm("KVM_SET_REGS"))?;
+        self.set_xsave(xsave)?;
+        self.fd.set_xcrs(&xcrs).map_err(kvm("KVM_SET_XCRS"))?;
+        self.fd.set_lapic(&lapic).map_err(kvm("KVM_SET_LAPIC"))?;
+        msr::write(&self.fd, &then)?;
+        self.fd
+            .set_mp_state(kvm_mp_state { mp_state: *mp_state })
+            .map_err(kvm("KVM_SET_MP_STATE"))?;
+        self.fd.set_debug_regs(&debug_regs).map_err(kvm("KVM_SET_DEBUGREGS"))?;
+        self.fd.set_vcpu_events(&events).map_err(kvm("KVM_SET_VCPU_EVENTS"))?;
+        self.was_stopped = true;
+        Ok(())
+    }
+
+    /// Which of the saved MSRs to set: first, and then. Those that have their value already are left
+    /// alone, which also spares those that cannot be written; those that may touch RAM are put aside
+    /// for the first run.
+    fn msrs_to_set(&mut self, saved: &[Msr]) -> Result<(Vec<Msr>, Vec<Msr>), StateError> {
+        // A vCPU that has not run still has what it was made with.
+        let now = if self.has_run {
+            let indices: Vec<u32> = saved.iter().map(|(index, _)| *index).collect();
+            Cow::Owned(msr::read(&self.fd, &indices).map_err(failed("KVM_GET_MSRS"))?)
+        } else {
+            Cow::Borrowed(&self.made)
+        };
+        let mut seen = HashSet::with_capacity(saved.len());
+        let (mut first, mut then, mut deferred) = (Vec::new(), Vec::new(), Vec::new());
+        for &(index, value) in saved {
+            if !seen.insert(index) {
+                return Err(StateError::Malformed {
+                    part: "MSRs",
+                    reason: format!("name MSR {index:#x} twice"),
+                });
+            }
+            match index {
+                msr::IA32_TSC | msr::IA32_TSC_DEADLINE => {}
+                _ if now.contains(&(index, value)) => {}
+                msr::IA32_FEAT_CTL => first.push((index, value)),
+                _ if msr::touches_ram(index) => deferred.push((index, value)),
+                _ => then.push((index, value)),
+            }
+        }
+        self.deferred = deferred;
+        Ok((first, then))
+    }
+
+    fn get_sregs(&self) -> Result<kvm_sregs2, StateError> {
+        if self.abilities.sregs2 {
+            return sys::get_sregs2(&self.fd).map_err(failed("KVM_GET_SREGS2"));
+        }
+        // The pending interrupt that is in this one only is among the events too.
+        let kvm_sregs {
+            cs,
+            ds,
+            es,
+            fs,
+            gs,
+            ss,
+            tr,
+            ldt,
+            gdt,
+            idt,
+            cr0,
+            cr2,
+            cr3,
+            cr4,
+            cr8,
+            efer,
+            apic_base,
+            interrupt_bitmap: _,
+        } = self.fd.get_sregs().map_err(kvm("KVM_GET_SREGS"))?;
+        Ok(kvm_sregs2 {
+            cs,
+            ds,
+            es,
+            fs,
+            gs,
+            ss,
+            tr,
+            ldt,
+            gdt,
+            idt,
+            cr0,
+            cr2,
+            cr3,
+            cr4,
+            cr8,
+            efer,
+            apic_base,
+            flags: 0,
+            pdptrs: [0; 4],
+        })
+    }
+
+    fn set_sregs(&self, sregs: &kvm_sregs2) -> Result<(), StateError> {
+        if self.abilities.sregs2 {
+            return sys::set_sregs2(&self.fd, sregs).map_err(failed("KVM_SET_SREGS2"));
+        }
+        let kvm_sregs2 {
+            cs,
+            ds,
+            es,
+            fs,
+            gs,
+            ss,
+            tr,
+            ldt,
+            gdt,
+            idt,
+            cr0,
+            cr2,
+            cr3,
+            cr4,
+            cr8,
+            efer,
+            apic_base,
+            // KVM reads them from RAM instead, where a guest that uses them has them.
+            flags: _,
+            pdptrs: _,
+        } = *sregs;
+        let sregs = kvm_sregs {
+            cs,
+            ds,
+            es,
+            fs,
+            gs,
+            ss,
+            tr,
+            ldt,
+            gdt,
+            idt,
+            cr0,
+            cr2,
+            cr3,
+            cr4,
+            cr8,
+            efer,
+            apic_base,
+            interrupt_bitmap: [0; 4],
+        };
+        self.fd.set_sregs(&sregs).map_err(kvm("KVM_SET_SREGS"))
+    }
+
+    /// An XSAVE area as long as KVM states.
+    fn xsave(&self) -> Xsave {
+        let extra = self.abilities.xsave_size - size_of::<kvm_xsave>();
+        Xsave::new(extra.div_ceil(4)).expect("KVM states at most some 11 KiB")
+    }
+
+    fn get_xsave(&self) -> Result<Vec<u8>, StateError> {
+        let mut xsave = self.xsave();
+        if self.abilities.xsave_size > size_of::<kvm_xsave>() {
+            // SAFETY: the area is as long as KVM states for this VM.
+            unsafe { self.fd.get_xsave2(&mut xsave) }.map_err(kvm("KVM_GET_XSAVE2"))?;
+        } else {
+            let page = self.fd.get_xsave().map_err(kvm("KVM_GET_XSAVE"))?;
+            // SAFETY: the length stays what it was; only the first page is assigned.
+            unsafe { xsave.as_mut_fam_struct() }.xsave = page;
+        }
+        let (page, extra) = (&xsave.as_fam_struct_ref().xsave.region, xsave.as_slice());
+        let mut bytes: Vec<u8> = Vec::with_capacity(self.abilities.xsave_size);
+        bytes.extend(page.iter().chain(extra).flat_map(|word| word.to_le_bytes()));
+        Ok(bytes)
+    }
+
+    fn set_xsave(&self, bytes: &[u8]) -> Result<(), StateError> {
+        let mut xsave = self.xsave();
+        let words = bytes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+        // SAFETY: the length of the area stays what it was.
+        let area = unsafe { xsave.as_mut_fam_struct() };
+        let page = area.xsave.region.len();
+        for (to, from) in area.xsave.region.iter_mut().zip(words.clone()) {
+            *to = from;
+        }
+        for (to, from) in xsave.as_mut_slice().iter_mut().zip(words.skip(page)) {
+            *to = from;
+        }
+        // SAFETY: the area is as long as KVM states for this VM.
+        unsafe { self.fd.set_xsave2(&xsave) }.map_err(kvm("KVM_SET_XSAVE"))
+    }
+
+    fn get_nested(&self) -> Result<Option<Vec<u8>>, StateError> {
+        if self.abilities.nested_size == 0 {
+            return Ok(None);
+        }
+        let mut buffer = KvmNestedStateBuffer::empty();
+        self.fd.nested_state(&mut buffer).map_err(kvm("KVM_GET_NESTED_STATE"))?;
+        // The size is in the header: a header alone is state too (VMXON without a VMCS).
+        let size = usize::try_from(buffer.size).unwrap_or(0).min(size_of_val(&buffer));
+        // SAFETY: plain data, zeroed and then written by the kernel; the slice does not outlive the
+        // buffer.
+        let bytes = unsafe { std::slice::from_raw_parts((&raw const buffer).cast::<u8>(), size) };
+        Ok(Some(bytes.to_vec()))
+    }
+
+    fn set_nested(&self, bytes: Option<&[u8]>) -> Result<(), StateError> {
+        let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+        let malformed = |reason| StateError::Malformed { part: "nested state", reason };
+        let most = self.abilities.nested_size.min(size_of::<KvmNestedStateBuffer>());
+        if bytes.len() < NESTED_HEADER || bytes.len() > most {
+            return Err(malformed(format!("is {} bytes, of at most {most} here", bytes.len())));
+        }
+        let mut buffer = KvmNestedStateBuffer::empty();
+        // SAFETY: the bytes fit (checked above) and any bits are a valid value of this plain data.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                (&raw mut buffer).cast::<u8>(),
+                bytes.len(),
+            );
+        }
+        // The kernel reads as much as the header says.
+        if usize::try_from(buffer.size) != Ok(bytes.len()) {
+            return Err(malformed(format!("says {} bytes and is {}", buffer.size, bytes.len())));
+        }
+        self.fd.set_nested_state(&buffer).map_err(kvm("KVM_SET_NESTED_STATE"))
+    }
+}
+
+/// Size of the header of `struct kvm_nested_state` in bytes.
+const NESTED_HEADER: usize = 128;
+
+fn xcrs_of(values: &[(u32, u64)]) -> Result<kvm_xcrs, StateError> {
+    let mut xcrs = kvm_xcrs::default();
+    if values.len() > xcrs.xcrs.len() {
+        return Err(StateError::Malformed {
+            part: "extended control registers",
+            reason: format!("are {}, of at most {KVM_MAX_XCRS}", values.len()),
+        });
+    }
+    xcrs.nr_xcrs = u32::try_from(values.len()).expect("at most 16");
+    for (to, &(xcr, value)) in xcrs.xcrs.iter_mut().zip(values) {
+        *to = kvm_xcr { xcr, value, ..Default::default() };
+    }
+    Ok(xcrs)
+}

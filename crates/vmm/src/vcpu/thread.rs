@@ -1,0 +1,83 @@
+//! The thread of a vCPU.
+
+use super::Vcpu;
+use super::exit::Step;
+use crate::board::Board;
+use crate::gate::{Gate, Order, mask_signals};
+use crate::status::Status;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// What the threads of all vCPUs share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub vcpus: Vec<Mutex<Vcpu>>,
+    pub gate: Arc<Gate>,
+    pub board: Board,
+    pub status: Arc<Status>,
+}
+
+/// Starts the thread of vCPU `index`, which waits to be told to run.
+pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
+        if let Err(e) = mask_signals() {
+            tracing::warn!(vcpu = index, "blocking signals: {e}");
+        }
+        shared.gate.join(index);
+        let mut last = Order::FIRST;
+        while let Some(order) = shared.gate.next(last) {
+            last = order;
+            if order.is_run() {
+                serve(&shared, index, order);
+                last = order.following();
+            }
+            shared.gate.answer();
+        }
+        shared.gate.leave(index);
+    })
+}
+
+/// Runs the guest until there is another order. A vCPU that cannot go on stops the whole machine.
+fn serve(shared: &Shared, index: usize, order: Order) {
+    let Shared { vcpus, gate, board, status } = shared;
+    let mut vcpu = vcpus[index].lock().unwrap_or_else(PoisonError::into_inner);
+    // A device that panics must not leave a vCPU that never answers.
+    let ran = AssertUnwindSafe(|| run(&mut vcpu, gate, index, order, board));
+    let failed = match std::panic::catch_unwind(ran) {
+        Ok(Ok(())) => None,
+        Ok(Err(reason)) => Some(reason),
+        Err(_) => Some("a defect of Whimbrel: serving it panicked".to_owned()),
+    };
+    vcpu.was_stopped = true;
+    if let Some(reason) = failed {
+        gate.close();
+        if status.fail(vcpu.index, &reason) {
+            tracing::error!(vcpu = vcpu.index, registers = vcpu.dump(), "{reason}");
+        }
+    }
+}
+
+/// What the guest has begun is finished when this returns: a port or memory access that was served
+/// here is completed by the last `KVM_RUN`, which `immediate_exit` keeps from going on in the
+/// guest.
+fn run(
+    vcpu: &mut Vcpu,
+    gate: &Gate,
+    index: usize,
+    order: Order,
+    board: &Board,
+) -> Result<(), String> {
+    vcpu.prepare_to_run().map_err(|e| e.to_string())?;
+    gate.enter(index);
+    let mut unfinished = false;
+    while unfinished || gate.order() == order {
+        match vcpu.step(gate.page(index), board) {
+            Step::Served => unfinished = true,
+            Step::Interrupted => unfinished = false,
+            Step::Failed(reason) => return Err(reason),
+        }
+    }
+    Ok(())
+}

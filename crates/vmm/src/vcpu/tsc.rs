@@ -1,0 +1,71 @@
+//! The guest's time stamp counter.
+
+use super::{StateError, Vcpu, msr};
+use crate::clock::{ticks, wall_clock};
+use crate::sys;
+use std::io;
+
+/// How what is added to the host's TSC has to change for the guest's to have gone on by the time
+/// that it was away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OffsetChange {
+    /// By this much, modulo 2^64.
+    Exactly(u64),
+    /// The hosts do not say enough: the guest's TSC is set from the wall clock instead.
+    Unknown,
+}
+
+/// More than this and what KVM made of the TSC is worth a warning, in nanoseconds.
+const TOLERANCE: u64 = 5_000_000;
+
+impl Vcpu {
+    /// The guest's TSC now.
+    pub fn tsc(&self) -> io::Result<u64> {
+        let values = msr::read(&self.fd, &[msr::IA32_TSC])?;
+        values.first().map(|(_, value)| *value).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// Has the guest's TSC go on from where it was saved, by the time that has passed since, and
+    /// arms the timer that waits for it. What came of it is read back: some KVMs ignore what they
+    /// are told, and then the guest has the host's TSC.
+    pub fn restore_tsc(
+        &self,
+        saved: &super::SavedVcpu,
+        change: OffsetChange,
+    ) -> Result<(), StateError> {
+        let failed = |action| move |source| StateError::Kvm { action, source };
+        let expected = |now: u64| {
+            let passed = now.saturating_sub(saved.tsc_read_at);
+            saved.tsc.saturating_add(ticks(passed, self.tsc_khz))
+        };
+        match (saved.tsc_offset, change, self.tsc_offset()) {
+            (Some(then), OffsetChange::Exactly(change), Some(now)) => {
+                let wanted = then.wrapping_add(change);
+                if now != wanted {
+                    sys::set_tsc_offset(&self.fd, wanted).map_err(failed("KVM_VCPU_TSC_OFFSET"))?;
+                }
+            }
+            _ => msr::write(&self.fd, &[(msr::IA32_TSC, expected(wall_clock()))])?,
+        }
+        let (now, wanted) =
+            (self.tsc().map_err(failed("reading the TSC"))?, expected(wall_clock()));
+        if now < saved.tsc {
+            return Err(StateError::Malformed {
+                part: "TSC",
+                reason: format!(
+                    "was {} and would go back to {now}: this KVM does not let it be set",
+                    saved.tsc
+                ),
+            });
+        }
+        if now.abs_diff(wanted) > ticks(TOLERANCE, self.tsc_khz) {
+            let vcpu = self.index;
+            tracing::warn!(vcpu, now, wanted, "KVM did not set the TSC to what it was told");
+        }
+        let deadline = saved.msrs.iter().find(|(index, _)| *index == msr::IA32_TSC_DEADLINE);
+        if let Some(deadline) = deadline.filter(|(_, at)| *at != 0) {
+            msr::write(&self.fd, &[*deadline])?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,348 @@
+//! Building a machine on KVM, and booting it.
+
+use crate::acpi;
+use crate::board::{Board, Power};
+use crate::boot::{self, BootError};
+use crate::clock::Clock;
+use crate::config::{BootSource, MOST_VCPUS, MachineConfig};
+use crate::dirty::{self, DirtyBitmap};
+use crate::error::VmError;
+use crate::gate::Gate;
+use crate::irq::LocalApics;
+use crate::kvm::Hypervisor;
+use crate::run_page::RunPage;
+use crate::slots::Slots;
+use crate::status::{EventSink, RunState, Status};
+use crate::sys::io_error;
+use crate::vcpu::cpuid::{self, Topology};
+use crate::vcpu::msr::Msr;
+use crate::vcpu::thread::{self, Shared};
+use crate::vcpu::{Abilities, SavedVcpu, Vcpu};
+use devices::console::Console;
+use devices::ioapic;
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_cpuid_entry2, kvm_enable_cap};
+use kvm_ioctls::{Cap, VmFd};
+use memory::GuestRam;
+use motion::handover::RunPermit;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use vm_memory::{Bytes as _, GuestAddress};
+
+/// Three pages that KVM needs on Intel processors that cannot run real mode in hardware, in the
+/// hole for devices (`KVM_SET_TSS_ADDR`), and one below them (`KVM_SET_IDENTITY_MAP_ADDR`).
+const TSS: usize = 0xfffb_d000;
+const IDENTITY_MAP: u64 = 0xfffb_c000;
+
+/// What a machine's vCPUs are like.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    /// The CPUID of each vCPU.
+    pub cpuid: Vec<Vec<kvm_cpuid_entry2>>,
+    /// Frequency of the TSC in kHz.
+    pub tsc_khz: u32,
+    /// Size of the XSAVE area in bytes.
+    pub xsave_size: u64,
+    /// The MSRs, with the values that they were made with.
+    pub msrs: Vec<Msr>,
+}
+
+impl Model {
+    /// What these vCPUs are like.
+    fn of(vcpus: &[Vcpu]) -> Self {
+        let first = vcpus.first();
+        Self {
+            cpuid: vcpus.iter().map(|vcpu| vcpu.cpuid().to_vec()).collect(),
+            tsc_khz: first.map_or(0, Vcpu::tsc_khz),
+            xsave_size: first.map_or(0, |vcpu| vcpu.xsave_size() as u64),
+            msrs: first.map_or_else(Vec::new, |vcpu| vcpu.made_msrs().to_vec()),
+        }
+    }
+}
+
+/// A machine.
+///
+/// Dropping it ends its vCPUs' threads and closes it.
+pub struct Vm {
+    config: MachineConfig,
+    model: Model,
+    vm: Arc<VmFd>,
+    slots: Arc<Slots>,
+    dirty: DirtyBitmap,
+    clock: Clock,
+    console: Console,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    control: Mutex<Control>,
+}
+
+/// What only one at a time may change.
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// The permission to run the guest.
+    pub permit: Option<RunPermit>,
+    /// What the machine boots when its guest resets it.
+    pub boot: Option<BootSource>,
+    /// The vCPUs as KVM made them: what a reset goes back to.
+    pub made: Vec<SavedVcpu>,
+}
+
+impl Vm {
+    /// Builds a machine on `ram`, with all vCPUs and devices, and starts nothing. `console` is the
+    /// host's end of its serial line; it is frozen whenever another process may run the guest.
+    ///
+    /// # Errors
+    /// [`VmError`]; nothing of the machine is left.
+    pub fn new(
+        hypervisor: &Hypervisor,
+        config: MachineConfig,
+        ram: GuestRam,
+        console: Console,
+        events: EventSink,
+    ) -> Result<Self, VmError> {
+        Self::build(hypervisor, config, ram, console, events, None, RunState::Prelaunch)
+    }
+
+    /// As [`Self::new`], for vCPUs like those of `model` if there is one.
+    pub(crate) fn build(
+        hypervisor: &Hypervisor,
+        config: MachineConfig,
+        ram: GuestRam,
+        console: Console,
+        events: EventSink,
+        model: Option<&Model>,
+        state: RunState,
+    ) -> Result<Self, VmError> {
+        check(hypervisor, &config, &ram)?;
+        let vm = Arc::new(create(hypervisor)?);
+        let slots = Slots::new(vm.clone(), Arc::new(ram)).map_err(VmError::kvm("mapping RAM"))?;
+        let slots = Arc::new(slots);
+        let vcpus = vcpus(hypervisor, &vm, 0..config.vcpus, config.vcpus, model)?;
+        let pages = vcpus.iter().map(|vcpu| RunPage::map(vcpu.fd())).collect::<io::Result<_>>();
+        let pages = pages.map_err(VmError::kvm("mapping what a vCPU shares with the kernel"))?;
+        let gate = Gate::new(pages).map_err(VmError::kvm("installing the signal handler"))?;
+        let (gate, status) = (Arc::new(gate), Arc::new(Status::new(state, events)));
+        let power = Power { gate: gate.clone(), status: status.clone() };
+        let board = Board::new(Arc::new(LocalApics(vm.clone())), console.line(), Arc::new(power))?;
+        console.connect(board.uart());
+        let clock = Clock::new(&vm, vcpus.first().map_or(0, Vcpu::host_khz));
+        let model = Model::of(&vcpus);
+        let vcpus = vcpus.into_iter().map(Mutex::new).collect();
+        let shared = Arc::new(Shared { vcpus, gate, board, status });
+        let mut machine = Self {
+            dirty: DirtyBitmap::new(slots.clone()),
+            config,
+            model,
+            vm,
+            slots,
+            clock,
+            console,
+            shared,
+            threads: Vec::new(),
+            control: Mutex::new(Control { permit: None, boot: None, made: Vec::new() }),
+        };
+        for index in 0..machine.shared.vcpus.len() {
+            let thread = thread::start(machine.shared.clone(), index);
+            machine.threads.push(thread.map_err(VmError::kvm("starting a vCPU's thread"))?);
+        }
+        Ok(machine)
+    }
+
+    /// Loads a kernel, and sets the first vCPU to its entry. The others wait to be woken by it. The
+    /// source is kept for when the guest resets the machine.
+    ///
+    /// # Errors
+    /// [`VmError`]; the machine is of no further use.
+    pub fn boot(&self, source: BootSource) -> Result<(), VmError> {
+        let mut control = self.control();
+        let state = self.shared.status.state();
+        if state != RunState::Prelaunch || control.boot.is_some() {
+            return Err(VmError::NotNew(state));
+        }
+        self.remember(&mut control, source)?;
+        self.load(control.boot.as_ref().expect("just remembered"))
+    }
+
+    /// Keeps what a reset needs: what to boot, and the vCPUs as KVM made them.
+    pub(crate) fn remember(
+        &self,
+        control: &mut Control,
+        source: BootSource,
+    ) -> Result<(), VmError> {
+        let made = (0..self.shared.vcpus.len()).map(|index| self.vcpu(index).save());
+        control.made = made
+            .collect::<Result<_, _>>()
+            .map_err(|e| VmError::kvm("reading a new vCPU")(io::Error::other(e)))?;
+        control.boot = Some(source);
+        Ok(())
+    }
+
+    /// Loads a kernel into RAM that is all zero, and sets the first vCPU, which is as KVM made it,
+    /// to its entry.
+    pub(crate) fn load(&self, source: &BootSource) -> Result<(), VmError> {
+        let memory = self.slots.ram().memory();
+        let ids: Vec<u8> = (0u8..).take(self.shared.vcpus.len()).collect();
+        let tables = acpi::build(&ids);
+        memory
+            .write_slice(&tables.bytes, GuestAddress(tables.address))
+            .map_err(|source| BootError::Memory { what: "the ACPI tables", source })?;
+        let BootSource { kernel, initrd, cmdline } = source;
+        let entry = boot::load(memory, kernel, initrd.as_ref(), cmdline, tables.rsdp)?;
+        let vcpu = self.vcpu(0);
+        let enter = || {
+            let (regs, sregs) = boot::initial_registers(entry, vcpu.sregs()?);
+            vcpu.enter(&regs, &sregs)
+        };
+        enter().map_err(VmError::kvm("setting the first vCPU to the kernel's entry"))
+    }
+
+    /// What it was asked to be.
+    #[must_use]
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    /// What its vCPUs are like.
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Its run state, as far as the machine itself knows it.
+    #[must_use]
+    pub fn state(&self) -> RunState {
+        self.shared.status.state()
+    }
+
+    /// Why the guest cannot go on, in the state [`RunState::InternalError`].
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.shared.status.failure()
+    }
+
+    /// Its console.
+    #[must_use]
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Asks the guest to power off, as a person does who presses the button. It may take its time,
+    /// or not listen.
+    pub fn press_power_button(&self) {
+        self.shared.board.press_power_button();
+    }
+
+    pub(crate) fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A vCPU, once it is stopped.
+    pub(crate) fn vcpu(&self, index: usize) -> MutexGuard<'_, Vcpu> {
+        self.shared.vcpus[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    pub(crate) fn bitmap(&self) -> &DirtyBitmap {
+        &self.dirty
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(crate) fn vm_fd(&self) -> &VmFd {
+        &self.vm
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.shared.gate.end();
+        for thread in self.threads.drain(..) {
+            // A panic of its own was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vm")
+            .field("config", &self.config)
+            .field("status", &self.shared.status)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check(hypervisor: &Hypervisor, config: &MachineConfig, ram: &GuestRam) -> Result<(), VmError> {
+    let asked = config.vcpus;
+    if asked == 0 || asked > MOST_VCPUS {
+        return Err(VmError::Vcpus(asked));
+    }
+    let most = hypervisor.most_vcpus();
+    if asked > most {
+        return Err(VmError::HostVcpus { asked, most });
+    }
+    let found = ram.layout().size();
+    if found != config.memory {
+        return Err(VmError::RamSize { found, expected: config.memory });
+    }
+    Ok(())
+}
+
+/// A VM with nothing in it but what has to be decided first.
+pub(crate) fn create(hypervisor: &Hypervisor) -> Result<VmFd, VmError> {
+    let failed = |action: &'static str| move |e| VmError::kvm(action)(io_error(e));
+    let vm = hypervisor.kvm().create_vm().map_err(failed("creating a VM"))?;
+    vm.set_identity_map_address(IDENTITY_MAP).map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
+    vm.set_tss_address(TSS).map_err(failed("KVM_SET_TSS_ADDR"))?;
+    let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+    split.args[0] = ioapic::PINS.into();
+    vm.enable_cap(&split).map_err(failed("KVM_CAP_SPLIT_IRQCHIP"))?;
+    dirty::enable(&vm).map_err(VmError::kvm("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2"))?;
+    // With these a vCPU's pending events can be saved whole.
+    for (cap, name) in [
+        (kvm_bindings::KVM_CAP_EXCEPTION_PAYLOAD, "KVM_CAP_EXCEPTION_PAYLOAD"),
+        (kvm_bindings::KVM_CAP_X86_TRIPLE_FAULT_EVENT, "KVM_CAP_X86_TRIPLE_FAULT_EVENT"),
+    ] {
+        if vm.check_extension_raw(cap.into()) > 0 {
+            let mut enable = kvm_enable_cap { cap, ..Default::default() };
+            enable.args[0] = 1;
+            vm.enable_cap(&enable).map_err(failed(name))?;
+        }
+    }
+    Ok(vm)
+}
+
+/// Some of the `count` vCPUs of a machine, like those of `model` or as the host gives them.
+pub(crate) fn vcpus(
+    hypervisor: &Hypervisor,
+    vm: &VmFd,
+    which: Range<u32>,
+    count: u32,
+    model: Option<&Model>,
+) -> Result<Vec<Vcpu>, VmError> {
+    let abilities = Abilities::of(vm);
+    let topology = Topology { count, tsc_deadline: hypervisor.has(Cap::TscDeadlineTimer) };
+    let supported = hypervisor.supported_cpuid().as_slice();
+    let khz = model.map(|model| model.tsc_khz);
+    let one = |index: u32| {
+        let of_model = model.and_then(|m| m.cpuid.get(usize::try_from(index).ok()?));
+        let entries = match of_model {
+            Some(entries) => entries.clone(),
+            None => cpuid::for_vcpu(supported, index, topology),
+        };
+        let too_many = || VmError::kvm("CPUID")(io::Error::other("more leaves than KVM takes"));
+        let table = cpuid::table(&entries).ok_or_else(too_many)?;
+        Vcpu::new(vm, abilities, index, &table, khz, hypervisor.msrs())
+            .map_err(|e| VmError::kvm(format!("vCPU {index}: {}", e.action))(e.source))
+    };
+    which.map(one).collect()
+}
