@@ -23,5 +23,6 @@ else
     echo "LAB-RC=$?"
 fi
 cd /
-umount /mnt
+umount -l /mnt
+sync
 poweroff -f

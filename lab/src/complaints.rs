@@ -1,7 +1,7 @@
 //! Complaints of the guest's kernel that a move must not cause.
 
 /// Parts of kernel messages, in lower case, that mean that time, RCU or a processor went wrong.
-const COMPLAINTS: [&str; 18] = [
+const COMPLAINTS: [&str; 17] = [
     "rcu_sched self-detected",
     "rcu_preempt self-detected",
     "rcu: info:",
@@ -19,7 +19,6 @@ const COMPLAINTS: [&str; 18] = [
     "clock skew",
     "workqueue lockup",
     "sched_clock: marking unstable",
-    "hrtimer: interrupt took",
 ];
 
 /// Parts, with case, that mean that the kernel has found an error in itself.
@@ -44,7 +43,6 @@ mod tests {
             "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
             "watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [guest-init:1]",
             "clocksource: timekeeping watchdog on CPU0: Marking clocksource 'tsc' as unstable",
-            "hrtimer: interrupt took 27212233 ns",
             "INFO: task kworker/0:1:8 blocked for more than 120 seconds.",
             "WARNING: CPU: 0 PID: 1 at kernel/time/timekeeping.c:824",
         ] {
@@ -60,6 +58,8 @@ mod tests {
             "kvm-clock: using sched offset of 1267 cycles",
             "Speculative Return Stack Overflow: WARNING: See https://kernel.org/doc/html/",
             "sched_clock: Marking stable (5936191995, 61765043)->(6947320876, -949363838)",
+            // Says that the processor was slow for once, which under emulation it is.
+            "hrtimer: interrupt took 27212233 ns",
             "NMI watchdog: Perf NMI watchdog permanently disabled",
             "rcu: \tRCU restricting CPUs from NR_CPUS=8192 to nr_cpu_ids=2.",
         ] {

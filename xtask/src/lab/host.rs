@@ -71,7 +71,7 @@ impl Host {
         fs::write(&initramfs, archive.finish())?;
         let kernel = package.join("vmlinuz");
         let timeout = Duration::from_secs(300);
-        Ok(Self { kernel, initramfs, cpus: 1, memory_mib: 2048, timeout })
+        Ok(Self { kernel, initramfs, cpus: 2, memory_mib: 2048, timeout })
     }
 
     fn emulator(&self, disk: &Path, extra: &str) -> Command {

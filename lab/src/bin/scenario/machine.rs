@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::consoles::Consoles;
 use crate::findings::Move;
+use crate::pinning::Pinning;
 
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 lab_hot=8 lab_cold=32";
 const ADDRESS: &str = "tcp:127.0.0.1:4444";
@@ -75,6 +76,7 @@ pub struct Machine<'p> {
     console: PathBuf,
     child: Child,
     input: Option<ChildStdin>,
+    _pinning: Pinning,
 }
 
 impl Drop for Machine<'_> {
@@ -121,8 +123,8 @@ impl<'p> Machine<'p> {
             }
         };
         let mut child = command.stderr(log).spawn().context("cannot start whimbrel run")?;
-        let input = child.stdin.take();
-        Ok(Self { programs, name, console: path, child, input })
+        let (input, pinning) = (child.stdin.take(), Pinning::of(child.id()));
+        Ok(Self { programs, name, console: path, child, input, _pinning: pinning })
     }
 
     /// Waits until it answers that it waits for a guest.

@@ -8,6 +8,7 @@
 mod consoles;
 mod findings;
 mod machine;
+mod pinning;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
