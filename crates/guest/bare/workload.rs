@@ -4,6 +4,7 @@
 #![no_main]
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use rt::console;
 use rt::cpu::{self, Cpu};
 use rt::machine::Machine;
 use rt::ram::Regions;
@@ -31,8 +32,16 @@ const BACKLOG: u64 = 10_000_000;
 fn main(machine: &'static Machine, cpu: Cpu) -> ! {
     let params = machine.params;
     let mut free = machine.ram.clone();
-    let working_set = Share::new(free.take(params.ws.unwrap_or(0)), machine, cpu);
-    let touched = Share::new(free.take(params.touch), machine, cpu);
+    let mut share = |size: u64| {
+        let regions = free.take(size);
+        let found = regions.size();
+        if found < size && cpu.rank == 0 {
+            console::print(format_args!("NOTE RAM is short: {found} bytes of {size}"));
+        }
+        Share::new(regions, machine, cpu)
+    };
+    let touched = share(params.touch);
+    let working_set = share(if params.rate == Some(0) { 0 } else { params.ws.unwrap_or(0) });
     let mut station = Station::new(machine, cpu);
 
     for page in 0..touched.pages {
@@ -40,7 +49,7 @@ fn main(machine: &'static Machine, cpu: Cpu) -> ! {
         count(&TOUCHED, cpu);
         turn(&mut station, &working_set.regions);
     }
-    if working_set.pages == 0 || params.rate == Some(0) {
+    if working_set.pages == 0 {
         // The first processor always watches: it minds the console
         if cpu.rank != 0 && cpu.rank as u64 >= params.watch {
             cpu::halt();

@@ -129,7 +129,7 @@ pub const KEYS: &[Key] = &[
         name: "gap",
         value: "TIME",
         help: "report a gap of this length at once, at most ten times a second (100ms)",
-        guests: WATCHERS,
+        guests: ALL,
         set: |p, v| nanoseconds(v).map(|t| p.gap = t),
     },
     Key {
