@@ -18,7 +18,14 @@ impl Descriptors {
     /// Just one.
     #[must_use]
     pub fn one(name: impl Into<String>, fd: OwnedFd) -> Self {
-        Self(Mutex::new(HashMap::from([(name.into(), fd)])))
+        let descriptors = Self::none();
+        descriptors.give(name, fd);
+        descriptors
+    }
+
+    /// Adds one; another one of that name is closed.
+    pub fn give(&self, name: impl Into<String>, fd: OwnedFd) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into(), fd);
     }
 
     /// Takes a descriptor away, so that it has one owner.

@@ -10,6 +10,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
     socket_with, sockopt,
 };
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,16 +35,17 @@ pub struct Listener {
 enum Source {
     Tcp(OwnedFd),
     Unix(OwnedFd),
-    /// A connection that was given is accepted once; the waker stays readable until then.
+    /// Connections that were given are accepted once each; the waker stays readable until then.
     Given {
-        stream: Mutex<Option<Stream>>,
+        streams: Mutex<VecDeque<Stream>>,
         waiting: Waker,
     },
 }
 
 impl Listener {
     /// Listens on `address`, or on what the descriptor that it names out of `given` is: a listening
-    /// socket, or one that is connected already.
+    /// socket, or one that is connected already. Beside a connected one, `NAME-0`, `NAME-1`, … are
+    /// further connections, as far as they were given.
     ///
     /// A Unix socket is made readable and writable for its owner only, removed again with the
     /// listener, and takes the place of one that a dead process has left behind.
@@ -72,7 +74,7 @@ impl Listener {
                 file = Some(SocketFile::of(path).map_err(failed)?);
                 (address.clone(), Source::Unix(socket))
             }
-            Address::Fd(name) => (address.clone(), adopt(address, name, take(name, given)?)?),
+            Address::Fd(name) => (address.clone(), adopt(address, name, given)?),
             Address::File(_) => {
                 let why = "a file has no other end that could connect";
                 return Err(LinkError::Unfit { address: address.clone(), why });
@@ -133,10 +135,13 @@ impl Listener {
                 let connected = accept_with(socket, SocketFlags::CLOEXEC)?;
                 Ok(Ok(Stream::unix(self.address.clone(), connected)))
             }
-            Source::Given { stream, waiting } => {
-                let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-                waiting.reset();
-                stream.map(Ok).ok_or(Errno::AGAIN)
+            Source::Given { streams, waiting } => {
+                let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
+                let next = streams.pop_front();
+                if streams.is_empty() {
+                    waiting.reset();
+                }
+                next.map(Ok).ok_or(Errno::AGAIN)
             }
         }
     }
@@ -152,13 +157,19 @@ impl AsFd for Listener {
     }
 }
 
-fn adopt(address: &Address, name: &str, socket: OwnedFd) -> Result<Source, LinkError> {
+fn adopt(address: &Address, name: &str, given: &Descriptors) -> Result<Source, LinkError> {
     let failed = |source: io::Error| LinkError::Listen { address: address.clone(), source };
+    let socket = take(name, given)?;
     if !sockopt::socket_acceptconn(&socket).unwrap_or(false) {
-        let stream = Stream::given(address.clone(), name, socket)?;
+        let mut streams = VecDeque::from([Stream::given(address.clone(), name, socket)?]);
+        for index in 0.. {
+            let name = format!("{name}-{index}");
+            let Some(socket) = given.take(&name) else { break };
+            streams.push_back(Stream::given(Address::Fd(name.clone()), &name, socket)?);
+        }
         let waiting = Waker::new().map_err(failed)?;
         waiting.wake();
-        return Ok(Source::Given { stream: Mutex::new(Some(stream)), waiting });
+        return Ok(Source::Given { streams: Mutex::new(streams), waiting });
     }
     rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| failed(errno.into()))?;
     match sockopt::socket_domain(&socket) {

@@ -98,6 +98,22 @@ fn waiting_ends_with_nothing_at_its_timeout_and_with_an_error_when_closed() {
 }
 
 #[test]
+fn given_connections_are_accepted_in_the_order_of_their_names() {
+    let pairs: Vec<_> = (0..3).map(|_| UnixStream::pair().unwrap()).collect();
+    let (ours, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+    let given = Descriptors::none();
+    for (name, fd) in ["in", "in-0", "in-1"].into_iter().zip(ours) {
+        given.give(name, fd.into());
+    }
+    let listener = Listener::bind(&at("fd:in"), &given).unwrap();
+    for there in theirs {
+        let there = connect(&at("fd:x"), LONG, &Descriptors::one("x", there.into())).unwrap();
+        talks(&listener, &there);
+    }
+    assert!(listener.accept(Some(Duration::from_millis(5))).unwrap().is_none());
+}
+
+#[test]
 fn a_given_connection_is_accepted_once_and_a_given_listener_goes_on() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let address = at("fd:in");
