@@ -1,1 +1,34 @@
-//! What commands mean: jobs, run states, the handover journal
+//! What commands mean: machines by name, run states, motions, and the process that holds one.
+//!
+//! A [`Machine`] is one machine and its control socket in one process, made from a [`RunConfig`].
+//! It joins the crates `vmm` (the machine), `motion` (how it moves) and `qmp` (how it is driven).
+//! The [`RuntimeDir`] is where the machines of one user are found.
+#![forbid(unsafe_code)]
+
+mod address;
+mod config;
+mod ending;
+mod error;
+mod handler;
+mod handovers;
+mod incoming;
+mod machine;
+mod monitor;
+mod name;
+mod observer;
+mod outgoing;
+mod query;
+mod runtime;
+mod signals;
+mod threads;
+mod view;
+
+pub use config::{BootSource, Incoming, QmpSocket, RunConfig};
+pub use devices::console::Spec as Console;
+pub use ending::Ending;
+pub use error::Error;
+pub use machine::Machine;
+pub use name::{MachineName, NameError};
+pub use runtime::{Claim, RUNTIME_DIR, RuntimeDir};
+pub use signals::{Signals, Woken};
+pub use view::{MachineView, MemoryView};

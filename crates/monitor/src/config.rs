@@ -1,0 +1,84 @@
+//! What describes a machine to be run here.
+
+use crate::MachineName;
+use devices::console::Spec as Console;
+use guest::Builtin;
+use links::Address;
+use memory::Backing;
+use std::path::PathBuf;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A machine to be run here, or to be received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunConfig {
+    /// What to call it; by default after its guest.
+    pub name: Option<MachineName>,
+    /// Its identity; by default a new one.
+    pub uuid: Option<Uuid>,
+    /// Where the guest comes from.
+    pub boot: BootSource,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// RAM in bytes; by default [`RunConfig::DEFAULT_MEMORY`].
+    pub memory: Option<u64>,
+    /// What backs the RAM; by default pages of 4 KiB, or as the source has it.
+    pub backing: Option<Backing>,
+    /// How many processors; by default one.
+    pub cpus: Option<u8>,
+    /// Where its serial line goes.
+    pub console: Console,
+    /// Control sockets beside the one that goes by name.
+    pub qmp: Vec<QmpSocket>,
+    /// Do not let the guest run yet.
+    pub paused: bool,
+    /// End when the guest has moved away.
+    pub exit_after_move: bool,
+    /// Take a machine that needs more memory than this host has to spare.
+    pub overcommit: bool,
+    /// How long to hold a guest whose source was lost when it was complete here.
+    pub hold: Option<Duration>,
+    /// Wait for another guest when one failed to come.
+    pub keep_waiting: bool,
+    /// Allow addresses beyond this host although nothing is encrypted.
+    pub insecure: bool,
+}
+
+impl RunConfig {
+    /// RAM of a machine of which nothing else was said, in bytes.
+    pub const DEFAULT_MEMORY: u64 = 256 << 20;
+}
+
+/// Where a guest comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootSource {
+    /// A built-in one.
+    Builtin(Builtin),
+    /// A kernel of its own.
+    Files {
+        /// The kernel.
+        kernel: PathBuf,
+        /// An initial RAM disk.
+        initrd: Option<PathBuf>,
+    },
+    /// From another machine monitor.
+    Incoming(Incoming),
+}
+
+/// Where to wait for a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// There.
+    At(Address),
+    /// Where QMP's `migrate-incoming` will say.
+    Deferred,
+}
+
+/// A control socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QmpSocket {
+    /// Where.
+    pub path: PathBuf,
+    /// Its file mode.
+    pub mode: u32,
+}

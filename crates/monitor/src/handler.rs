@@ -1,0 +1,116 @@
+//! QMP's commands, each handed to whoever knows what it means.
+
+use crate::monitor::Monitor;
+use crate::{Ending, Error};
+use devices::lock;
+use links::Descriptors;
+use motion::{Machine, SourceOptions};
+use qmp::command::{Address, Command};
+use qmp::reply::{
+    CpuInfo, KvmInfo, MemoryInfo, MigrationStatus, NameInfo, Reply, RunState, StatusInfo, UuidInfo,
+};
+use qmp::{Context, Handler};
+use state::Code;
+use std::sync::{Arc, Mutex};
+
+/// Answers QMP for one machine.
+pub(crate) struct Control {
+    monitor: Arc<Monitor>,
+    /// Held by ordinary commands, so that one that stops the guest and one that starts it do not
+    /// meet, whichever thread they come on.
+    one_at_a_time: Mutex<()>,
+}
+
+impl Control {
+    pub fn new(monitor: Arc<Monitor>) -> Self {
+        Self { monitor, one_at_a_time: Mutex::new(()) }
+    }
+}
+
+impl Handler for Control {
+    fn execute(&self, command: Command, context: &Context) -> Result<Reply, qmp::Error> {
+        let _turn = (!context.oob()).then(|| lock(&self.one_at_a_time));
+        execute(&self.monitor, command, context).map_err(Into::into)
+    }
+}
+
+fn execute(monitor: &Arc<Monitor>, command: Command, context: &Context) -> Result<Reply, Error> {
+    match command {
+        Command::QueryStatus => {
+            let status = monitor.run_state();
+            Ok(StatusInfo { running: status == RunState::Running, status }.into())
+        }
+        Command::QueryName => Ok(NameInfo { name: Some(monitor.name.to_string()) }.into()),
+        Command::QueryUuid => {
+            let guest = monitor.state().guest.clone();
+            let uuid = guest.map_or(uuid::Uuid::nil(), |guest| guest.config().uuid);
+            Ok(UuidInfo { uuid: uuid.to_string() }.into())
+        }
+        Command::QueryKvm => Ok(KvmInfo { enabled: true, present: true }.into()),
+        Command::QueryCpusFast => {
+            let cpus = crate::threads::of_vcpus();
+            let cpus = cpus.map_err(|e| Error::host("cannot look for the processors", &e))?;
+            Ok(cpus.into_iter().map(|(cpu, id)| CpuInfo::new(cpu, id)).collect::<Vec<_>>().into())
+        }
+        Command::QueryMemorySizeSummary => {
+            let guest = monitor.state().guest.clone();
+            let base_memory = guest.map_or(0, |guest| guest.ram().layout().size());
+            Ok(MemoryInfo { base_memory }.into())
+        }
+        Command::QueryMachine => match serde_json::to_value(monitor.view()?) {
+            Ok(serde_json::Value::Object(view)) => Ok(view.into()),
+            _ => Err(Error::new(Code::Internal, "the machine cannot be described")),
+        },
+        Command::Stop => monitor.stop().map(Into::into),
+        Command::Cont => monitor.cont().map(Into::into),
+        Command::SystemReset => monitor.reset(false).map(Into::into),
+        Command::SystemPowerdown => monitor.power_down().map(Into::into),
+        Command::Quit => monitor.quit(Ending::Quit).map(Into::into),
+        Command::Migrate(migrate) => {
+            let given = Arc::new(descriptors(&migrate.address()?, context)?);
+            monitor.migrate(&migrate, given).map(Into::into)
+        }
+        Command::MigrateIncoming(incoming) => {
+            let address = incoming.address()?;
+            let given = descriptors(&address, context)?;
+            let address = crate::address::of(&address)?;
+            let keep_waiting = !incoming.exit_on_error;
+            monitor.wait_for_guest(&address, &given, keep_waiting, incoming.insecure)?;
+            Ok(().into())
+        }
+        Command::MigrateCancel => monitor.cancel(context.oob()).map(Into::into),
+        Command::MigrateContinue(at) if at.state == MigrationStatus::PreSwitchover => {
+            let motion = monitor.motion_under_way().ok_or_else(|| {
+                Error::new(Code::InvalidState, "there is no motion that waits to go on")
+            })?;
+            motion.proceed().map(Into::into)
+        }
+        Command::MigrateContinue(_) => Err(Error::new(
+            Code::InvalidArgument,
+            "migrate-continue goes on from the state `pre-switchover` and from no other",
+        )),
+        Command::QueryMigrate => Ok(monitor.migration().into()),
+        Command::MigrateSetCapabilities(set) => {
+            monitor.state().capabilities.set(&set).map(Into::into).map_err(Into::into)
+        }
+        Command::QueryMigrateCapabilities => Ok(monitor.state().capabilities.list().into()),
+        Command::MigrateSetParameters(set) => monitor.set_parameters(&set).map(Into::into),
+        Command::QueryMigrateParameters => Ok(monitor.state().parameters.clone().into()),
+        Command::HandoverQuery(query) => monitor.handovers(query.token.as_deref()).map(Into::into),
+        Command::HandoverResolve(resolve) => monitor.resolve(&resolve).map(Into::into),
+    }
+}
+
+/// The descriptors that an `fd:` address means: `NAME`, and for data connections `NAME-0`, …
+fn descriptors(address: &Address, context: &Context) -> Result<Descriptors, Error> {
+    let given = Descriptors::none();
+    if let Address::Fd(name) = address {
+        given.give(name, context.take_descriptor(name)?);
+        for index in 0..SourceOptions::MOST_CONNECTIONS {
+            let name = format!("{name}-{index}");
+            let Ok(fd) = context.take_descriptor(&name) else { break };
+            given.give(name, fd);
+        }
+    }
+    Ok(given)
+}

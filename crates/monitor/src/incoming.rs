@@ -1,0 +1,164 @@
+//! Waiting for a guest from elsewhere.
+
+use crate::monitor::Monitor;
+use crate::observer::Observer;
+use crate::{Ending, Error};
+use links::{Address, Descriptors, Listener};
+use motion::destination::{Command, DestinationJob};
+use motion::handover::{DirJournal, Side};
+use motion::{DestinationOptions, Progress, Report, Status};
+use state::Code;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+use vmm::{Builder, Wishes};
+
+/// The wait for a guest, and how it came.
+pub(crate) struct Waiting {
+    job: DestinationJob,
+    begun: SystemTime,
+}
+
+impl Monitor {
+    /// `migrate-incoming`, and `run --incoming URI`
+    pub fn wait_for_guest(
+        self: &Arc<Self>,
+        address: &Address,
+        given: &Descriptors,
+        keep_waiting: bool,
+        insecure: bool,
+    ) -> Result<(), Error> {
+        let doing = format!("cannot wait for a guest as `{}`", self.name);
+        if self.state().guest.is_some() {
+            return Err(Error::new(Code::InvalidState, format!("{doing}: it has one already")));
+        }
+        if let Some(waiting) = self.state().incoming.clone() {
+            let why = format!("{doing}: it waits on {} already", waiting.address());
+            return Err(Error::new(Code::InvalidState, why));
+        }
+        let fail = |code, why: String| Error::new(code, format!("{doing}: {why}"));
+        crate::address::check_exposure(address, insecure || self.config.insecure)
+            .map_err(|e| fail(e.code, e.message))?;
+        let listener = Listener::bind(address, given).map_err(|e| fail(e.code(), e.to_string()))?;
+        let journal =
+            DirJournal::open(&self.journal).map_err(|e| fail(Code::Journal, e.to_string()))?;
+        let builder = Arc::new(self.builder());
+        let observer = Arc::new(Arrived {
+            events: Observer::new(self.events.clone(), |_| {}),
+            monitor: Arc::downgrade(self),
+            builder: builder.clone(),
+            keep_waiting,
+        });
+        let stall_limit = Duration::from_millis(self.state().parameters.stall_limit);
+        let options = DestinationOptions {
+            stall_limit,
+            hold: self.config.hold,
+            keep_waiting,
+            name: self.name.to_string(),
+        };
+        let job = DestinationJob::listen(listener, builder, options, Box::new(journal), observer)
+            .map_err(|e| fail(e.code, e.why))?;
+        self.state().incoming = Some(Arc::new(Waiting { job, begun: SystemTime::now() }));
+        Ok(())
+    }
+
+    /// Builds the machine that comes, as far as this side's flags have a say in it.
+    fn builder(self: &Arc<Self>) -> Builder {
+        let config = &self.config;
+        let wishes = Wishes {
+            name: Some(self.name.to_string()),
+            backing: config.backing,
+            uuid: config.uuid,
+            memory: config.memory,
+            vcpus: config.cpus.map(Into::into),
+            overcommit: config.overcommit,
+        };
+        let console = self.clone();
+        let consoles = Box::new(move || console.open_console());
+        Builder::new(self.hypervisor.clone(), wishes, consoles, self.sink())
+    }
+}
+
+impl Waiting {
+    /// Where it waits, with the port that the kernel chose.
+    pub fn address(&self) -> &Address {
+        self.job.address()
+    }
+
+    pub fn begun(&self) -> SystemTime {
+        self.begun
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.job.progress()
+    }
+
+    pub fn report(&self) -> Report {
+        self.job.report()
+    }
+
+    /// Decides a handover that is held.
+    pub fn resolve(&self, owner: Side, fenced: bool) -> Result<(), Error> {
+        self.job.command(Command::Resolve { owner, fenced }).map_err(Into::into)
+    }
+}
+
+/// What the arrival of a guest means here.
+struct Arrived {
+    events: Observer,
+    monitor: Weak<Monitor>,
+    builder: Arc<Builder>,
+    keep_waiting: bool,
+}
+
+impl motion::Observer for Arrived {
+    fn status(&self, status: Status) {
+        self.events.status(status);
+    }
+
+    fn pass(&self, number: u32) {
+        self.events.pass(number);
+    }
+
+    fn stopped(&self) {
+        self.events.stopped();
+    }
+
+    fn resumed(&self) {
+        self.settle();
+        self.events.resumed();
+    }
+
+    fn undecided(&self, token: &str) {
+        self.events.undecided(token);
+    }
+
+    fn finished(&self, report: &Report) {
+        if report.status.0 == Status::Completed {
+            self.settle();
+            return;
+        }
+        self.builder.forget();
+        if self.keep_waiting {
+            return;
+        }
+        if let Some(monitor) = self.monitor.upgrade() {
+            let (code, why) = report.error.as_ref().map_or_else(
+                || (Code::PeerFailed, "it ended without a guest".to_owned()),
+                |error| (error.code, error.why.clone()),
+            );
+            let why = format!("no guest came to `{}` from {}: {why}", monitor.name, report.peer);
+            monitor.end(Ending::Failed(Error::new(code, why)));
+        }
+    }
+}
+
+impl Arrived {
+    /// The guest is this side's.
+    fn settle(&self) {
+        if let (Some(monitor), Some(vm)) = (self.monitor.upgrade(), self.builder.built())
+            && monitor.state().guest.is_none()
+        {
+            monitor.settle(vm);
+        }
+    }
+}

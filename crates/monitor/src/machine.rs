@@ -1,0 +1,236 @@
+//! One machine in one process, from its start to its end.
+
+use crate::handler::Control;
+use crate::monitor::{Monitor, State};
+use crate::{
+    BootSource, Claim, Ending, Error, Incoming, MachineName, RunConfig, RuntimeDir, Signals, Woken,
+};
+use devices::console::Spec;
+use devices::event_loop::EventLoop;
+use links::Descriptors;
+use memory::GuestRam;
+use motion::Machine as _;
+use motion::handover::RunPermit;
+use qmp::{Event, Server, ServerHandle};
+use state::Code;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+use uuid::Uuid;
+use vmm::boot::Image;
+use vmm::{Hypervisor, MachineConfig, Vm};
+
+/// How long the end of a machine waits for somebody to read its console.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
+
+/// One machine, held by this process.
+pub struct Machine {
+    monitor: Arc<Monitor>,
+    signals: Signals,
+    // In the order in which they are to end.
+    server: ServerHandle,
+    _events: EventLoop,
+    _claim: Claim,
+}
+
+impl Machine {
+    /// Builds a machine and lets it run, or begins to wait for one.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing of it is left.
+    pub fn start(config: RunConfig, runtime: &RuntimeDir) -> Result<Self, Error> {
+        let signals = Signals::catch()?;
+        // First what is most likely to be missing.
+        let hypervisor = Hypervisor::open().map_err(|e| Error::new(e.code(), e.to_string()))?;
+        let (name, claim) = take_name(&config, runtime)?;
+        let journal = runtime.handovers()?;
+        let server = bind(&config, runtime.socket(&name))?;
+        let failed = |e| Error::host(format!("cannot start `{name}`"), &e);
+        let events = EventLoop::start("devices").map_err(failed)?;
+        let waker = signals.waker();
+        let (happenings, happened) = mpsc::channel();
+        let mut sockets = vec![runtime.socket(&name)];
+        sockets.extend(config.qmp.iter().map(|socket| socket.path.clone()));
+        let monitor = Arc::new(Monitor {
+            name: name.clone(),
+            config,
+            hypervisor: Arc::new(hypervisor),
+            devices: events.handle().clone(),
+            events: server.events(),
+            journal,
+            sockets,
+            happenings,
+            waker,
+            state: Mutex::new(State::default()),
+        });
+        let listener = monitor.clone();
+        std::thread::Builder::new()
+            .name("happenings".into())
+            .spawn(move || happened.iter().for_each(|event| listener.happened(event)))
+            .map_err(failed)?;
+        begin(&monitor)?;
+        let server = server.start(Arc::new(Control::new(monitor.clone()))).map_err(failed)?;
+        Ok(Self { monitor, signals, server, _events: events, _claim: claim })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &MachineName {
+        &self.monitor.name
+    }
+
+    /// What to tell whoever started it.
+    #[must_use]
+    pub fn greeting(&self) -> Vec<String> {
+        let monitor = &self.monitor;
+        let incoming = monitor.state().incoming.clone();
+        let does = match (monitor.state().guest.is_some(), incoming) {
+            (true, _) if monitor.config.paused => "is ready, and paused".to_owned(),
+            (true, _) => "runs".to_owned(),
+            (false, Some(waiting)) => format!("waits for a guest on {}", waiting.address()),
+            (false, None) => "waits to be told where its guest comes from".to_owned(),
+        };
+        let mut lines = vec![format!("`{}` {does} (process {})", monitor.name, std::process::id())];
+        match monitor.config.console {
+            Spec::Stdio | Spec::Off => {}
+            _ => lines.push(format!("console: {}", monitor.console_place())),
+        }
+        lines
+    }
+
+    /// Holds the machine until it ends, for whatever reason.
+    #[must_use]
+    pub fn wait(self) -> Ending {
+        let ending = self.until_the_end();
+        let Self { monitor, signals: _signals, server, _events: _, _claim } = self;
+        tracing::info!(%ending, "the machine ends");
+        if let Some(motion) = monitor.motion_under_way() {
+            motion.abandon();
+        }
+        let guest = monitor.state().guest.take();
+        if let Some(guest) = &guest
+            && let Err(error) = guest.pause()
+        {
+            tracing::warn!(%error, "stopping the guest at the end");
+        }
+        let by_guest = ending == Ending::PoweredOff;
+        monitor.events.send(&Event::Shutdown { guest: by_guest, reason: ending.cause() });
+        if let Some(guest) = &guest {
+            guest.console().flush(LAST_OUTPUT);
+        }
+        server.shutdown();
+        ending
+    }
+
+    fn until_the_end(&self) -> Ending {
+        loop {
+            if let Some(ending) = self.monitor.state().ending.clone() {
+                return ending;
+            }
+            match self.signals.wait(None) {
+                Ok(Woken::By(signal)) => {
+                    if let Err(error) = self.monitor.quit(Ending::Signal(signal)) {
+                        tracing::error!("{error}");
+                    }
+                }
+                Ok(Woken::Called | Woken::TimedOut) => {}
+                Err(error) => return Ending::Failed(error),
+            }
+        }
+    }
+}
+
+fn begin(monitor: &Arc<Monitor>) -> Result<(), Error> {
+    let config = &monitor.config;
+    let image = |e: vmm::boot::BootError| Error::new(Code::BadKernel, e.to_string());
+    let (kernel, initrd) = match &config.boot {
+        BootSource::Incoming(Incoming::Deferred) => return check_console(monitor),
+        BootSource::Incoming(Incoming::At(address)) => {
+            check_console(monitor)?;
+            let (wait, insecure) = (config.keep_waiting, config.insecure);
+            return monitor.wait_for_guest(address, &Descriptors::none(), wait, insecure);
+        }
+        BootSource::Builtin(guest) => {
+            guest.parse(&config.cmdline).map_err(|e| {
+                let why = format!("{e}; `whimbrel guest list` shows what {guest} takes");
+                Error::new(Code::InvalidArgument, why)
+            })?;
+            (Image::from_bytes(guest.name(), guest.image()), None)
+        }
+        BootSource::Files { kernel, initrd } => {
+            let initrd = initrd.as_deref().map(Image::open).transpose().map_err(image)?;
+            (Image::open(kernel).map_err(image)?, initrd)
+        }
+    };
+    let boot = vmm::BootSource { kernel, initrd, cmdline: config.cmdline.clone() };
+    let vm = Arc::new(build(monitor, boot)?);
+    let permit = RunPermit::for_new_machine();
+    let started = if config.paused {
+        vm.grant(permit);
+        Ok(())
+    } else {
+        vm.run(permit)
+    };
+    started.map_err(|e| Error::new(e.code, format!("cannot start `{}`: {e}", monitor.name)))?;
+    monitor.settle(vm);
+    Ok(())
+}
+
+/// A guest that comes finds its console made then. That it can be is better known now.
+fn check_console(monitor: &Arc<Monitor>) -> Result<(), Error> {
+    match monitor.config.console {
+        // Opened, it would take the terminal.
+        Spec::Stdio => Ok(()),
+        _ => monitor
+            .open_console()
+            .map(drop)
+            .map_err(|e| Error::new(Code::HostIo, format!("cannot start `{}`: {e}", monitor.name))),
+    }
+}
+
+fn build(monitor: &Arc<Monitor>, boot: vmm::BootSource) -> Result<Vm, Error> {
+    let config = &monitor.config;
+    let machine = MachineConfig {
+        name: monitor.name.to_string(),
+        uuid: config.uuid.unwrap_or_else(Uuid::new_v4),
+        memory: config.memory.unwrap_or(RunConfig::DEFAULT_MEMORY),
+        backing: config.backing.unwrap_or_default(),
+        vcpus: config.cpus.unwrap_or(1).into(),
+    };
+    let failed = |e: Error| Error::new(e.code, format!("cannot start `{}`: {}", monitor.name, e));
+    let console =
+        monitor.open_console().map_err(|e| failed(Error::new(Code::HostIo, e.to_string())))?;
+    let made = GuestRam::new(machine.memory, machine.backing)
+        .map_err(vmm::VmError::from)
+        .and_then(|ram| Vm::new(&monitor.hypervisor, machine, ram, console, monitor.sink()))
+        .and_then(|vm| vm.boot(boot).map(|()| vm));
+    made.map_err(|e| failed(Error::new(e.code(), e.to_string())))
+}
+
+/// The name that was asked for, or the first that is free of those that suggest themselves.
+fn take_name(config: &RunConfig, runtime: &RuntimeDir) -> Result<(MachineName, Claim), Error> {
+    if let Some(name) = &config.name {
+        return Ok((name.clone(), runtime.claim(name)?));
+    }
+    let base = match &config.boot {
+        BootSource::Builtin(guest) => guest.name(),
+        BootSource::Files { .. } => "vm",
+        BootSource::Incoming(_) => "incoming",
+    };
+    let names = std::iter::once(base.to_owned()).chain((2..).map(|n| format!("{base}-{n}")));
+    for name in names {
+        let name: MachineName =
+            name.parse().map_err(|e| Error::new(Code::Internal, format!("{e}")))?;
+        match runtime.claim(&name) {
+            Err(error) if error.code == Code::NameTaken => {}
+            claimed => return claimed.map(|claim| (name, claim)),
+        }
+    }
+    Err(Error::new(Code::NameTaken, "every name is taken; give a --name"))
+}
+
+fn bind(config: &RunConfig, own: PathBuf) -> Result<Server, Error> {
+    let mut paths = vec![(own, 0o600)];
+    paths.extend(config.qmp.iter().map(|socket| (socket.path.clone(), socket.mode)));
+    Server::bind(&paths).map_err(|e| Error::new(Code::HostIo, e.to_string()))
+}

@@ -1,0 +1,283 @@
+//! What one machine's process knows and does, whoever asks for it.
+
+use crate::incoming::Waiting;
+use crate::outgoing::Outgoing;
+use crate::{Ending, Error, MachineName, RunConfig};
+use devices::console::{Console, ConsoleError, SavedConsole};
+use devices::event_loop::Handle;
+use devices::lock;
+use links::Waker;
+use motion::{Machine, SourceMachine};
+use qmp::command::{Capabilities, Parameters};
+use qmp::reply::RunState;
+use qmp::{Event, EventSender, ShutdownCause};
+use state::{Code, Saved};
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+use vmm::{EventSink, Hypervisor, SavedClock, SavedSchemas, SavedVcpu, Vm, VmEvent};
+
+/// One machine's process.
+pub(crate) struct Monitor {
+    pub name: MachineName,
+    pub config: RunConfig,
+    pub hypervisor: Arc<Hypervisor>,
+    /// The loop that serves the console.
+    pub devices: Handle,
+    pub events: EventSender,
+    /// The folder of handover records.
+    pub journal: PathBuf,
+    /// Where it is to be found: its control sockets.
+    pub sockets: Vec<PathBuf>,
+    /// Where the machine says what happened in it.
+    pub happenings: Sender<VmEvent>,
+    /// Wakes the thread that waits for the end.
+    pub waker: Waker,
+    pub state: Mutex<State>,
+}
+
+/// What changes.
+#[derive(Default)]
+pub(crate) struct State {
+    /// The machine, once there is one here.
+    pub guest: Option<Arc<Vm>>,
+    /// When the guest came to be here.
+    pub since: Option<Instant>,
+    /// The names of the machine's devices.
+    pub devices: Vec<String>,
+    pub parameters: Parameters,
+    pub capabilities: Capabilities,
+    /// The present or last motion from here.
+    pub outgoing: Option<Arc<Outgoing>>,
+    /// The wait for a guest, and how it came.
+    pub incoming: Option<Arc<Waiting>>,
+    pub ending: Option<Ending>,
+}
+
+impl Monitor {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Where a machine of this process says what happened in it.
+    pub fn sink(&self) -> EventSink {
+        let happenings = self.happenings.clone();
+        Arc::new(move |event| {
+            // Nobody listens any more when the process ends.
+            let _ = happenings.send(event);
+        })
+    }
+
+    /// A guest is here from now on.
+    pub fn settle(&self, guest: Arc<Vm>) {
+        let devices = devices_of(&guest);
+        let mut state = self.state();
+        state.guest = Some(guest);
+        state.since = Some(Instant::now());
+        state.devices = devices;
+    }
+
+    /// Opens the console that was asked for, frozen.
+    pub fn open_console(self: &Arc<Self>) -> Result<Console, ConsoleError> {
+        let monitor = Arc::downgrade(self);
+        Console::open(&self.config.console, &self.devices, move || {
+            let Some(monitor) = monitor.upgrade() else { return };
+            if let Err(error) = monitor.quit(Ending::Quit) {
+                tracing::error!("{error}");
+            }
+        })
+    }
+
+    /// The machine.
+    ///
+    /// # Errors
+    /// While it waits for one.
+    pub fn guest(&self, doing: &str) -> Result<Arc<Vm>, Error> {
+        self.state().guest.clone().ok_or_else(|| {
+            Error::new(
+                Code::InvalidState,
+                format!("cannot {doing} `{}`: it waits for a guest that has not come", self.name),
+            )
+        })
+    }
+
+    /// The motion from here that has not ended.
+    pub fn motion_under_way(&self) -> Option<Arc<Outgoing>> {
+        self.state().outgoing.clone().filter(|motion| !motion.has_ended())
+    }
+
+    pub fn run_state(&self) -> RunState {
+        let state = self.state();
+        let Some(guest) = &state.guest else { return RunState::InMigrate };
+        match &state.outgoing {
+            Some(motion) if motion.has_moved() => RunState::PostMigrate,
+            Some(motion) if motion.holds_the_guest() => RunState::FinishMigrate,
+            _ => run_state(guest.state()),
+        }
+    }
+
+    /// `stop`
+    pub fn stop(&self) -> Result<(), Error> {
+        let doing = format!("cannot pause `{}`", self.name);
+        let guest = self.guest("pause")?;
+        // Whether a motion ends with the guest running is decided when it begins.
+        if let Some(motion) = self.motion_under_way() {
+            return Err(motion.in_the_way(&doing));
+        }
+        if guest.is_running() {
+            guest.pause().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
+            self.events.send(&Event::Stop);
+        }
+        Ok(())
+    }
+
+    /// `cont`
+    pub fn cont(&self) -> Result<(), Error> {
+        let doing = format!("cannot resume `{}`", self.name);
+        let guest = self.guest("resume")?;
+        if guest.is_running() {
+            return Ok(());
+        }
+        if let Some(motion) = self.state().outgoing.clone() {
+            if motion.has_moved() {
+                let why = format!("{doing}: its guest has moved to {}", motion.peer());
+                return Err(Error::new(Code::NotOwner, why));
+            }
+            if !motion.has_ended() {
+                return Err(motion.in_the_way(&doing));
+            }
+        }
+        let permit = guest.surrender().ok_or_else(|| {
+            Error::new(Code::NotOwner, format!("{doing}: this side may not run its guest"))
+        })?;
+        guest.run(permit).map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
+        self.events.send(&Event::Resume);
+        Ok(())
+    }
+
+    /// `system_powerdown`
+    pub fn power_down(&self) -> Result<(), Error> {
+        let guest = self.guest("shut down")?;
+        if !guest.is_running() {
+            let (name, state) = (&self.name, self.run_state());
+            return Err(Error::new(
+                Code::InvalidState,
+                format!(
+                    "cannot shut `{name}` down: its guest does not run (it is {}), so it cannot \
+                     listen; `whimbrel resume {name}` first, or `whimbrel kill {name}`",
+                    crate::view::word(&state)
+                ),
+            ));
+        }
+        guest.press_power_button();
+        self.events.send(&Event::Powerdown);
+        Ok(())
+    }
+
+    /// `system_reset`, or the guest's own wish. A motion under way has nothing left to move.
+    pub fn reset(&self, by_guest: bool) -> Result<(), Error> {
+        let doing = format!("cannot reset `{}`", self.name);
+        let guest = self.guest("reset")?;
+        if let Some(motion) = self.motion_under_way() {
+            motion.guest_gone();
+        }
+        guest.reset().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
+        let reason =
+            if by_guest { ShutdownCause::GuestReset } else { ShutdownCause::HostQmpSystemReset };
+        self.events.send(&Event::Reset { guest: by_guest, reason });
+        Ok(())
+    }
+
+    /// Ends the process, unless that could lose the guest.
+    ///
+    /// # Errors
+    /// [`Code::Undecided`] where this process may hold the only copy.
+    pub fn quit(&self, ending: Ending) -> Result<(), Error> {
+        if let Some(undecided) = self.undecided() {
+            let name = &self.name;
+            return Err(Error::new(
+                Code::Undecided,
+                format!(
+                    "cannot end `{name}`: it may hold the only copy of its guest, because handover \
+                     {} with {} is not decided; see `whimbrel handover query {name}`, or use \
+                     `whimbrel kill --force {name}` and lose it",
+                    undecided.token, undecided.peer
+                ),
+            ));
+        }
+        self.end(ending);
+        Ok(())
+    }
+
+    /// Ends the process. The first reason counts.
+    pub fn end(&self, ending: Ending) {
+        self.state().ending.get_or_insert(ending);
+        self.waker.wake();
+    }
+
+    /// The handover of which this side does not know how it ended.
+    pub fn undecided(&self) -> Option<motion::Undecided> {
+        let (outgoing, incoming) = {
+            let state = self.state();
+            (state.outgoing.clone(), state.incoming.clone())
+        };
+        let source = outgoing.and_then(|motion| motion.progress().undecided);
+        source.or_else(|| incoming.and_then(|waiting| waiting.progress().undecided))
+    }
+
+    /// What the machine said happened in it.
+    pub fn happened(&self, event: VmEvent) {
+        match event {
+            VmEvent::Shutdown => {
+                if let Some(motion) = self.motion_under_way() {
+                    motion.guest_gone();
+                }
+                self.end(Ending::PoweredOff);
+            }
+            VmEvent::Reset => {
+                if let Err(error) = self.reset(true) {
+                    tracing::error!(%error, "the guest asked for a reset");
+                }
+            }
+            VmEvent::GuestError { vcpu, reason } => {
+                if let Some(motion) = self.motion_under_way() {
+                    motion.guest_gone();
+                }
+                self.events.send(&Event::Stop);
+                let registers = serde_json::Value::Null;
+                self.events.send(&Event::GuestError { cpu: vcpu, reason, registers });
+            }
+        }
+    }
+}
+
+/// The devices are what has a schema beside the machine's own parts.
+fn devices_of(guest: &Vm) -> Vec<String> {
+    let schemas = guest.describe().ok().and_then(|mut about| about.take::<SavedSchemas>("").ok());
+    let own = [SavedVcpu::SCHEMA, SavedClock::SCHEMA, SavedConsole::SCHEMA];
+    let names = schemas.into_iter().flat_map(|saved| saved.schemas).map(|(name, ..)| name);
+    names
+        .filter(|name| !own.contains(&name.as_str()))
+        .map(|name| name.strip_prefix("whimbrel.").unwrap_or(&name).to_owned())
+        .collect()
+}
+
+/// The machine's own state in QMP's words.
+fn run_state(state: vmm::RunState) -> RunState {
+    match state {
+        vmm::RunState::Prelaunch => RunState::Prelaunch,
+        vmm::RunState::Running => RunState::Running,
+        vmm::RunState::Paused => RunState::Paused,
+        vmm::RunState::Inmigrate => RunState::InMigrate,
+        vmm::RunState::FinishMigrate => RunState::FinishMigrate,
+        vmm::RunState::Postmigrate => RunState::PostMigrate,
+        vmm::RunState::SaveVm => RunState::SaveVm,
+        vmm::RunState::RestoreVm => RunState::RestoreVm,
+        vmm::RunState::Suspended => RunState::Suspended,
+        vmm::RunState::Shutdown => RunState::Shutdown,
+        vmm::RunState::InternalError => RunState::InternalError,
+        vmm::RunState::IoError => RunState::IoError,
+        vmm::RunState::GuestPanicked => RunState::GuestPanicked,
+    }
+}

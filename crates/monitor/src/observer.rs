@@ -1,0 +1,70 @@
+//! What a motion's steps mean to those who watch over QMP.
+
+use motion::{Report, Status};
+use qmp::reply::MigrationStatus;
+use qmp::{Event, EventSender};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Turns the engine's steps into events.
+pub(crate) struct Observer {
+    events: EventSender,
+    stopped: AtomicBool,
+    on_end: Box<dyn Fn(&Report) + Send + Sync>,
+}
+
+impl Observer {
+    /// An observer that calls `on_end` with the report.
+    pub fn new(events: EventSender, on_end: impl Fn(&Report) + Send + Sync + 'static) -> Self {
+        Self { events, stopped: AtomicBool::new(false), on_end: Box::new(on_end) }
+    }
+
+    /// Whether the engine stopped the guest and has not let it run again.
+    pub fn has_stopped_the_guest(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}
+
+impl motion::Observer for Observer {
+    fn status(&self, status: Status) {
+        self.events.send(&Event::Migration { status: migration_status(status) });
+    }
+
+    fn pass(&self, number: u32) {
+        self.events.send(&Event::MigrationPass { pass: number.into() });
+    }
+
+    fn stopped(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.events.send(&Event::Stop);
+    }
+
+    fn resumed(&self) {
+        self.stopped.store(false, Ordering::Release);
+        self.events.send(&Event::Resume);
+    }
+
+    fn undecided(&self, token: &str) {
+        let event = Event::Handover { token: token.to_owned(), state: "undecided".to_owned() };
+        self.events.send(&event);
+    }
+
+    fn finished(&self, report: &Report) {
+        (self.on_end)(report);
+    }
+}
+
+/// A status in QMP's words.
+pub(crate) fn migration_status(status: Status) -> MigrationStatus {
+    match status {
+        Status::None => MigrationStatus::None,
+        Status::Setup => MigrationStatus::Setup,
+        Status::Active => MigrationStatus::Active,
+        Status::PreSwitchover => MigrationStatus::PreSwitchover,
+        Status::Device => MigrationStatus::Device,
+        Status::Completed => MigrationStatus::Completed,
+        Status::Failing => MigrationStatus::Failing,
+        Status::Failed => MigrationStatus::Failed,
+        Status::Cancelling => MigrationStatus::Cancelling,
+        Status::Cancelled => MigrationStatus::Cancelled,
+    }
+}

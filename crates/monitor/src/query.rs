@@ -1,0 +1,190 @@
+//! How a machine and its motion stand, in the words of QMP.
+
+use crate::Error;
+use crate::monitor::{Monitor, State};
+use crate::observer::migration_status;
+use crate::view::{MachineView, MemoryView};
+use devices::console::Spec;
+use memory::{PAGE_SIZE, PageRange};
+use motion::{Machine, Progress, Report, SourceMachine, Status};
+use qmp::command::SocketAddress;
+use qmp::reply::{MigrationInfo, MigrationRam, MigrationStatus, Undecided};
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime};
+
+impl Monitor {
+    /// `x-whimbrel-query-machine`
+    pub fn view(&self) -> Result<MachineView, Error> {
+        let (guest, since, devices, incoming) = {
+            let state = self.state();
+            let State { guest, since, devices, incoming, .. } = &*state;
+            (guest.clone(), *since, devices.clone(), incoming.clone())
+        };
+        let memory = match &guest {
+            None => None,
+            Some(guest) => {
+                let ram = guest.ram();
+                let touched = ram
+                    .touched(PageRange::new(0, ram.pages()))
+                    .map_err(|e| Error::host("cannot look at the guest's memory", &e))?;
+                Some(MemoryView {
+                    size: ram.layout().size(),
+                    touched: touched.iter().map(|range| range.bytes()).sum(),
+                    backing: ram.backing().as_str().to_owned(),
+                })
+            }
+        };
+        let waits = incoming.filter(|_| guest.is_none());
+        Ok(MachineView {
+            name: self.name.to_string(),
+            uuid: guest.as_ref().map(|guest| guest.config().uuid.to_string()),
+            pid: std::process::id(),
+            status: self.run_state(),
+            reason: guest.as_ref().and_then(|guest| guest.failure()),
+            uptime_seconds: since.map(|since| since.elapsed().as_secs_f64()),
+            memory,
+            cpus: guest.as_ref().map_or(0, |guest| guest.config().vcpus),
+            devices,
+            console: self.console_place(),
+            qmp: self.sockets.iter().map(|path| path.display().to_string()).collect(),
+            incoming: waits.map(|waiting| waiting.address().to_string()),
+            motion: self.migration().status.unwrap_or_default(),
+            undecided: self.undecided().iter().map(|undecided| self.own(undecided)).collect(),
+        })
+    }
+
+    /// Where people find the console.
+    pub fn console_place(&self) -> String {
+        let guest = self.state().guest.clone();
+        let spec = &self.config.console;
+        match guest.as_ref().and_then(|guest| guest.console().location()) {
+            Some(path) if *spec == Spec::Pty => format!("pty {}", path.display()),
+            _ => spec.to_string(),
+        }
+    }
+
+    /// `query-migrate`
+    pub fn migration(&self) -> MigrationInfo {
+        let (guest, outgoing, incoming) = {
+            let state = self.state();
+            (state.guest.clone(), state.outgoing.clone(), state.incoming.clone())
+        };
+        match (outgoing, incoming) {
+            (Some(motion), _) => {
+                let (mut progress, report) = (motion.progress(), motion.report());
+                // Between the command and its first step.
+                if report.is_none() && progress.status.0 == Status::None {
+                    progress.status.0 = Status::Setup;
+                }
+                info(&progress, report, motion.begun())
+            }
+            (None, Some(waiting)) => {
+                let progress = waiting.progress();
+                let report = waiting.report();
+                let mut info = info(&progress, Some(report), waiting.begun());
+                info.socket_address = socket_address(waiting.address());
+                info
+            }
+            (None, None) => {
+                let refusals = guest.map(|guest| guest.refusals()).unwrap_or_default();
+                let reasons: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+                let blocked_reasons = (!reasons.is_empty()).then_some(reasons);
+                MigrationInfo { blocked_reasons, ..MigrationInfo::default() }
+            }
+        }
+    }
+}
+
+/// A motion in QMP's words: what is under way by its progress, what has ended by its report.
+fn info(progress: &Progress, report: Option<Report>, begun: SystemTime) -> MigrationInfo {
+    let ended = report.clone().filter(|report| report.status.0.is_terminal());
+    let status = ended.as_ref().map_or(progress.status.0, |report| report.status.0);
+    let mut info = MigrationInfo {
+        status: Some(migration_status(status)).filter(|s| *s != MigrationStatus::None),
+        ram: Some(ram(progress, report.as_ref())),
+        total_time: Some(millis(progress.elapsed_ns)),
+        report: Some(details(progress, report.as_ref())),
+        undecided: progress.undecided.as_ref().map(|undecided| Undecided {
+            token: undecided.token.clone(),
+            peer: undecided.peer.clone(),
+            since: crate::handovers::timestamp(
+                begun
+                    + Duration::from_nanos(progress.elapsed_ns.saturating_sub(undecided.since_ns)),
+            ),
+        }),
+        ..MigrationInfo::default()
+    };
+    match ended {
+        None => {
+            let expected = progress.predicted_blackout_ns;
+            info.expected_downtime = (expected != 0).then(|| millis_up(expected));
+        }
+        Some(report) => {
+            info.total_time = Some(millis(report.total_ns));
+            info.setup_time = Some(millis(report.setup_ns));
+            info.downtime = report.blackout.as_ref().map(|blackout| millis_up(blackout.ns));
+            info.error_desc = report.error.as_ref().map(|error| error.why.clone());
+            info.error_code = report.error.as_ref().map(|error| error.code.to_string());
+        }
+    }
+    if status == Status::None {
+        info.ram = None;
+        info.total_time = None;
+    }
+    info
+}
+
+fn ram(progress: &Progress, report: Option<&Report>) -> MigrationRam {
+    let totals = report.map(|report| report.ram).unwrap_or_default();
+    let left = progress.pass_pages.saturating_sub(progress.pass_done);
+    let at_stop = report.and_then(|report| report.blackout.as_ref()).map_or(0, |b| b.bytes);
+    let transferred = totals.bytes.max(progress.bytes);
+    // Exact for any rate that a link has.
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let mbps = progress.rate as f64 * 8.0 / 1e6;
+    MigrationRam {
+        transferred,
+        remaining: left.saturating_mul(PAGE_SIZE),
+        total: totals.total_pages.max(progress.pass_pages).saturating_mul(PAGE_SIZE),
+        duplicate: totals.zero_pages.saturating_add(totals.skipped_pages),
+        normal: totals.data_pages,
+        normal_bytes: totals.data_pages.saturating_mul(PAGE_SIZE),
+        dirty_pages_rate: progress.dirty_rate,
+        mbps,
+        dirty_sync_count: progress.pass.into(),
+        postcopy_requests: 0,
+        page_size: PAGE_SIZE,
+        pages_per_second: progress.rate / PAGE_SIZE,
+        precopy_bytes: transferred.saturating_sub(at_stop),
+        downtime_bytes: at_stop,
+        postcopy_bytes: 0,
+    }
+}
+
+/// The whole report, as far as there is one, and how far the motion is.
+fn details(progress: &Progress, report: Option<&Report>) -> Value {
+    let mut details = report.map_or_else(|| json!({}), |report| json!(report));
+    details["progress"] = json!(progress);
+    details
+}
+
+fn socket_address(address: &links::Address) -> Option<Vec<SocketAddress>> {
+    let address = match address {
+        links::Address::Tcp { host, port } => {
+            SocketAddress::Inet { host: host.clone(), port: port.to_string() }
+        }
+        links::Address::Unix(path) => SocketAddress::Unix { path: path.display().to_string() },
+        links::Address::Fd(name) => SocketAddress::Fd { str: name.clone() },
+        links::Address::File(_) => return None,
+    };
+    Some(vec![address])
+}
+
+fn millis(nanos: u64) -> u64 {
+    nanos / 1_000_000
+}
+
+/// A blackout is never said to be shorter than it is.
+fn millis_up(nanos: u64) -> u64 {
+    nanos.div_ceil(1_000_000)
+}

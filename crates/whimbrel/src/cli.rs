@@ -1,0 +1,114 @@
+//! The command line.
+
+use crate::exit::Exit;
+use crate::verbs::{
+    guest, handover, kill, list, migrate, pause, qmp, resume, run, shutdown, status,
+};
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Run virtual machines, and move them while they run.
+#[derive(Debug, Parser)]
+#[command(name = "whimbrel", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to log to stderr: off, error, warn, info, debug, trace, or a filter such as
+    /// `motion=debug`. WHIMBREL_LOG says the same.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+Start with:
+  whimbrel demo
+  whimbrel run --name a --guest clock --console stdio
+
+Exit status: 0 done, 1 failed (the guest is safe where it was), 2 wrong usage, 3 refused before
+anything was touched, 4 cancelled.";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Run(run::Run),
+    List(list::List),
+    Status(status::Status),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
+    Shutdown(shutdown::Shutdown),
+    Kill(kill::Kill),
+    Migrate(migrate::Migrate),
+    Handover(handover::Handover),
+    Guest(guest::Guest),
+    Qmp(qmp::Qmp),
+}
+
+impl Verb {
+    /// Does it.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            Self::Run(verb) => verb.run(),
+            Self::List(verb) => verb.run(),
+            Self::Status(verb) => verb.run(),
+            Self::Pause(verb) => verb.run(),
+            Self::Resume(verb) => verb.run(),
+            Self::Shutdown(verb) => verb.run(),
+            Self::Kill(verb) => verb.run(),
+            Self::Migrate(verb) => verb.run(),
+            Self::Handover(verb) => verb.run(),
+            Self::Guest(verb) => verb.run(),
+            Self::Qmp(verb) => verb.run(),
+        }
+    }
+
+    /// Whether its errors, too, are to be JSON.
+    pub fn wants_json(&self) -> bool {
+        match self {
+            Self::Run(verb) => verb.json,
+            Self::List(verb) => verb.json,
+            Self::Status(verb) => verb.json,
+            Self::Pause(verb) => verb.json,
+            Self::Resume(verb) => verb.json,
+            Self::Shutdown(verb) => verb.json,
+            Self::Kill(verb) => verb.json,
+            Self::Migrate(verb) => verb.json,
+            Self::Handover(verb) => verb.wants_json(),
+            Self::Guest(verb) => verb.wants_json(),
+            // Its output is the machine's own, which is JSON anyway.
+            Self::Qmp(_) => false,
+        }
+    }
+}
+
+/// Logs to stderr; quiet unless asked to speak.
+pub fn start_log(level: Option<&str>) -> anyhow::Result<()> {
+    let environment = std::env::var("WHIMBREL_LOG").ok();
+    let filter = level.or(environment.as_deref()).unwrap_or("warn");
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .with_context(|| format!("`{filter}` is no log level; use info, debug, …"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_a_help_with_an_example() {
+        for verb in Cli::command().get_subcommands().filter(|v| v.get_name() != "help") {
+            let after = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = format!("whimbrel {}", verb.get_name());
+            assert!(after.contains(&example), "{} has no example", verb.get_name());
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The verbs, one file each.
+
+pub mod guest;
+pub mod handover;
+pub mod kill;
+pub mod list;
+pub mod migrate;
+pub mod pause;
+pub mod qmp;
+pub mod resume;
+pub mod run;
+pub mod shutdown;
+pub mod status;

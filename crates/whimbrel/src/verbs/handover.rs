@@ -1,0 +1,132 @@
+//! `whimbrel handover`
+
+use crate::exit::Exit;
+use crate::machine::Machine;
+use crate::output::{print_json, print_line, table};
+use clap::{Subcommand, ValueEnum};
+use monitor::MachineName;
+use qmp::command::{Command, HandoverResolve, Owner};
+use qmp::reply::{HandoverInfo, HandoverSide};
+
+/// Find out, and decide, which side of a move owns a guest
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  whimbrel handover query web\n  whimbrel handover resolve web \
+                        TOKEN --owner here --fenced"
+)]
+pub struct Handover {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show the handovers that a machine has on record
+    Query(Query),
+    /// Decide a handover that nobody answers for
+    Resolve(Resolve),
+}
+
+#[derive(Debug, clap::Args)]
+struct Query {
+    /// Which machine
+    name: MachineName,
+    /// Only this handover
+    token: Option<String>,
+    /// One JSON object per handover and line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "--fenced is your word that the other side can no longer run the guest: its \
+                        host is powered off, or its process is gone for good. If it is not so, two \
+                        copies of the guest will run."
+)]
+struct Resolve {
+    /// Which machine
+    name: MachineName,
+    /// Which handover
+    token: String,
+    /// Who is to own the guest
+    #[arg(long, value_enum)]
+    owner: Side,
+    /// The other side can no longer run the guest
+    #[arg(long)]
+    fenced: bool,
+    /// Answer with a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Side {
+    /// This machine
+    Here,
+    /// The one at the other end
+    Peer,
+}
+
+impl Handover {
+    pub fn run(self) -> anyhow::Result<Exit> {
+        match self.action {
+            Action::Query(query) => query.run(),
+            Action::Resolve(resolve) => resolve.run(),
+        }
+    }
+
+    pub fn wants_json(&self) -> bool {
+        match &self.action {
+            Action::Query(query) => query.json,
+            Action::Resolve(resolve) => resolve.json,
+        }
+    }
+}
+
+impl Query {
+    fn run(self) -> anyhow::Result<Exit> {
+        let handovers = Machine::find(&self.name)?.handovers(self.token)?;
+        if self.json {
+            for handover in &handovers {
+                print_json(handover)?;
+            }
+            return Ok(Exit::Done);
+        }
+        let head = ["TOKEN", "SIDE", "STATE", "PEER"].map(String::from).to_vec();
+        let rows: Vec<_> = std::iter::once(head).chain(handovers.iter().map(cells)).collect();
+        for line in table(&rows) {
+            print_line(&line);
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn cells(handover: &HandoverInfo) -> Vec<String> {
+    let side = match handover.side {
+        HandoverSide::Source => "source",
+        HandoverSide::Destination => "destination",
+    };
+    let open = if handover.undecided { " (undecided)" } else { "" };
+    vec![
+        handover.token.clone(),
+        side.to_owned(),
+        format!("{}{open}", handover.state),
+        handover.peer.clone().unwrap_or_else(|| "-".into()),
+    ]
+}
+
+impl Resolve {
+    fn run(self) -> anyhow::Result<Exit> {
+        let owner = match self.owner {
+            Side::Here => Owner::Here,
+            Side::Peer => Owner::Peer,
+        };
+        let arguments = HandoverResolve { token: self.token, owner, fenced: self.fenced };
+        let answer = Machine::find(&self.name)?.run(&Command::HandoverResolve(arguments))?;
+        if self.json {
+            print_json(&answer)?;
+        }
+        Ok(Exit::Done)
+    }
+}
