@@ -19,6 +19,7 @@ use registers::Registers;
 use rt::cpu::{self, Cpu};
 use rt::machine::Machine;
 use rt::shared::builtin::Builtin;
+use rt::shared::fpu::Vectors;
 use rt::shared::invariant::{self, Breach};
 use rt::shared::pattern::{self, Page};
 use rt::shared::progress::{Disagreement, Progress, Wrong};
@@ -97,7 +98,7 @@ impl SelfCheck {
             untouched: Share::new(layout.untouched, machine, cpu),
             registers: Registers::new(cpu, start.state),
             image: (cpu.rank == 0).then(Image::new),
-            batch: Batch::empty(),
+            batch: Batch::new(vectors()),
             pages_per_batch: time
                 .ticks(BATCH_TIME)
                 .checked_div(interval)
@@ -175,11 +176,10 @@ impl SelfCheck {
         let mut done = 0;
         loop {
             let seed = self.seed(progress);
-            self.batch.load.fill(seed);
             self.batch.progress = progress;
             self.batch.last = self.station.watch.last();
             // SAFETY: each page belongs to this processor's share alone
-            let failed = unsafe { self.batch.run(&visits[done..]) };
+            let failed = unsafe { self.batch.run(&visits[done..], seed) };
             progress = self.check_registers();
             self.check_clock();
             let Some(index) = failed else { return progress };
@@ -210,7 +210,7 @@ impl SelfCheck {
         let kept = copies.map(|copy| unsafe { copy.read_volatile() });
         let (progress, disagreement) = Progress::vote(kept, self.batch.progress);
         self.settle(progress, disagreement);
-        if let Some((register, expected, found)) = self.batch.saved.compare(self.seed(progress)) {
+        if let Some((register, expected, found)) = self.batch.compare(self.seed(progress)) {
             self.fault(Kind::Fpu, register as u64, expected, found);
         }
         progress
@@ -376,6 +376,13 @@ impl SelfCheck {
     fn fault(&mut self, kind: Kind, address: u64, expected: u64, found: u64) {
         faults::report(&mut self.station, kind, address, expected, found);
     }
+}
+
+/// The vector registers that this processor has, enabled
+fn vectors() -> Vectors {
+    let vectors = Vectors::of_processor(cpu::cpuid);
+    let usable = vectors.mask() == 0 || cpu::enable_vectors(vectors.mask()).is_ok();
+    if usable { vectors } else { Vectors::LEGACY }
 }
 
 const NOTHING: Visit = Visit { page: 0, expected: 0, written: 0, action: 0 };

@@ -5,6 +5,7 @@
 # which all of memory, all I/O ports and the `int3` services below are open.
 
 .set CR4_BITS, 0x620            # PAE, OSFXSR, OSXMMEXCPT
+.set CR4_OSXSAVE, 0x40000
 .set CR0_BITS, 0x80000033       # PG, NE, ET, MP, PE
 .set EFER_BITS, 0x101           # LME, SCE
 .set SEL_CODE64, 0x08
@@ -199,6 +200,8 @@ service:
     cmp eax, 5
     jb service_cpuid
     je service_halt
+    cmp eax, 7
+    je service_enable_vectors
     lidt [no_idt]               # 6: no handler for the next exception, nor for the
     ud2                         # double fault: the processor shuts down
 
@@ -254,17 +257,26 @@ set_debug:
 service_done:
     xor edx, edx
     iretq
-service_cpuid:                  # rcx = leaf, rdx = address of four words
+service_cpuid:                  # rcx = leaf and, above it, subleaf; rdx = address of four words
     mov r8, rdx
     mov r9, rbx
     mov eax, ecx
-    xor ecx, ecx
+    shr rcx, 32
     cpuid
     mov [r8], eax
     mov [r8 + 4], ebx
     mov [r8 + 8], ecx
     mov [r8 + 12], edx
     mov rbx, r9
+    jmp service_done
+service_enable_vectors:         # rdx = XCR0
+    mov rax, cr4
+    or eax, CR4_OSXSAVE
+    mov cr4, rax
+    mov eax, edx
+    shr rdx, 32
+    xor ecx, ecx
+    xsetbv
     jmp service_done
 service_halt:                   # interrupts are off: for good
     hlt

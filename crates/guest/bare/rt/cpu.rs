@@ -93,14 +93,21 @@ pub fn set_debug_register(index: usize, value: u64) {
     let _ = unsafe { service(3, index as u64, value) };
 }
 
-/// EAX, EBX, ECX, EDX of a CPUID leaf, subleaf 0
+/// EAX, EBX, ECX, EDX of a CPUID leaf and subleaf
 ///
 /// From ring 0, because there the hypervisor's answer is certain.
-pub fn cpuid(leaf: u32) -> [u32; 4] {
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let mut words = [0; 4];
+    let selector = u64::from(subleaf) << 32 | u64::from(leaf);
     // SAFETY: the service writes the four words
-    let _ = unsafe { service(4, leaf.into(), &raw mut words as u64) };
+    let _ = unsafe { service(4, selector, &raw mut words as u64) };
     words
+}
+
+/// Enables the state components with these bits in XCR0
+pub fn enable_vectors(mask: u64) -> Result<(), Refused> {
+    // SAFETY: more registers than before can be used; nothing else changes
+    unsafe { service(7, 0, mask) }.map(drop)
 }
 
 /// Stops this processor for good

@@ -152,21 +152,21 @@ fn kvm_clock(cpu: Cpu) -> (u64, u64, Scale) {
 }
 
 fn has_kvm_clock() -> bool {
-    let [_, b, c, d] = cpu::cpuid(KVM_CPUID);
+    let [_, b, c, d] = cpu::cpuid(KVM_CPUID, 0);
     // "KVMKVMKVM"
     (b, c, d) == (0x4b4d_564b, 0x564b_4d56, 0x4d)
-        && cpu::cpuid(KVM_CPUID + 1)[0] & KVM_FEATURE_CLOCKSOURCE2 != 0
+        && cpu::cpuid(KVM_CPUID + 1, 0)[0] & KVM_FEATURE_CLOCKSOURCE2 != 0
 }
 
 /// From leaf 0x15, or the processor's base frequency, which is that of the TSC
 fn khz_by_cpuid() -> Option<u64> {
-    let last = cpu::cpuid(0)[0];
+    let last = cpu::cpuid(0, 0)[0];
     if last >= 0x15 {
-        let [denominator, numerator, crystal, _] = cpu::cpuid(0x15).map(u64::from);
+        let [denominator, numerator, crystal, _] = cpu::cpuid(0x15, 0).map(u64::from);
         if denominator != 0 && numerator != 0 && crystal != 0 {
             return Some(crystal * numerator / denominator / 1000);
         }
     }
-    let mhz = if last >= 0x16 { cpu::cpuid(0x16)[0] & 0xffff } else { 0 };
+    let mhz = if last >= 0x16 { cpu::cpuid(0x16, 0)[0] & 0xffff } else { 0 };
     (mhz != 0).then(|| u64::from(mhz) * 1000)
 }

@@ -6,7 +6,7 @@
 //! image made for this very batch. Whatever is lost or set back shows when the
 //! batch ends.
 
-use super::fpu::Image;
+use super::fpu::{Image, Vectors};
 use super::pattern;
 use super::progress::Progress;
 use core::arch::global_asm;
@@ -36,12 +36,12 @@ pub const WRITE: u64 = 4;
 pub const WRITE_ZERO: u64 = 8;
 
 /// A batch of pages, and the clock while they are visited
-#[repr(C, align(16))]
+#[repr(C, align(64))]
 pub struct Batch {
-    /// What to load into the vector and floating-point registers
-    pub load: Image,
-    /// What was there in the end
-    pub saved: Image,
+    load: Image,
+    saved: Image,
+    vectors: Vectors,
+    mask: u64,
     /// In: the general registers; out: what was there in the end
     pub progress: Progress,
     visits: *const Visit,
@@ -59,16 +59,19 @@ pub struct Batch {
 }
 
 unsafe extern "C" {
-    fn whimbrel_sweep(batch: *mut Batch);
+    fn whimbrel_sweep(batch: *mut u8);
 }
 
 impl Batch {
-    /// With nothing done
+    /// With nothing done, on a processor with these registers, all of which must
+    /// be enabled
     #[must_use]
-    pub const fn empty() -> Self {
+    pub const fn new(vectors: Vectors) -> Self {
         Self {
             load: Image::zeroed(),
             saved: Image::zeroed(),
+            vectors,
+            mask: vectors.mask(),
             progress: Progress::START,
             visits: core::ptr::null(),
             left: 0,
@@ -81,16 +84,25 @@ impl Batch {
     }
 
     /// Visits the pages, and waits if all were as expected; returns the index
-    /// of the first that was not, which is left as it was found
+    /// of the first that was not, which is left as it was found. The vector and
+    /// floating-point registers hold what belongs to `seed` meanwhile.
     ///
     /// # Safety
     /// Each page must be 4096 bytes of memory, aligned, that nothing else uses.
-    pub unsafe fn run(&mut self, visits: &[Visit]) -> Option<usize> {
+    pub unsafe fn run(&mut self, visits: &[Visit], seed: u64) -> Option<usize> {
+        self.load.fill(&self.vectors, seed);
         self.visits = visits.as_ptr();
         self.left = visits.len();
         // SAFETY: the batch and the visits are valid, the pages are by the caller
-        unsafe { whimbrel_sweep(self) };
+        unsafe { whimbrel_sweep((&raw mut *self).cast()) };
         (self.left != 0).then(|| visits.len() - self.left)
+    }
+
+    /// The first vector or floating-point register that did not hold until the
+    /// end what belongs to `seed`, as [`Image::compare`] has it
+    #[must_use]
+    pub fn compare(&self, seed: u64) -> Option<(usize, u64, u64)> {
+        self.saved.compare(&self.vectors, seed)
     }
 }
 
@@ -106,7 +118,15 @@ global_asm!(
     "push r13",
     "push r14",
     "push r15",
+    "mov rax, [rdi + {mask}]",
+    "xor edx, edx",
+    "test eax, eax",
+    "jnz 12f",
     "fxrstor64 [rdi + {load}]",
+    "jmp 13f",
+    "12:",
+    "xrstor64 [rdi + {load}]",
+    "13:",
     "mov r12, [rdi + {progress}]",
     "mov r13, [rdi + {progress} + 8]",
     "mov r14, [rdi + {progress} + 16]",
@@ -203,7 +223,16 @@ global_asm!(
     "81: ret",
     // The end
     "90:",
+    "mov rax, [rdi + {mask}]",
+    "xor edx, edx",
+    "test eax, eax",
+    "jnz 92f",
     "fxsave64 [rdi + {saved}]",
+    "jmp 93f",
+    "92:",
+    "xsave64 [rdi + {saved}]",
+    "vzeroupper", // code that uses SSE would be slow otherwise
+    "93:",
     "mov [rdi + {left}], rbx",
     "mov [rdi + {last}], r9",
     "mov [rdi + {gap}], rbp",
@@ -224,6 +253,7 @@ global_asm!(
     "ret",
     load = const offset_of!(Batch, load),
     saved = const offset_of!(Batch, saved),
+    mask = const offset_of!(Batch, mask),
     progress = const offset_of!(Batch, progress),
     visits = const offset_of!(Batch, visits),
     left = const offset_of!(Batch, left),
@@ -255,7 +285,13 @@ mod tests {
 
     const PROGRESS: Progress = Progress { round: 9, position: 8, batch: 7, state: 6 };
 
+    const SEED: u64 = 3;
+
     fn run(pages: &mut [Aligned], action: u64) -> (Option<usize>, Batch) {
+        run_with(Vectors::LEGACY, pages, action)
+    }
+
+    fn run_with(vectors: Vectors, pages: &mut [Aligned], action: u64) -> (Option<usize>, Batch) {
         let visits: Vec<_> = pages
             .iter_mut()
             .zip(0..)
@@ -266,11 +302,10 @@ mod tests {
                 action,
             })
             .collect();
-        let mut batch = Batch::empty();
-        batch.load.fill(3);
+        let mut batch = Batch::new(vectors);
         batch.progress = PROGRESS;
         // SAFETY: the pages are this test's own
-        let failed = unsafe { batch.run(&visits) };
+        let failed = unsafe { batch.run(&visits, SEED) };
         (failed, batch)
     }
 
@@ -312,11 +347,17 @@ mod tests {
 
     #[test]
     fn it_holds_every_register_and_counts_the_clock() {
-        let (_, batch) = run(&mut pages(100), VERIFY);
-        assert_eq!(batch.saved.compare(3), None);
-        assert_eq!(batch.progress, PROGRESS);
-        // One reading for each page, one at the end
-        assert_eq!(batch.reads, 4);
-        assert!(batch.gap_end <= batch.last);
+        let cpuid = |leaf, subleaf| {
+            let words = std::arch::x86_64::__cpuid_count(leaf, subleaf);
+            [words.eax, words.ebx, words.ecx, words.edx]
+        };
+        for vectors in [Vectors::LEGACY, Vectors::of_processor(cpuid)] {
+            let (_, batch) = run_with(vectors, &mut pages(100), VERIFY);
+            assert_eq!(batch.compare(SEED), None);
+            assert_eq!(batch.progress, PROGRESS);
+            // One reading for each page, one at the end
+            assert_eq!(batch.reads, 4);
+            assert!(batch.gap_end <= batch.last);
+        }
     }
 }

@@ -6,6 +6,7 @@
 use crate::host::{Guest, Stop};
 use whimbrel_guest::Builtin;
 use whimbrel_guest::report::{Check, Fault, Kind, Line, Scope, Verdict};
+use whimbrel_guest::shared::fpu::Vectors;
 use whimbrel_guest::shared::pattern::{Key, Page};
 
 /// A guest that has written all its pages at least once, stopped between pages
@@ -203,6 +204,27 @@ fn one_vector_register_lost_is_reported() {
         fpu.xmm[register] = [0; 16];
         guest.vcpu.set_fpu(&fpu).unwrap();
         assert_eq!(only_fault(&mut guest, Kind::Fpu).addr.0, register as u64);
+    }
+}
+
+#[test]
+fn the_upper_half_of_a_vector_register_lost_is_reported() {
+    let cpuid = |leaf, subleaf| {
+        let words = std::arch::x86_64::__cpuid_count(leaf, subleaf);
+        [words.eax, words.ebx, words.ecx, words.edx]
+    };
+    let mask = Vectors::of_processor(cpuid).mask();
+    // Upper halves of ymm, mask registers, upper halves of zmm, zmm16 to 31: as
+    // far as this host has them
+    for component in [2, 5, 6, 7].into_iter().filter(|component| mask & 1 << component != 0) {
+        let mut guest = running();
+        guest.stop(&Stop::Signal, Guest::in_sweep);
+        let mut state = guest.vcpu.get_xsave().unwrap();
+        let word = cpuid(0xd, component)[1] as usize / 4 + 6;
+        state.region[word] ^= 1;
+        // SAFETY: the image is as KVM gave it, but for a bit
+        unsafe { guest.vcpu.set_xsave(&state) }.unwrap();
+        assert_eq!(only_fault(&mut guest, Kind::Fpu).addr.0, u64::from(component << 8 | 3));
     }
 }
 
