@@ -76,3 +76,6 @@ pub enum JournalError {
     #[error("the handover journal was told to fail")]
     ToldTo,
 }
+
+#[cfg(test)]
+mod tests;

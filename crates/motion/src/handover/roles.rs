@@ -195,12 +195,32 @@ impl DestinationHandover {
 }
 
 impl Witness {
-    /// The witness of a record that a dead process left. That the process is dead is for the caller
-    /// to know: [`Journal::adopt`] tells.
+    /// The witness of a record that a dead process left, or of a decided one of this process. That
+    /// the process is dead is for the caller to know: [`Journal::adopt`] tells.
     #[must_use]
     pub fn new(record: Record) -> Self {
         let Record { role, decision, particulars } = record;
         Self { particulars, role, decisions: decide::Witness::new(Some((role, decision))) }
+    }
+
+    /// Becomes the witness of every dead process that left a record, which is what a process does
+    /// that starts to wait for a guest. Also returns what could not be read: nothing is known of
+    /// those, and the files stay where they are.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal cannot be listed.
+    pub fn of_all(
+        journal: &mut dyn Journal,
+    ) -> Result<(Vec<Self>, Vec<JournalError>), JournalError> {
+        let (mut witnesses, mut unreadable) = (vec![], vec![]);
+        for key in journal.list()? {
+            match journal.adopt(key) {
+                Ok(record) => witnesses.extend(record.map(Self::new)),
+                Err(JournalError::InUse(_)) => {}
+                Err(e) => unreadable.push(e),
+            }
+        }
+        Ok((witnesses, unreadable))
     }
 
     /// What is to be said unasked, once when the process starts: a dead source's word has to reach
@@ -359,3 +379,6 @@ fn drive<P>(
     }
     failure.map_or(Ok(()), |e| Err(e.into()))
 }
+
+#[cfg(test)]
+mod tests;
