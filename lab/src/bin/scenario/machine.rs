@@ -14,7 +14,6 @@ use crate::findings::Move;
 use crate::pinning::Pinning;
 
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 lab_hot=8 lab_cold=32";
-const ADDRESS: &str = "tcp:127.0.0.1:4444";
 /// Under emulation a page costs a hundred times what it costs elsewhere, so no promise is asked
 /// for that only real hardware could keep.
 const BLACKOUT: &str = "10s";
@@ -73,6 +72,7 @@ pub enum Console {
 pub struct Machine<'p> {
     programs: &'p Programs,
     name: &'static str,
+    address: Option<&'static str>,
     console: PathBuf,
     child: Child,
     input: Option<ChildStdin>,
@@ -99,10 +99,19 @@ impl<'p> Machine<'p> {
     }
 
     /// Starts a process that waits for the guest.
-    pub fn awaiting(programs: &'p Programs, name: &'static str, console: Console) -> Result<Self> {
+    ///
+    /// One that has its guest goes on answering at that address to what became of the handover, so
+    /// each needs an address of its own.
+    pub fn awaiting(
+        programs: &'p Programs,
+        name: &'static str,
+        address: &'static str,
+        console: Console,
+    ) -> Result<Self> {
         let mut command = programs.whimbrel("run");
-        command.args(["--incoming", ADDRESS]);
+        command.args(["--incoming", address]);
         let mut machine = Self::start(programs, name, command, console)?;
+        machine.address = Some(address);
         machine.wait_until_ready()?;
         Ok(machine)
     }
@@ -124,7 +133,7 @@ impl<'p> Machine<'p> {
         };
         let mut child = command.stderr(log).spawn().context("cannot start whimbrel run")?;
         let (input, pinning) = (child.stdin.take(), Pinning::of(child.id()));
-        Ok(Self { programs, name, console: path, child, input, _pinning: pinning })
+        Ok(Self { programs, name, address: None, console: path, child, input, _pinning: pinning })
     }
 
     /// Waits until it answers that it waits for a guest.
@@ -155,12 +164,13 @@ impl<'p> Machine<'p> {
 
     /// Moves the guest, and follows it.
     pub fn move_to(&mut self, other: &Machine<'_>, consoles: &mut Consoles) -> Result<Move> {
+        let address = other.address.context("this machine does not wait for a guest")?;
         let report = self.programs.folder.join(format!("{}-to-{}.json", self.name, other.name));
         let started = Instant::now();
         let mut migrate = self
             .programs
             .whimbrel("migrate")
-            .args([self.name, ADDRESS, "--json", "--max-blackout", BLACKOUT])
+            .args([self.name, address, "--json", "--max-blackout", BLACKOUT])
             .stdout(File::create(&report)?)
             .stderr(File::create(report.with_extension("err"))?)
             .spawn()

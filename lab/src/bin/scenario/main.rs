@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use consoles::Consoles;
 use findings::Move;
-use machine::{Machine, Programs};
+use machine::{Console, Machine, Programs};
 
 /// Lines that the guest writes on each console before it is moved on.
 const TICKS: usize = 25;
@@ -72,12 +72,12 @@ fn scenario(programs: &Programs, consoles: &mut Consoles) -> Result<Vec<Move>> {
     println!("first line of the guest after {:.1} s", boot.elapsed().as_secs_f64());
     work(consoles)?;
 
-    let mut second = Machine::awaiting(programs, "b", machine::Console::File)?;
+    let mut second = Machine::awaiting(programs, "b", "tcp:127.0.0.1:4444", Console::File)?;
     let there = first.move_to(&second, consoles)?;
     work(consoles)?;
     first.kill()?;
 
-    let mut third = Machine::awaiting(programs, "c", machine::Console::Stdio)?;
+    let mut third = Machine::awaiting(programs, "c", "tcp:127.0.0.1:4445", Console::Stdio)?;
     let further = second.move_to(&third, consoles)?;
     work(consoles)?;
     second.kill()?;
