@@ -127,6 +127,23 @@ impl Time {
             (cpu::tsc(), 0)
         }
     }
+
+    /// Whether the VMM said since the last call that this processor was paused
+    pub fn take_pause(&self, cpu: Cpu) -> bool {
+        /// PVCLOCK_GUEST_STOPPED, which the guest clears
+        const STOPPED: u8 = 1 << 1;
+        let page = cpu.page(0) as *mut PvClock;
+        // SAFETY: the page is this processor's own; KVM leaves the flag set until it is cleared
+        unsafe {
+            let flags = &raw mut (*page).flags;
+            let value = flags.read_volatile();
+            let stopped = self.has_kvm_clock && value & STOPPED != 0;
+            if stopped {
+                flags.write_volatile(value & !STOPPED);
+            }
+            stopped
+        }
+    }
 }
 
 /// A reading of the TSC, KVM's clock at it, and the scale of the TSC that it gives

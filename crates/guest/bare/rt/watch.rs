@@ -97,9 +97,11 @@ impl Watch {
     /// The report, and the next one begins
     pub fn take(&mut self) -> Clock {
         let (now, kvm) = self.time.kvm(self.cpu);
+        let paused = self.time.take_pause(self.cpu).into();
         let report = Clock {
             t: self.time.at(now),
             kvm,
+            paused,
             gap: self.time.nanoseconds(self.worst),
             at: if self.worst == 0 { 0 } else { self.time.at(self.worst_end) },
             ..self.report
@@ -121,6 +123,7 @@ fn blank(cpu: Cpu) -> Clock {
         back: 0,
         stalls: 0,
         stalled: 0,
+        paused: 0,
         hist: Histogram::new(),
     }
 }

@@ -148,6 +148,9 @@ line! {
         stalls: u64,
         /// Their sum
         stalled: u64,
+        /// Whether the VMM said, through KVM's clock, that the guest was paused:
+        /// 1, else 0
+        paused: u64,
         /// All gaps by size
         hist: Histogram,
     }
@@ -393,9 +396,21 @@ mod tests {
             (guest, n(), n(), n(), n()).prop_map(|(guest, version, cpus, ram, tsc_khz)| {
                 Line::Hello(Hello { guest, version, cpus, ram, tsc_khz })
             }),
-            (n(), n(), n(), n(), n(), n(), n(), n(), n(), histogram).prop_map(
-                |(cpu, t, kvm, reads, gap, at, back, stalls, stalled, hist)| {
-                    Line::Clock(Clock { cpu, t, kvm, reads, gap, at, back, stalls, stalled, hist })
+            (any::<[u64; 10]>(), histogram).prop_map(
+                |([cpu, t, kvm, reads, gap, at, back, stalls, stalled, paused], hist)| {
+                    Line::Clock(Clock {
+                        cpu,
+                        t,
+                        kvm,
+                        reads,
+                        gap,
+                        at,
+                        back,
+                        stalls,
+                        stalled,
+                        paused,
+                        hist,
+                    })
                 }
             ),
             (n(), n(), n(), n()).prop_map(|(t, pages, touched, ws)| Line::Work(Work {

@@ -167,3 +167,13 @@ fn a_guest_starts_again_in_memory_that_was_used() {
     let (rounds, faults) = guest.until(rounds);
     assert!(rounds <= 3 && faults == 0);
 }
+
+#[test]
+fn a_pause_that_the_vmm_tells_of_is_reported() {
+    let mut guest = Guest::boot(Builtin::Clock, "report=50ms");
+    let paused = |guest: &mut Guest| clock(guest).paused;
+    assert_eq!((paused(&mut guest), paused(&mut guest)), (0, 0));
+    guest.vcpu.kvmclock_ctrl().unwrap();
+    while paused(&mut guest) == 0 {}
+    assert_eq!(paused(&mut guest), 0);
+}
