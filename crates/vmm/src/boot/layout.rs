@@ -8,6 +8,7 @@
 //! 0x0002_0000  command line
 //! 0x0009_fc00  end of RAM below 640 KiB
 //! 0x000e_0000  ACPI tables, reserved
+//! 0x000f_fff0  where a PC's firmware begins: code that resets the machine
 //! 0x0010_0000  kernel, and RAM from here on
 //!     …        initrd, as high as it may be
 //! 0xc000_0000  end of RAM below 4 GiB: addresses of devices
@@ -37,8 +38,10 @@ pub const CMDLINE: u32 = 0x2_0000;
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// First byte of the ACPI tables.
 pub const ACPI: u64 = 0xe_0000;
-/// First byte behind the ACPI tables.
-pub const ACPI_END: u64 = 0x10_0000;
+/// First byte behind the place for ACPI tables; what follows belongs to the reset vector.
+pub const ACPI_END: u64 = 0xf_f000;
+/// Where a PC's firmware begins, in real mode at f000:fff0.
+pub(super) const RESET_VECTOR: u64 = 0xf_fff0;
 /// RAM at and above this address is the kernel's; below it, the loader's.
 pub const KERNEL_RAM: u64 = 0x10_0000;
 
@@ -81,7 +84,7 @@ impl MemoryMap {
         let ram = |start, end| Range { start, length: end - start, kind: RangeKind::Ram };
         let mut ranges = vec![
             ram(0, LOW_RAM_END),
-            Range { start: ACPI, length: ACPI_END - ACPI, kind: RangeKind::Reserved },
+            Range { start: ACPI, length: KERNEL_RAM - ACPI, kind: RangeKind::Reserved },
         ];
         let mut low_end = 0;
         for region in memory.iter() {

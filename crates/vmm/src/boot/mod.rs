@@ -14,6 +14,7 @@ mod initrd;
 pub mod layout;
 mod pvh;
 mod registers;
+mod reset;
 
 pub use error::BootError;
 pub use image::Image;
@@ -58,6 +59,7 @@ pub fn load<M: GuestMemoryBackend>(
     rsdp: u64,
 ) -> Result<Entry, BootError> {
     let map = MemoryMap::of(memory);
+    reset::write(memory)?;
     let mut magic = [0; 4];
     kernel.read_at(0, &mut magic)?;
     if magic == elf::MAGIC {

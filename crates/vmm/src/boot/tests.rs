@@ -159,6 +159,15 @@ fn a_bzimage_is_loaded_and_told_about_its_machine() {
 }
 
 #[test]
+fn a_guest_that_jumps_to_the_firmware_is_reset() {
+    let memory = ram(16);
+    load(&memory, &image(elf(&[0x90; 300], ENTRY)), None, "", RSDP).unwrap();
+    // mov al, 1; mov dx, 0x601; out dx, al; hlt; jmp -3: at f000:fff0, and within 1 MiB.
+    let code = [0xb0, 0x01, 0xba, 0x01, 0x06, 0xee, 0xf4, 0xeb, 0xfd];
+    assert_eq!(read::<9>(&memory, (0xf000 << 4) + 0xfff0), code);
+}
+
+#[test]
 fn what_lies_behind_the_setup_header_is_not_taken_for_part_of_it() {
     let memory = ram(64);
     // A header that ends before `init_size` (0x260): what stands there is code.
