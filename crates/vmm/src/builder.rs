@@ -3,17 +3,18 @@
 use crate::available::{Available, Shortage};
 use crate::board::Schema;
 use crate::config::MachineConfig;
-use crate::description::{Described, SavedCpuid, SavedMachine, schemas};
+use crate::description::{Described, SavedBoot, SavedCpuid, SavedMachine, schemas};
 use crate::error::VmError;
 use crate::kvm::Hypervisor;
 use crate::status::{EventSink, RunState};
 use crate::vcpu::{Vcpu, cpuid, msr};
 use crate::vm::{self, Model, Vm};
 use devices::console::{Console, ConsoleError};
+use devices::lock;
 use memory::{Backing, GuestRam, Layout};
 use motion::{DestinationMachine, MachineBuilder};
 use state::{Bundle, Code, Refusal};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
 /// How far two TSCs may be apart for a guest not to notice, in parts per million: what KVM itself
@@ -65,12 +66,12 @@ impl Builder {
     /// The machine that was built last.
     #[must_use]
     pub fn built(&self) -> Option<Arc<Vm>> {
-        self.built.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.built).clone()
     }
 
     /// Lets go of the machine that was built last, after a motion that failed.
     pub fn forget(&self) {
-        *self.built.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.built) = None;
     }
 
     /// All reasons against this machine.
@@ -182,13 +183,8 @@ impl Builder {
         let (events, state) = (self.events.clone(), RunState::Inmigrate);
         let model = described.model();
         let vm = Vm::build(&self.hypervisor, config, ram, console, events, Some(&model), state)
-            .and_then(|vm| {
-                if let Some(boot) = described.boot {
-                    vm.remember(&mut vm.control(), boot.into_source())?;
-                }
-                Ok(vm)
-            })
             .map_err(|e| refused(e.code(), "machine", e.to_string()))?;
+        vm.control().boot = described.boot.map(SavedBoot::into_source);
         Ok(Arc::new(vm))
     }
 }
@@ -208,7 +204,7 @@ impl MachineBuilder for Builder {
             return Err(reasons);
         }
         let vm = self.try_build(described).map_err(|refusal| vec![refusal])?;
-        *self.built.lock().unwrap_or_else(PoisonError::into_inner) = Some(vm.clone());
+        *lock(&self.built) = Some(vm.clone());
         Ok(vm)
     }
 }
@@ -273,7 +269,7 @@ fn unknown_schemas(described: &Described) -> Vec<Refusal> {
 
 /// MSRs of the guest's vCPUs that those here have not, or would not take.
 fn refused_msrs(vcpu: &Vcpu, wanted: &[msr::Msr]) -> Vec<String> {
-    let here = vcpu.made_msrs();
+    let here = &vcpu.made().msrs;
     let mut reasons = Vec::new();
     for &(index, value) in wanted {
         match here.iter().find(|(i, _)| *i == index) {

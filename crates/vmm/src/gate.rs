@@ -160,6 +160,12 @@ impl Gate {
         }
     }
 
+    /// The threads of the vCPUs that have one by now.
+    pub fn threads(&self) -> Vec<i32> {
+        let ids = self.members.iter().map(|member| member.tid.load(SeqCst));
+        ids.filter(|id| *id != 0).collect()
+    }
+
     /// What a vCPU's thread does first.
     pub fn join(&self, index: usize) {
         self.members[index].tid.store(rustix::thread::gettid().as_raw_nonzero().get(), SeqCst);

@@ -4,6 +4,7 @@ use crate::sys;
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 use state::Code;
+use std::ffi::CStr;
 use std::io;
 
 /// What a machine cannot do without, by the name in Linux `Documentation/virt/kvm/api.rst`.
@@ -87,7 +88,11 @@ impl Hypervisor {
     /// # Errors
     /// [`OpenError`], which says what to do.
     pub fn open() -> Result<Self, OpenError> {
-        let kvm = Kvm::new().map_err(|e| match e.errno() {
+        Self::open_at(c"/dev/kvm")
+    }
+
+    fn open_at(device: &CStr) -> Result<Self, OpenError> {
+        let kvm = Kvm::new_with_path(device).map_err(|e| match e.errno() {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => OpenError::Missing,
             libc::EACCES | libc::EPERM => OpenError::Denied,
             _ => OpenError::Failed(sys::io_error(e)),
@@ -145,6 +150,14 @@ mod tests {
         assert!(!hypervisor.msrs().is_empty());
         assert!(!hypervisor.supported_cpuid().as_slice().is_empty());
         assert!(hypervisor.most_vcpus() >= 64);
+    }
+
+    #[test]
+    fn what_is_not_there_or_is_no_hypervisor_is_an_error() {
+        let open = |path| Hypervisor::open_at(path).unwrap_err();
+        assert!(matches!(open(c"/nowhere/kvm"), OpenError::Missing));
+        assert!(matches!(open(c"/dev/null"), OpenError::Version(_)));
+        assert!(matches!(open(c"/"), OpenError::Failed(_)));
     }
 
     #[test]

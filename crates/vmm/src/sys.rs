@@ -21,7 +21,6 @@ const GET_SREGS2: c_ulong = request::<kvm_sregs2>(READ, 0xcc);
 const SET_SREGS2: c_ulong = request::<kvm_sregs2>(WRITE, 0xcd);
 const SET_DEVICE_ATTR: c_ulong = request::<kvm_device_attr>(WRITE, 0xe1);
 const GET_DEVICE_ATTR: c_ulong = request::<kvm_device_attr>(WRITE, 0xe2);
-const HAS_DEVICE_ATTR: c_ulong = request::<kvm_device_attr>(WRITE, 0xe3);
 
 // Linux include/uapi/linux/kvm.h.
 const _: () = assert!(GET_DIRTY_LOG == 0x4010_ae42);
@@ -30,7 +29,6 @@ const _: () = assert!(GET_SREGS2 == 0x8140_aecc);
 const _: () = assert!(SET_SREGS2 == 0x4140_aecd);
 const _: () = assert!(SET_DEVICE_ATTR == 0x4018_aee1);
 const _: () = assert!(GET_DEVICE_ATTR == 0x4018_aee2);
-const _: () = assert!(HAS_DEVICE_ATTR == 0x4018_aee3);
 
 /// The error as the standard library's.
 pub(crate) fn io_error(e: errno::Error) -> io::Error {
@@ -109,10 +107,7 @@ pub(crate) fn tsc_offset(vcpu: &VcpuFd) -> Option<u64> {
     let mut offset = 0u64;
     let attribute = tsc_offset_attribute(&raw mut offset);
     // SAFETY: the fd is a vCPU's; `addr` points to eight bytes that live as long as the call.
-    unsafe {
-        done(ioctl_with_ref(vcpu, HAS_DEVICE_ATTR, &attribute)).ok()?;
-        done(ioctl_with_ref(vcpu, GET_DEVICE_ATTR, &attribute)).ok()?;
-    }
+    done(unsafe { ioctl_with_ref(vcpu, GET_DEVICE_ATTR, &attribute) }).ok()?;
     Some(offset)
 }
 

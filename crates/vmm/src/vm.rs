@@ -17,16 +17,16 @@ use crate::sys::io_error;
 use crate::vcpu::cpuid::{self, Topology};
 use crate::vcpu::msr::Msr;
 use crate::vcpu::thread::{self, Shared};
-use crate::vcpu::{Abilities, SavedVcpu, Vcpu};
+use crate::vcpu::{Abilities, Vcpu};
 use devices::console::Console;
-use devices::ioapic;
+use devices::{ioapic, lock};
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_cpuid_entry2, kvm_enable_cap};
 use kvm_ioctls::{Cap, VmFd};
 use memory::GuestRam;
 use motion::handover::RunPermit;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use vm_memory::{Bytes as _, GuestAddress};
 
@@ -56,7 +56,7 @@ impl Model {
             cpuid: vcpus.iter().map(|vcpu| vcpu.cpuid().to_vec()).collect(),
             tsc_khz: first.map_or(0, Vcpu::tsc_khz),
             xsave_size: first.map_or(0, |vcpu| vcpu.xsave_size() as u64),
-            msrs: first.map_or_else(Vec::new, |vcpu| vcpu.made_msrs().to_vec()),
+            msrs: first.map_or_else(Vec::new, |vcpu| vcpu.made().msrs.clone()),
         }
     }
 }
@@ -84,8 +84,6 @@ pub(crate) struct Control {
     pub permit: Option<RunPermit>,
     /// What the machine boots when its guest resets it.
     pub boot: Option<BootSource>,
-    /// The vCPUs as KVM made them: what a reset goes back to.
-    pub made: Vec<SavedVcpu>,
 }
 
 impl Vm {
@@ -140,7 +138,7 @@ impl Vm {
             console,
             shared,
             threads: Vec::new(),
-            control: Mutex::new(Control { permit: None, boot: None, made: Vec::new() }),
+            control: Mutex::new(Control { permit: None, boot: None }),
         };
         for index in 0..machine.shared.vcpus.len() {
             let thread = thread::start(machine.shared.clone(), index);
@@ -160,20 +158,7 @@ impl Vm {
         if state != RunState::Prelaunch || control.boot.is_some() {
             return Err(VmError::NotNew(state));
         }
-        self.remember(&mut control, source)?;
-        self.load(control.boot.as_ref().expect("just remembered"))
-    }
-
-    /// Keeps what a reset needs: what to boot, and the vCPUs as KVM made them.
-    pub(crate) fn remember(
-        &self,
-        control: &mut Control,
-        source: BootSource,
-    ) -> Result<(), VmError> {
-        let made = (0..self.shared.vcpus.len()).map(|index| self.vcpu(index).save());
-        control.made = made
-            .collect::<Result<_, _>>()
-            .map_err(|e| VmError::kvm("reading a new vCPU")(io::Error::other(e)))?;
+        self.load(&source)?;
         control.boot = Some(source);
         Ok(())
     }
@@ -226,6 +211,12 @@ impl Vm {
         &self.console
     }
 
+    /// The ids of its vCPUs' threads, in the vCPUs' order.
+    #[must_use]
+    pub fn vcpu_threads(&self) -> Vec<i32> {
+        self.shared.gate.threads()
+    }
+
     /// Asks the guest to power off, as a person does who presses the button. It may take its time,
     /// or not listen.
     pub fn press_power_button(&self) {
@@ -233,12 +224,12 @@ impl Vm {
     }
 
     pub(crate) fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.control)
     }
 
     /// A vCPU, once it is stopped.
     pub(crate) fn vcpu(&self, index: usize) -> MutexGuard<'_, Vcpu> {
-        self.shared.vcpus[index].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.vcpus[index])
     }
 
     pub(crate) fn shared(&self) -> &Shared {

@@ -12,6 +12,7 @@ pub(crate) mod tsc;
 pub use saved::SavedVcpu;
 pub(crate) use state::StateError;
 
+use crate::run_page::RunPage;
 use crate::sys::{self, io_error};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_regs, kvm_sregs};
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
@@ -65,8 +66,13 @@ pub(crate) struct Vcpu {
     abilities: Abilities,
     /// What the guest sees, read back from KVM.
     cpuid: Vec<kvm_cpuid_entry2>,
-    /// The MSRs that can be read, with the values that they had when the vCPU was made.
-    made: Vec<Msr>,
+    /// The MSRs that can be read.
+    msrs: Vec<u32>,
+    /// Its state when it was made.
+    made: SavedVcpu,
+    /// Whether KVM holds [`Self::made`], as far as neither the entry to a kernel nor time changes
+    /// it: then only what differs from it need be set.
+    pristine: bool,
     /// The frequency of its TSC in kHz.
     tsc_khz: u32,
     /// The frequency of the host's TSC in kHz.
@@ -75,8 +81,6 @@ pub(crate) struct Vcpu {
     deferred: Vec<Msr>,
     /// Whether the guest was stopped, and has not been told so.
     was_stopped: bool,
-    /// Whether the guest has executed anything on it.
-    has_run: bool,
 }
 
 impl Vcpu {
@@ -109,19 +113,23 @@ impl Vcpu {
             [(msr::IA32_MTRR_DEF_TYPE, 1 << 11 | 6), (msr::IA32_MISC_ENABLE, 1)];
         msr::write(&fd, &AFTER_FIRMWARE)
             .map_err(|e| failed("setting its first MSRs")(io::Error::other(e)))?;
-        let made = msr::read(&fd, msrs).map_err(failed("reading its MSRs"))?;
-        Ok(Self {
+        let readable = msr::read(&fd, msrs).map_err(failed("reading its MSRs"))?;
+        let mut vcpu = Self {
             index,
             fd,
             abilities,
             cpuid: seen.as_slice().to_vec(),
-            made,
+            msrs: readable.iter().map(|(index, _)| *index).collect(),
+            made: SavedVcpu::default(),
+            pristine: false,
             tsc_khz: actual,
             host_khz,
             deferred: Vec::new(),
             was_stopped: false,
-            has_run: false,
-        })
+        };
+        vcpu.made = vcpu.save().map_err(|e| failed("reading its state")(io::Error::other(e)))?;
+        vcpu.pristine = true;
+        Ok(vcpu)
     }
 
     /// Its file.
@@ -134,8 +142,8 @@ impl Vcpu {
         &self.cpuid
     }
 
-    /// The MSRs that it consists of, with the values that it was made with.
-    pub fn made_msrs(&self) -> &[Msr] {
+    /// Its state when it was made.
+    pub fn made(&self) -> &SavedVcpu {
         &self.made
     }
 
@@ -165,10 +173,20 @@ impl Vcpu {
         self.fd.set_regs(regs).map_err(io_error)
     }
 
+    /// Has KVM set up what it does at a vCPU's first run, without executing an instruction: the page
+    /// says to exit at once. On the vCPU's own thread, since KVM notes which thread runs it.
+    fn warm_up(&mut self, page: &RunPage) {
+        page.set_immediate_exit(true);
+        match self.fd.run() {
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
+            other => tracing::warn!(vcpu = self.index, "a run that was to end at once: {other:?}"),
+        }
+    }
+
     /// What has to happen between the permission to run and the guest's first instruction: MSRs
     /// that may write to its RAM, and word to the guest that it was stopped.
     fn prepare_to_run(&mut self) -> Result<(), msr::WriteError> {
-        self.has_run = true;
+        self.pristine = false;
         let deferred = std::mem::take(&mut self.deferred);
         if let Err(e) = msr::write(&self.fd, &deferred) {
             self.deferred = deferred;

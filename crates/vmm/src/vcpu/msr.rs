@@ -13,6 +13,13 @@ pub(crate) const IA32_TSC_DEADLINE: u32 = 0x6e0;
 pub(crate) const IA32_MISC_ENABLE: u32 = 0x1a0;
 pub(crate) const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
 
+/// `MSR_KVM_SYSTEM_TIME` and its successor `MSR_KVM_SYSTEM_TIME_NEW`: where kvmclock is in the
+/// guest's RAM.
+pub(crate) const KVM_SYSTEM_TIME: [u32; 2] = [0x12, 0x4b56_4d01];
+/// Bit of those: the guest uses it.
+pub(crate) const KVM_SYSTEM_TIME_ENABLED: u64 = 1;
+
+/// `MSR_KVM_WALL_CLOCK` and `MSR_KVM_SYSTEM_TIME` at their first addresses.
 const OLD_KVM_CLOCK: std::ops::RangeInclusive<u32> = 0x11..=0x12;
 /// MSRs that exist in no processor: KVM's own, and those of Hyper-V that it imitates.
 const SYNTHETIC: std::ops::RangeInclusive<u32> = 0x4000_0000..=0x4fff_ffff;

@@ -5,7 +5,7 @@ use minicbor::{Decode, Encode};
 
 /// The state of one vCPU. Byte strings are structures of the kernel's ABI for x86_64 (Linux
 /// `arch/x86/include/uapi/asm/kvm.h`), as they are in memory.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct SavedVcpu {
     /// `KVM_MP_STATE_…`: runnable, halted, waiting for INIT or SIPI.

@@ -68,8 +68,7 @@ impl Vcpu {
         let debug_regs = fd.get_debug_regs().map_err(kvm("KVM_GET_DEBUGREGS"))?.to_bytes();
         let lapic = fd.get_lapic().map_err(kvm("KVM_GET_LAPIC"))?.to_bytes();
         let tsc_read_at = wall_clock();
-        let indices: Vec<u32> = self.made.iter().map(|(index, _)| *index).collect();
-        let mut msrs = msr::read(fd, &indices).map_err(failed("KVM_GET_MSRS"))?;
+        let mut msrs = msr::read(fd, &self.msrs).map_err(failed("KVM_GET_MSRS"))?;
         // What waits for the guest to be ours is as good as set.
         for (index, value) in &mut msrs {
             if let Some((_, deferred)) = self.deferred.iter().find(|(i, _)| i == index) {
@@ -122,7 +121,7 @@ impl Vcpu {
         let debug_regs: kvm_debugregs = part("debug registers", debug_regs)?;
         let lapic: kvm_lapic_state = part("local APIC registers", lapic)?;
         let events: kvm_vcpu_events = part("events", events)?;
-        let xcrs = xcrs_of(xcrs)?;
+        xcrs_of(xcrs)?;
         let (least, most) = (size_of::<kvm_xsave>(), self.abilities.xsave_size);
         // A shorter one lacks features that the guest has not; they stay as they are when new.
         if xsave.len() < least || xsave.len() > most || !xsave.len().is_multiple_of(4) {
@@ -132,34 +131,59 @@ impl Vcpu {
             });
         }
         let (first, then) = self.msrs_to_set(msrs)?;
+        let was_pristine = std::mem::take(&mut self.pristine);
+        let made = Some(&self.made).filter(|_| was_pristine);
 
         msr::write(&self.fd, &first)?;
         self.set_sregs(&sregs)?;
-        self.set_nested(nested.as_ref().map(|n| n.as_slice()))?;
+        if made.is_none_or(|made| made.nested != *nested) {
+            self.set_nested(nested.as_ref().map(|n| n.as_slice()))?;
+        }
         self.fd.set_regs(&regs).map_err(kvm("KVM_SET_REGS"))?;
         self.set_xsave(xsave)?;
-        self.fd.set_xcrs(&xcrs).map_err(kvm("KVM_SET_XCRS"))?;
+        if made.is_none_or(|made| made.xcrs != *xcrs) {
+            self.fd.set_xcrs(&xcrs_of(xcrs)?).map_err(kvm("KVM_SET_XCRS"))?;
+        }
         self.fd.set_lapic(&lapic).map_err(kvm("KVM_SET_LAPIC"))?;
         msr::write(&self.fd, &then)?;
-        self.fd
-            .set_mp_state(kvm_mp_state { mp_state: *mp_state })
-            .map_err(kvm("KVM_SET_MP_STATE"))?;
-        self.fd.set_debug_regs(&debug_regs).map_err(kvm("KVM_SET_DEBUGREGS"))?;
+        if made.is_none_or(|made| made.mp_state != *mp_state) {
+            let mp_state = kvm_mp_state { mp_state: *mp_state };
+            self.fd.set_mp_state(mp_state).map_err(kvm("KVM_SET_MP_STATE"))?;
+        }
+        if made.is_none_or(|made| made.debug_regs != saved.debug_regs) {
+            self.fd.set_debug_regs(&debug_regs).map_err(kvm("KVM_SET_DEBUGREGS"))?;
+        }
         self.fd.set_vcpu_events(&events).map_err(kvm("KVM_SET_VCPU_EVENTS"))?;
-        self.was_stopped = true;
+        // What a rehearsal restores is what was there.
+        self.pristine = made.is_some_and(|made| {
+            made.mp_state == *mp_state
+                && made.nested == *nested
+                && made.xcrs == *xcrs
+                && made.debug_regs == saved.debug_regs
+                && first.is_empty()
+                && then.is_empty()
+        });
+        self.was_stopped = msrs.iter().any(|(index, value)| {
+            msr::KVM_SYSTEM_TIME.contains(index) && value & msr::KVM_SYSTEM_TIME_ENABLED != 0
+        });
         Ok(())
+    }
+
+    /// Takes on the state in which it was made.
+    pub fn restore_made(&mut self) -> Result<(), StateError> {
+        let made = self.made.clone();
+        self.restore(&made)
     }
 
     /// Which of the saved MSRs to set: first, and then. Those that have their value already are left
     /// alone, which also spares those that cannot be written; those that may touch RAM are put aside
     /// for the first run.
     fn msrs_to_set(&mut self, saved: &[Msr]) -> Result<(Vec<Msr>, Vec<Msr>), StateError> {
-        // A vCPU that has not run still has what it was made with.
-        let now = if self.has_run {
+        let now = if self.pristine {
+            Cow::Borrowed(&self.made.msrs)
+        } else {
             let indices: Vec<u32> = saved.iter().map(|(index, _)| *index).collect();
             Cow::Owned(msr::read(&self.fd, &indices).map_err(failed("KVM_GET_MSRS"))?)
-        } else {
-            Cow::Borrowed(&self.made)
         };
         let mut seen = HashSet::with_capacity(saved.len());
         let (mut first, mut then, mut deferred) = (Vec::new(), Vec::new(), Vec::new());

@@ -5,9 +5,10 @@ use super::exit::Step;
 use crate::board::Board;
 use crate::gate::{Gate, Order, mask_signals};
 use crate::status::Status;
+use devices::lock;
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// What the threads of all vCPUs share.
@@ -26,6 +27,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<JoinHandle<
             tracing::warn!(vcpu = index, "blocking signals: {e}");
         }
         shared.gate.join(index);
+        lock(&shared.vcpus[index]).warm_up(shared.gate.page(index));
         let mut last = Order::FIRST;
         while let Some(order) = shared.gate.next(last) {
             last = order;
@@ -42,7 +44,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<JoinHandle<
 /// Runs the guest until there is another order. A vCPU that cannot go on stops the whole machine.
 fn serve(shared: &Shared, index: usize, order: Order) {
     let Shared { vcpus, gate, board, status } = shared;
-    let mut vcpu = vcpus[index].lock().unwrap_or_else(PoisonError::into_inner);
+    let mut vcpu = lock(&vcpus[index]);
     // A device that panics must not leave a vCPU that never answers.
     let ran = AssertUnwindSafe(|| run(&mut vcpu, gate, index, order, board));
     let failed = match std::panic::catch_unwind(ran) {

@@ -1,6 +1,8 @@
 //! A machine to test with: a built-in guest, and a console that collects what it prints.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod code;
+
 use devices::console::{Console, Spec};
 use devices::event_loop::EventLoop;
 use guest::Builtin;
