@@ -108,9 +108,11 @@ impl Time {
         self.scale.nanoseconds(ticks)
     }
 
-    /// Nanoseconds in ticks of the TSC
+    /// Nanoseconds in ticks of the TSC; a time beyond the end of time is cut, so
+    /// that it can be added to a reading
     pub fn ticks(&self, nanoseconds: u64) -> u64 {
-        (u128::from(nanoseconds) * u128::from(self.khz()) / 1_000_000) as u64
+        let ticks = u128::from(nanoseconds) * u128::from(self.khz()) / 1_000_000;
+        ticks.min(1 << 62) as u64
     }
 
     /// Frequency of the TSC in kHz
