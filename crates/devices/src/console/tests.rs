@@ -119,6 +119,55 @@ fn a_file_gets_every_byte_however_fast_the_guest_is() {
 }
 
 #[test]
+fn output_that_waited_for_a_file_is_written_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let machine = Arc::new(Machine::open(&Spec::File(path.clone())));
+    machine.say(b"x");
+    let text = pattern(2 * OUTPUT_CAPACITY);
+    let saying = {
+        let (machine, text) = (machine.clone(), text.clone());
+        std::thread::spawn(move || machine.say(&text))
+    };
+    while !lock(&machine.console.shared.output).is_full() {
+        std::thread::yield_now();
+    }
+    machine.console.thaw();
+    saying.join().unwrap();
+    machine.console.flush(LONG);
+    let written = std::fs::read(&path).unwrap();
+    assert!(written[1..] == text, "{} bytes", written.len());
+}
+
+#[test]
+fn a_console_whose_reader_is_slow_moves_without_gap_or_repetition() {
+    let pipe = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+        (reader, writer)
+    };
+    let nothing = || File::open("/dev/null").unwrap();
+    let ((old_reader, old_writer), (new_reader, new_writer)) = (pipe(), pipe());
+    let old = Machine::with(|events| on_descriptors(events, nothing(), old_writer, || {}));
+    let new = Machine::with(|events| on_descriptors(events, nothing(), new_writer, || {}));
+    old.console.thaw();
+    let text = pattern(20_000);
+    old.say(&text);
+    // Nobody reads, so the pipe takes a part and the rest waits.
+    let saved = old.console.freeze();
+    assert!(saved.unwritten.len() >= text.len() - 4096);
+    new.console.restore(saved).unwrap();
+    old.console.discard();
+    new.console.thaw();
+    drop(old);
+    let mut shown = Vec::new();
+    File::from(OwnedFd::from(old_reader)).read_to_end(&mut shown).unwrap();
+    let rest = text.len() - shown.len();
+    shown.extend(read_exactly(new_reader, rest));
+    assert!(shown == text, "{rest} bytes were left to the new console");
+}
+
+#[test]
 fn a_pseudo_terminal_carries_both_ways_and_echoes_nothing() {
     let machine = Machine::open(&Spec::Pty);
     machine.console.thaw();

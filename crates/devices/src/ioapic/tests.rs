@@ -95,6 +95,7 @@ fn a_level_is_served_again_after_its_end_for_as_long_as_it_lasts() {
     io.set_line(5, true);
     assert_eq!(delivered(&cpu), 1);
     assert_eq!(get(&mut io, 0x1a), LEVEL | REMOTE_IRR | 0x41);
+    assert_eq!(lock(&cpu.messages)[0].data, 0xc041, "level-triggered, and asserted");
     io.set_line(5, false);
     io.set_line(5, true);
     assert_eq!(delivered(&cpu), 1, "one in service is enough");
@@ -119,6 +120,7 @@ fn a_level_on_a_masked_pin_waits_for_the_mask() {
     assert_eq!(delivered(&cpu), 1);
     // Masked while in service and ended meanwhile, as Linux does: served again when unmasked.
     put(&mut io, 0x1a, LEVEL | MASKED | 0x41);
+    assert_eq!(lock(&cpu.routes).len(), 1, "the end of one in service must still be heard of");
     io.end_of_interrupt(0x41);
     assert_eq!(delivered(&cpu), 1);
     put(&mut io, 0x1a, LEVEL | 0x41);

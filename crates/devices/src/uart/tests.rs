@@ -68,6 +68,10 @@ fn each_byte_sent_is_a_new_edge_for_a_driver_that_waits_for_it() {
     r.put(reg::IER, 0);
     r.put(reg::IER, IER_THR_EMPTY);
     assert_eq!(r.irq.edges(), 4);
+    // Writing the mask again unmasks nothing.
+    r.get(reg::IIR_FCR);
+    r.put(reg::IER, IER_THR_EMPTY);
+    assert_eq!(r.irq.edges(), 4);
 }
 
 #[test]
@@ -133,6 +137,9 @@ fn clearing_the_fifo_discards_what_the_guest_could_see_and_no_more() {
     r.uart.receive(&input);
     r.put(reg::IIR_FCR, FCR_ENABLE | FCR_CLEAR_RECEIVED);
     assert_eq!(r.get(reg::DATA), 16);
+    // Switching the FIFO off clears it too.
+    r.put(reg::IIR_FCR, 0);
+    assert_eq!(r.get(reg::DATA), 33);
 }
 
 #[test]
@@ -147,6 +154,11 @@ fn a_driver_s_loopback_test_passes() {
     r.put(reg::MCR, 0);
     assert_eq!(r.get(reg::MSR), MSR_DCD | MSR_CTS | MSR_DSR | 0x02);
     assert_eq!(r.get(reg::MSR), MSR_DCD | MSR_CTS | MSR_DSR, "deltas are told once");
+    // Of the ring indicator (OUT1 looped back) only the end is told.
+    r.put(reg::MCR, MCR_LOOP | 0x0f);
+    assert_eq!(r.get(reg::MSR), 0xf0);
+    r.put(reg::MCR, MCR_LOOP | 0x0b);
+    assert_eq!(r.get(reg::MSR), 0xb4);
 }
 
 #[test]
@@ -203,6 +215,25 @@ fn states_that_cannot_be_are_refused() {
         assert!(restored.is_err(), "{saved:?}");
     }
     assert!(Uart::restore(good, Probe::new(), Arc::new(Host::default())).is_ok());
+}
+
+#[test]
+fn every_field_of_the_state_is_restored() {
+    let saved = SavedUart {
+        divisor_low: 1,
+        divisor_high: 2,
+        ier: 3,
+        fcr: 0x41,
+        lcr: 5,
+        mcr: 6,
+        scr: 7,
+        msr_deltas: 8,
+        overrun: true,
+        thr_empty: true,
+        received: vec![9, 10],
+    };
+    let restored = Uart::restore(saved.clone(), Probe::new(), Arc::new(Host::default())).unwrap();
+    assert_eq!(restored.save(), saved);
 }
 
 #[derive(Debug, Clone)]
