@@ -65,7 +65,8 @@ impl SourceHandover {
         Ok(lift(&self.particulars, Role::Source, effects, RunPermit::of_decided_handover))
     }
 
-    /// Takes one step and carries out what concerns the journal; `act` does the rest, in order.
+    /// Takes one step and carries out what concerns the journal; `act` does the rest, in order. It
+    /// sees every output but [`Output::Record`]; a record that is to be forgotten is gone by then.
     ///
     /// # Errors
     /// [`DriveError`]
@@ -137,7 +138,8 @@ impl DestinationHandover {
         Ok(lift(&self.particulars, Role::Destination, effects, RunPermit::of_decided_handover))
     }
 
-    /// Takes one step and carries out what concerns the journal; `act` does the rest, in order.
+    /// Takes one step and carries out what concerns the journal; `act` does the rest, in order. It
+    /// sees every output but [`Output::Record`]; a record that is to be forgotten is gone by then.
     ///
     /// # Errors
     /// [`DriveError`]
@@ -242,7 +244,8 @@ impl Witness {
         Ok(lift(&self.particulars, self.role, effects, |never| never))
     }
 
-    /// Takes one step and carries out what concerns the journal; `act` does the rest, in order.
+    /// Takes one step and carries out what concerns the journal; `act` does the rest, in order. It
+    /// sees every output but [`Output::Record`]; a record that is to be forgotten is gone by then.
     ///
     /// # Errors
     /// [`DriveError`]
@@ -372,6 +375,7 @@ fn drive<P>(
                     if let Err(e) = journal.remove(key) {
                         failure.get_or_insert(e);
                     }
+                    act(Output::Forget);
                 }
                 other => act(other),
             }
