@@ -23,6 +23,6 @@ pub use address::{Address, AddressError};
 pub use connect::connect;
 pub use descriptors::Descriptors;
 pub use error::LinkError;
-pub use listener::Listener;
+pub use listener::{Listener, SocketFile};
 pub use stream::{Closer, Stream};
 pub use wake::{Ready, Waker, wait_readable};

@@ -15,7 +15,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Connections that may wait to be accepted.
@@ -27,8 +27,8 @@ pub struct Listener {
     address: Address,
     source: Source,
     closed: Waker,
-    /// Removes the file of a Unix socket that was bound here.
-    _file: Option<SocketFile>,
+    /// The file of a Unix socket that was bound here.
+    file: Option<Arc<SocketFile>>,
 }
 
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Listener {
             }
             Address::Unix(path) => {
                 let socket = bind_unix(path).map_err(failed)?;
-                file = Some(SocketFile::of(path).map_err(failed)?);
+                file = Some(Arc::new(SocketFile::of(path).map_err(failed)?));
                 (address.clone(), Source::Unix(socket))
             }
             Address::Fd(name) => (address.clone(), adopt(address, name, given)?),
@@ -80,13 +80,20 @@ impl Listener {
                 return Err(LinkError::Unfit { address: address.clone(), why });
             }
         };
-        Ok(Self { address, source, closed, _file: file })
+        Ok(Self { address, source, closed, file })
     }
 
     /// Where it listens, with the port that the kernel chose.
     #[must_use]
     pub fn local_address(&self) -> &Address {
         &self.address
+    }
+
+    /// The file of the Unix socket that it listens on, if it has made one. It goes with the listener;
+    /// who ends a process in which the listener lives on has to remove it.
+    #[must_use]
+    pub fn file(&self) -> Option<Arc<SocketFile>> {
+        self.file.clone()
     }
 
     /// Waits for the next connection. `None` when none came within `timeout`; without a timeout it
@@ -217,7 +224,7 @@ fn is_stale(path: &Path) -> io::Result<bool> {
 
 /// The file of a Unix socket, removed when dropped unless another one has taken its place.
 #[derive(Debug)]
-struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -231,13 +238,20 @@ impl SocketFile {
     }
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
+impl SocketFile {
+    /// Removes it, unless another one has taken its place.
+    pub fn remove(&self) {
         let ours = lstat(&self.path)
             .is_ok_and(|stat| stat.st_dev == self.device && stat.st_ino == self.inode);
         if ours && let Err(errno) = unlink(&self.path) {
             tracing::warn!(path = %self.path.display(), %errno, "cannot remove a socket");
         }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

@@ -34,7 +34,8 @@ pub struct RunConfig {
     pub paused: bool,
     /// End when the guest has moved away.
     pub exit_after_move: bool,
-    /// Take a machine that needs more memory than this host has to spare.
+    /// Allow a machine more memory than this host has, or take one that needs more than there is to
+    /// spare: it may never use all of it.
     pub overcommit: bool,
     /// How long to hold a guest whose source was lost when it was complete here.
     pub hold: Option<Duration>,

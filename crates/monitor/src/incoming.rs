@@ -2,9 +2,9 @@
 
 use crate::monitor::Monitor;
 use crate::observer::Observer;
-use crate::{Ending, Error};
-use links::{Address, Descriptors, Listener};
-use motion::destination::{Command, DestinationJob};
+use crate::{Ending, Error, MachineName};
+use links::{Address, Descriptors, Listener, SocketFile};
+use motion::destination::{Command, DestinationJob, Phase};
 use motion::handover::{DirJournal, Side};
 use motion::{DestinationOptions, Progress, Report, Status};
 use state::Code;
@@ -16,6 +16,8 @@ use vmm::{Builder, Wishes};
 pub(crate) struct Waiting {
     job: DestinationJob,
     begun: SystemTime,
+    /// The engine keeps the listener for as long as anybody may ask.
+    socket: Option<Arc<SocketFile>>,
 }
 
 impl Monitor {
@@ -39,6 +41,7 @@ impl Monitor {
         crate::address::check_exposure(address, insecure || self.config.insecure)
             .map_err(|e| fail(e.code, e.message))?;
         let listener = Listener::bind(address, given).map_err(|e| fail(e.code(), e.to_string()))?;
+        let socket = listener.file();
         let journal =
             DirJournal::open(&self.journal).map_err(|e| fail(Code::Journal, e.to_string()))?;
         let builder = Arc::new(self.builder());
@@ -57,7 +60,19 @@ impl Monitor {
         };
         let job = DestinationJob::listen(listener, builder, options, Box::new(journal), observer)
             .map_err(|e| fail(e.code, e.why))?;
-        self.state().incoming = Some(Arc::new(Waiting { job, begun: SystemTime::now() }));
+        let waiting = Waiting { job, begun: SystemTime::now(), socket };
+        let waiting = Arc::new(waiting);
+        self.state().incoming = Some(waiting.clone());
+        let monitor = Arc::downgrade(self);
+        std::thread::Builder::new()
+            .name("incoming".into())
+            .spawn(move || {
+                let report = waiting.job.wait();
+                if let (Some(monitor), true) = (monitor.upgrade(), waiting.is_in_vain()) {
+                    monitor.end(Ending::Failed(in_vain(&monitor.name, &report)));
+                }
+            })
+            .map_err(|e| Error::host(doing, &e))?;
         Ok(())
     }
 
@@ -78,7 +93,26 @@ impl Monitor {
     }
 }
 
+/// Why no guest came.
+fn in_vain(name: &MachineName, report: &Report) -> Error {
+    match &report.error {
+        Some(error) => {
+            let why = format!(
+                "no guest came to `{name}`: its source was {}, and {}",
+                report.peer, error.why
+            );
+            Error::new(error.code, why)
+        }
+        None => Error::new(Code::Cancelled, format!("no guest came to `{name}`")),
+    }
+}
+
 impl Waiting {
+    /// Whether the wait has ended without a guest.
+    fn is_in_vain(&self) -> bool {
+        self.job.phase() == Phase::Ended
+    }
+
     /// Where it waits, with the port that the kernel chose.
     pub fn address(&self) -> &Address {
         self.job.address()
@@ -94,6 +128,13 @@ impl Waiting {
 
     pub fn report(&self) -> Report {
         self.job.report()
+    }
+
+    /// The process ends: nobody will be answered there any more.
+    pub fn leave(&self) {
+        if let Some(socket) = &self.socket {
+            socket.remove();
+        }
     }
 
     /// Decides a handover that is held.
@@ -138,16 +179,12 @@ impl motion::Observer for Arrived {
             return;
         }
         self.builder.forget();
-        if self.keep_waiting {
-            return;
-        }
-        if let Some(monitor) = self.monitor.upgrade() {
-            let (code, why) = report.error.as_ref().map_or_else(
-                || (Code::PeerFailed, "it ended without a guest".to_owned()),
-                |error| (error.code, error.why.clone()),
-            );
-            let why = format!("no guest came to `{}` from {}: {why}", monitor.name, report.peer);
-            monitor.end(Ending::Failed(Error::new(code, why)));
+        let Some(monitor) = self.monitor.upgrade() else { return };
+        // Where it cannot be had at once, the next machine opens its own.
+        if self.keep_waiting
+            && let Err(error) = monitor.prepare_console()
+        {
+            tracing::debug!(%error, "opening the console anew");
         }
     }
 }

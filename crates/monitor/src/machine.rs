@@ -61,6 +61,7 @@ impl Machine {
             sockets,
             happenings,
             waker,
+            console: Mutex::new(None),
             state: Mutex::new(State::default()),
         });
         let listener = monitor.clone();
@@ -107,6 +108,9 @@ impl Machine {
         if let Some(motion) = monitor.motion_under_way() {
             motion.abandon();
         }
+        if let Some(waiting) = monitor.state().incoming.clone() {
+            waiting.leave();
+        }
         let guest = monitor.state().guest.take();
         if let Some(guest) = &guest
             && let Err(error) = guest.pause()
@@ -143,10 +147,15 @@ impl Machine {
 fn begin(monitor: &Arc<Monitor>) -> Result<(), Error> {
     let config = &monitor.config;
     let image = |e: vmm::boot::BootError| Error::new(Code::BadKernel, e.to_string());
+    let prepare = || {
+        monitor
+            .prepare_console()
+            .map_err(|e| Error::new(Code::HostIo, format!("cannot start `{}`: {e}", monitor.name)))
+    };
     let (kernel, initrd) = match &config.boot {
-        BootSource::Incoming(Incoming::Deferred) => return check_console(monitor),
+        BootSource::Incoming(Incoming::Deferred) => return prepare(),
         BootSource::Incoming(Incoming::At(address)) => {
-            check_console(monitor)?;
+            prepare()?;
             let (wait, insecure) = (config.keep_waiting, config.insecure);
             return monitor.wait_for_guest(address, &Descriptors::none(), wait, insecure);
         }
@@ -176,18 +185,6 @@ fn begin(monitor: &Arc<Monitor>) -> Result<(), Error> {
     Ok(())
 }
 
-/// A guest that comes finds its console made then. That it can be is better known now.
-fn check_console(monitor: &Arc<Monitor>) -> Result<(), Error> {
-    match monitor.config.console {
-        // Opened, it would take the terminal.
-        Spec::Stdio => Ok(()),
-        _ => monitor
-            .open_console()
-            .map(drop)
-            .map_err(|e| Error::new(Code::HostIo, format!("cannot start `{}`: {e}", monitor.name))),
-    }
-}
-
 fn build(monitor: &Arc<Monitor>, boot: vmm::BootSource) -> Result<Vm, Error> {
     let config = &monitor.config;
     let machine = MachineConfig {
@@ -197,6 +194,7 @@ fn build(monitor: &Arc<Monitor>, boot: vmm::BootSource) -> Result<Vm, Error> {
         backing: config.backing.unwrap_or_default(),
         vcpus: config.cpus.unwrap_or(1).into(),
     };
+    check_memory(machine.memory, config.overcommit)?;
     let failed = |e: Error| Error::new(e.code, format!("cannot start `{}`: {}", monitor.name, e));
     let console =
         monitor.open_console().map_err(|e| failed(Error::new(Code::HostIo, e.to_string())))?;
@@ -205,6 +203,22 @@ fn build(monitor: &Arc<Monitor>, boot: vmm::BootSource) -> Result<Vm, Error> {
         .and_then(|ram| Vm::new(&monitor.hypervisor, machine, ram, console, monitor.sink()))
         .and_then(|vm| vm.boot(boot).map(|()| vm));
     made.map_err(|e| failed(Error::new(e.code(), e.to_string())))
+}
+
+/// A guest that may use more memory than there is will one day be killed for it.
+fn check_memory(memory: u64, overcommit: bool) -> Result<(), Error> {
+    let host = rustix::system::sysinfo();
+    let has = host.totalram.saturating_mul(host.mem_unit.into());
+    if overcommit || memory <= has {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::MemoryUnavailable,
+        format!(
+            "cannot give the guest {memory} bytes of memory: this host has {has}; use a smaller \
+             --memory, or --overcommit if the guest will never use all of it"
+        ),
+    ))
 }
 
 /// The name that was asked for, or the first that is free of those that suggest themselves.

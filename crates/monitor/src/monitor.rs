@@ -3,7 +3,7 @@
 use crate::incoming::Waiting;
 use crate::outgoing::Outgoing;
 use crate::{Ending, Error, MachineName, RunConfig};
-use devices::console::{Console, ConsoleError, SavedConsole};
+use devices::console::{Console, ConsoleError, SavedConsole, Spec};
 use devices::event_loop::Handle;
 use devices::lock;
 use links::Waker;
@@ -34,6 +34,8 @@ pub(crate) struct Monitor {
     pub happenings: Sender<VmEvent>,
     /// Wakes the thread that waits for the end.
     pub waker: Waker,
+    /// A console that was opened for a machine that is to come.
+    pub console: Mutex<Option<Console>>,
     pub state: Mutex<State>,
 }
 
@@ -78,8 +80,21 @@ impl Monitor {
         state.devices = devices;
     }
 
-    /// Opens the console that was asked for, frozen.
+    /// Opens the console for a machine that is to come, so that people can connect to it already.
+    pub fn prepare_console(self: &Arc<Self>) -> Result<(), ConsoleError> {
+        // A terminal is not taken before there is a guest that could use it.
+        if self.config.console != Spec::Stdio {
+            let console = self.open_console()?;
+            *lock(&self.console) = Some(console);
+        }
+        Ok(())
+    }
+
+    /// The console that was asked for, frozen: the one that was prepared, or a new one.
     pub fn open_console(self: &Arc<Self>) -> Result<Console, ConsoleError> {
+        if let Some(console) = lock(&self.console).take() {
+            return Ok(console);
+        }
         let monitor = Arc::downgrade(self);
         Console::open(&self.config.console, &self.devices, move || {
             let Some(monitor) = monitor.upgrade() else { return };

@@ -4,7 +4,8 @@ use crate::Error;
 use crate::monitor::{Monitor, State};
 use crate::observer::migration_status;
 use crate::view::{MachineView, MemoryView};
-use devices::console::Spec;
+use devices::console::{Console, Spec};
+use devices::lock;
 use memory::{PAGE_SIZE, PageRange};
 use motion::{Machine, Progress, Report, SourceMachine, Status};
 use qmp::command::SocketAddress;
@@ -55,11 +56,16 @@ impl Monitor {
 
     /// Where people find the console.
     pub fn console_place(&self) -> String {
-        let guest = self.state().guest.clone();
         let spec = &self.config.console;
-        match guest.as_ref().and_then(|guest| guest.console().location()) {
-            Some(path) if *spec == Spec::Pty => format!("pty {}", path.display()),
-            _ => spec.to_string(),
+        if *spec != Spec::Pty {
+            return spec.to_string();
+        }
+        let guest = self.state().guest.clone();
+        let prepared = lock(&self.console);
+        let console = guest.as_ref().map(|guest| guest.console()).or(prepared.as_ref());
+        match console.and_then(Console::location) {
+            Some(path) => format!("pty {}", path.display()),
+            None => spec.to_string(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::exit::Exit;
 use crate::verbs::{
-    guest, handover, kill, list, migrate, pause, qmp, resume, run, shutdown, status,
+    demo, guest, handover, kill, list, migrate, pause, qmp, resume, run, shutdown, status,
 };
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -42,6 +42,7 @@ pub enum Verb {
     Migrate(migrate::Migrate),
     Handover(handover::Handover),
     Guest(guest::Guest),
+    Demo(demo::Demo),
     Qmp(qmp::Qmp),
 }
 
@@ -59,6 +60,7 @@ impl Verb {
             Self::Migrate(verb) => verb.run(),
             Self::Handover(verb) => verb.run(),
             Self::Guest(verb) => verb.run(),
+            Self::Demo(verb) => verb.run(),
             Self::Qmp(verb) => verb.run(),
         }
     }
@@ -76,6 +78,7 @@ impl Verb {
             Self::Migrate(verb) => verb.json,
             Self::Handover(verb) => verb.wants_json(),
             Self::Guest(verb) => verb.wants_json(),
+            Self::Demo(verb) => verb.json,
             // Its output is the machine's own, which is JSON anyway.
             Self::Qmp(_) => false,
         }

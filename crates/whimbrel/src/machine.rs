@@ -24,7 +24,11 @@ pub struct Machine {
 impl Machine {
     /// Finds the machine of that name among those of this user.
     pub fn find(name: &MachineName) -> anyhow::Result<Self> {
-        let runtime = RuntimeDir::from_environment()?;
+        Self::find_in(&RuntimeDir::from_environment()?, name)
+    }
+
+    /// The same in another runtime folder.
+    pub fn find_in(runtime: &RuntimeDir, name: &MachineName) -> anyhow::Result<Self> {
         let socket = runtime.socket(name);
         match Client::connect(&socket) {
             Ok(client) => Ok(Self { name: name.clone(), client }),

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+pub mod demo;
 pub mod guest;
 pub mod handover;
 pub mod kill;

@@ -51,7 +51,7 @@ pub struct Migrate {
     /// Allow addresses beyond this host, although nothing is encrypted
     #[arg(long)]
     insecure: bool,
-    /// One JSON object per change and line, the last with the report
+    /// JSON: the progress, one object per line, and in the end the report
     #[arg(long)]
     pub json: bool,
 }
@@ -94,7 +94,7 @@ impl Migrate {
         let info = watch::until_the_end(&mut machine, self.json)?;
         let exit = watch::exit(&info);
         if self.json {
-            print_json(&info)?;
+            print_json(&info.report)?;
         } else {
             for line in super::status::motion_lines(&info) {
                 print_line(&line);

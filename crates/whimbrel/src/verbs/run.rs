@@ -72,8 +72,8 @@ pub struct Run {
     /// End when the guest has moved away, instead of staying to be asked about it
     #[arg(long)]
     exit_after_move: bool,
-    /// Take a machine that needs more memory than this host has to spare
-    #[arg(long, conflicts_with_all = ["guest", "kernel"])]
+    /// Allow more memory than this host has (run), or has to spare (--incoming)
+    #[arg(long)]
     overcommit: bool,
     /// How long to hold a guest whose source was lost when it was complete here, before it is
     /// discarded [default: until somebody decides]

@@ -80,7 +80,7 @@ impl Display {
             let now = Some((info.status, pass));
             if self.last != now {
                 self.last = now;
-                print_json(info)?;
+                print_json(&info.report.as_ref().map(|report| &report["progress"]))?;
             }
         } else if self.started.elapsed() < PATIENCE {
             // Most motions are over before anybody could read a bar.

@@ -1,0 +1,175 @@
+//! What happens in the demo.
+
+use super::process::Process;
+use super::stage::Stage;
+use super::told::{Step, Teller, Told};
+use anyhow::{Context, bail};
+use monitor::{Error, Signals, Woken};
+use qmp::command::{Command, Migrate, SetParameters};
+use qmp::reply::{MigrationInfo, MigrationStatus};
+use state::Code;
+use std::time::{Duration, Instant};
+
+const CPUS: u64 = 2;
+/// The guest writes this memory all the time.
+const WORKING_SET: &str = "64M";
+const MOVES: u32 = 4;
+const CONNECTIONS: u8 = 4;
+/// What slows the move down whose destination is killed, in bytes per second: it has to have a
+/// middle.
+const SLOWLY: u64 = 20 << 20;
+/// How long a move may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tells it.
+pub fn tell(stage: &Stage, signals: &Signals, teller: &mut Teller) -> anyhow::Result<Told> {
+    let begun = Instant::now();
+    teller.begin("starting a guest that checks itself");
+    let cmdline = format!("ws={WORKING_SET} rate=20000");
+    let cpus = CPUS.to_string();
+    let words =
+        ["--guest", "selfcheck", "--cmdline", &cmdline, "--memory", "256M", "--cpus", &cpus];
+    let mut here = Process::start(stage, "process-1", &words)?;
+    let mut guest = here.guest()?;
+    guest.wait_for_a_round()?;
+    teller.say(&format!(
+        "A guest with {CPUS} processors and 256 MiB runs in a process of its own. It writes \
+         {WORKING_SET} over and over, 20,000 pages a second, and checks each page before it writes \
+         it again."
+    ));
+    let mut told = Vec::new();
+    let mut next = 2;
+    for number in 1..=MOVES {
+        let what = format!("move {number}");
+        teller.begin(&format!("{what}: to process {next}, over {CONNECTIONS} connections"));
+        (here, guest) = {
+            let mut there = waiting(stage, next)?;
+            let step = go(&what, here, &mut guest, &mut there, signals)?;
+            told.push(step.0);
+            (there, step.1)
+        };
+        teller.done(told.last().context("a step was just taken")?)?;
+        next += 1;
+    }
+    teller.begin("a move whose destination is killed in the middle");
+    let there = waiting(stage, next)?;
+    let step = die(&mut here, &mut guest, there, signals)?;
+    teller.done(&step)?;
+    told.push(step);
+    next += 1;
+    let what = format!("move {}", MOVES + 1);
+    teller.begin(&format!("{what}: to process {next}, after all"));
+    let mut there = waiting(stage, next)?;
+    let (step, mut guest) = go(&what, here, &mut guest, &mut there, signals)?;
+    teller.done(&step)?;
+    told.push(step);
+    teller.begin("the guest checks every page");
+    let check = guest.check_everything()?;
+    Ok(Told { steps: told, check, begun })
+}
+
+/// A process that waits for the guest.
+fn waiting(stage: &Stage, number: u32) -> anyhow::Result<Process> {
+    Process::start(stage, &format!("process-{number}"), &["--incoming", "tcp:127.0.0.1:0"])
+}
+
+/// Moves the guest.
+fn go(
+    what: &str,
+    mut here: Process,
+    guest: &mut super::guest::Guest,
+    there: &mut Process,
+    signals: &Signals,
+) -> anyhow::Result<(Step, super::guest::Guest)> {
+    // Begins a new account of gaps, so that the next one is of the move alone.
+    guest.longest_gap(CPUS)?;
+    start(&mut here, there, 0)?;
+    let info = wait(&mut here, signals, has_ended)?;
+    if info.status != Some(MigrationStatus::Completed) {
+        bail!("{what} failed: {}", info.error_desc.unwrap_or_default());
+    }
+    let mut moved = there.guest()?;
+    let here_gap = guest.gaps_so_far();
+    let gap = moved.longest_gap(CPUS)?.max(here_gap);
+    let outcome = format!("{} → {}", here.name, there.name);
+    let report = info.report.as_ref();
+    let blackout = report.and_then(|report| report["blackout"]["ns"].as_u64());
+    let step = step(what, outcome, &info, blackout, Some(gap));
+    Ok((step, moved))
+}
+
+/// Begins to move the guest, and kills the destination half way.
+fn die(
+    here: &mut Process,
+    guest: &mut super::guest::Guest,
+    mut there: Process,
+    signals: &Signals,
+) -> anyhow::Result<Step> {
+    guest.longest_gap(CPUS)?;
+    start(here, &mut there, SLOWLY)?;
+    let under_way = |info: &MigrationInfo| {
+        has_ended(info) || info.ram.as_ref().is_some_and(|ram| ram.transferred > SLOWLY / 4)
+    };
+    wait(here, signals, under_way)?;
+    there.kill()?;
+    let info = wait(here, signals, has_ended)?;
+    let failed = info.status == Some(MigrationStatus::Failed);
+    guest.wait_for_progress()?;
+    let gap = guest.longest_gap(CPUS)?;
+    let outcome = match failed {
+        true => format!("destination killed; the guest goes on in {}", here.name),
+        false => "the move was over before its destination was killed".to_owned(),
+    };
+    Ok(Step { ok: failed, ..step("a failed move", outcome, &info, None, Some(gap)) })
+}
+
+fn start(here: &mut Process, there: &mut Process, bandwidth: u64) -> anyhow::Result<()> {
+    let uri = there.machine.view()?.incoming.context("the destination does not wait")?;
+    let mut set = SetParameters::default();
+    set.max_bandwidth = Some(bandwidth);
+    set.multifd_channels = Some(CONNECTIONS);
+    here.machine.run(&Command::MigrateSetParameters(set))?;
+    here.machine.run(&Command::Migrate(Migrate { uri: Some(uri), ..Migrate::default() }))?;
+    Ok(())
+}
+
+fn has_ended(info: &MigrationInfo) -> bool {
+    use MigrationStatus::{Cancelled, Completed, Failed};
+    matches!(info.status, Some(Cancelled | Completed | Failed))
+}
+
+fn wait(
+    here: &mut Process,
+    signals: &Signals,
+    enough: impl Fn(&MigrationInfo) -> bool,
+) -> anyhow::Result<MigrationInfo> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let info = here.machine.migration()?;
+        if enough(&info) {
+            return Ok(info);
+        }
+        if let Woken::By(_) = signals.wait(Some(Duration::from_millis(5)))? {
+            return Err(Error::new(Code::Cancelled, "the demo was cancelled").into());
+        }
+    }
+    bail!("a move takes longer than {PATIENCE:?}")
+}
+
+fn step(
+    what: &str,
+    outcome: String,
+    info: &MigrationInfo,
+    blackout_ns: Option<u64>,
+    guest_gap_ns: Option<u64>,
+) -> Step {
+    Step {
+        what: what.to_owned(),
+        outcome,
+        ok: true,
+        blackout_ns,
+        guest_gap_ns,
+        sent_bytes: info.ram.as_ref().map_or(0, |ram| ram.transferred),
+        took_ns: info.total_time.unwrap_or(0).saturating_mul(1_000_000),
+    }
+}
