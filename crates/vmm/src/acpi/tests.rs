@@ -99,8 +99,8 @@ fn the_dsdt_has_the_devices_with_their_ports_and_interrupts() {
     assert!(has(b"COM1") && has(&io(uart::COM1_PORT)) && has(&irq(0b11, uart::COM1_IRQ)));
     assert!(has(b"ACPI0013") && has(&irq(0b01, acpi_pm::GSI)));
     assert!(has(&io(acpi_pm::BASE)));
-    // Notify (PWRB, 0x80)
-    assert!(has(b"\x86PWRB\x0a\x80"));
+    // Local0 = EVNT; If (Local0 & One) { Notify (PWRB, 0x80) }
+    assert!(has(b"\x70EVNT\x60\xa0\x0c\x7b\x60\x01\x00\x86PWRB\x0a\x80"));
 }
 
 #[test]

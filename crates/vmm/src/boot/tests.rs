@@ -138,6 +138,7 @@ fn a_bzimage_is_loaded_and_told_about_its_machine() {
         params.hdr;
     assert_eq!(header, u32::from_le_bytes(*b"HdrS"));
     assert_eq!((cmd_line_ptr, setup_data), (CMDLINE, 0));
+    assert_eq!(params.hdr.type_of_loader, 0xff);
     assert_eq!(&read::<6>(&memory, CMDLINE.into()), b"quiet\0");
     assert_eq!((u64::from(ramdisk_image), ramdisk_size), (64 * MIB - 4096, 4096));
     assert_eq!({ params.acpi_rsdp_addr }, RSDP);
@@ -226,6 +227,71 @@ fn an_elf_file_without_a_pvh_note_says_what_to_use_instead() {
     assert!(error(&ram(16), without).to_string().contains("CONFIG_PVH"));
 }
 
+/// The ELF file with other notes in place of its own.
+fn with_notes(notes: &[u8], align: u64) -> Vec<u8> {
+    let header = 64 + 2 * 56;
+    let size = (notes.len() as u64).to_le_bytes();
+    let mut file = patched(elf(&[0x90; 300], ENTRY), header + 32, &size);
+    file.truncate(64 + 3 * 56 + 300);
+    file.extend(notes);
+    patched(file, header + 48, &align.to_le_bytes())
+}
+
+fn note(name: &[u8], kind: u8, desc: &[u8], align: usize) -> Vec<u8> {
+    let sizes = [name.len(), desc.len()].map(|len| u8::try_from(len).unwrap());
+    let mut note = vec![sizes[0], 0, 0, 0, sizes[1], 0, 0, 0, kind, 0, 0, 0];
+    note.extend(name);
+    note.resize(note.len().next_multiple_of(align), 0);
+    note.extend(desc);
+    note.resize(note.len().next_multiple_of(align), 0);
+    note
+}
+
+#[test]
+fn the_pvh_note_is_found_among_others_whatever_their_alignment() {
+    let entry = ENTRY.to_le_bytes();
+    for align in [4, 8] {
+        let mut notes = note(b"GNU\0", 18, &[1; 5], align);
+        notes.extend(note(b"", 18, &[1; 4], align));
+        notes.extend(note(b"Xenon\0", 18, &[1; 3], align));
+        notes.extend(note(b"Xen\0", 6, b"linux\0", align));
+        notes.extend(note(b"Xen\0", 18, &entry, align));
+        let kernel = image(with_notes(&notes, align as u64));
+        let loaded = load(&ram(16), &kernel, None, "", RSDP).unwrap();
+        assert_eq!(loaded, Entry::Pvh { entry: ENTRY, start_info: START_INFO });
+    }
+}
+
+#[test]
+fn a_pvh_note_that_cannot_be_is_refused() {
+    let too_high = note(b"Xen\0", 18, &(1u64 << 32 | u64::from(ENTRY)).to_le_bytes(), 4);
+    let odd = note(b"Xen\0", 18, &[0; 6], 4);
+    let mut longer_than_its_segment = note(b"Xen\0", 18, &[0; 8], 4);
+    longer_than_its_segment.truncate(20);
+    let mut endless = note(b"Xen\0", 18, &[0; 8], 4);
+    endless[..8].fill(0xff);
+    for notes in [too_high, odd, longer_than_its_segment, endless] {
+        let error = error(&ram(16), with_notes(&notes, 4));
+        assert!(matches!(error, BootError::BadElf { .. }), "{error}");
+    }
+}
+
+#[test]
+fn the_order_of_segments_in_the_file_does_not_matter() {
+    let swapped = patched(elf(&[0x90; 300], ENTRY), 64 + 24, &0x10_2000u64.to_le_bytes());
+    let swapped = patched(swapped, 64 + 56 + 24, &KERNEL_RAM.to_le_bytes());
+    load(&ram(16), &image(swapped), None, "", RSDP).unwrap();
+}
+
+#[test]
+fn a_bzimage_with_the_number_of_setup_sectors_left_out_has_four() {
+    let mut kernel = patched(bzimage(&[0x90; 1040]), 0x1f1, &[0]);
+    kernel.splice(1024..1024, [0; 3 * 512]);
+    let memory = ram(64);
+    load(&memory, &image(kernel), None, "", RSDP).unwrap();
+    assert_eq!(read::<1>(&memory, 0x100_0000), [0x90]);
+}
+
 #[test]
 fn a_bzimage_that_breaks_a_rule_is_refused_with_the_place() {
     let good = || bzimage(&[0x90; 1040]);
@@ -255,6 +321,8 @@ fn a_kernel_that_needs_more_ram_says_how_much() {
     let wrapping = patched(elf(&[0x90; 300], ENTRY), 64 + 56 + 24, &u64::MAX.to_le_bytes());
     assert!(matches!(error(&ram(16), wrapping), BootError::OutsideRam { .. }));
     assert!(matches!(error(&ram(16), bzimage(&[0; 1040])), BootError::OutsideRam { .. }));
+    let careless = patched(bzimage(&[0; 2 << 20]), 0x260, &[0; 4]);
+    assert!(matches!(error(&ram(17), careless), BootError::OutsideRam { .. }));
 }
 
 #[test]
@@ -262,6 +330,12 @@ fn a_truncated_file_is_called_truncated() {
     let kernel = elf(&[0x90; 300], ENTRY);
     let cut = kernel[..kernel.len() - 1].to_vec();
     assert!(matches!(error(&ram(16), cut), BootError::Truncated { .. }));
+    // The second segment is missing from the file: not even the first one is copied.
+    let memory = ram(16);
+    let cut = patched(elf(&[0x90; 300], ENTRY), 64 + 56 + 8, &(1u64 << 30).to_le_bytes());
+    let cut = patched(cut, 64 + 56 + 32, &[1]);
+    assert!(matches!(error(&memory, cut), BootError::Truncated { .. }));
+    assert_eq!(read::<1>(&memory, KERNEL_RAM), [0]);
     let mut kernel = bzimage(&[0x90; 4000]);
     kernel.truncate(4096);
     assert!(matches!(error(&ram(64), kernel), BootError::Truncated { .. }));
@@ -301,6 +375,9 @@ fn a_command_line_that_the_kernel_would_cut_off_is_refused() {
     for kernel in [elf(&[0x90; 300], ENTRY), bzimage(&[0x90; 1040])] {
         let kernel = image(kernel);
         let with = |line: &str| load(&memory, &kernel, None, line, RSDP);
+        memory.write_slice(&[b'y'; 4096], GuestAddress(CMDLINE.into())).unwrap();
+        with("ends here").unwrap();
+        assert_eq!(&read::<10>(&memory, CMDLINE.into()), b"ends here\0");
         assert!(with(&"x".repeat(2047)).is_ok());
         assert!(matches!(
             with(&"x".repeat(2048)),
