@@ -49,7 +49,6 @@ impl Monitor {
             events: Observer::new(self.events.clone(), |_| {}),
             monitor: Arc::downgrade(self),
             builder: builder.clone(),
-            keep_waiting,
         });
         let stall_limit = Duration::from_millis(self.state().parameters.stall_limit);
         let options = DestinationOptions {
@@ -148,7 +147,6 @@ struct Arrived {
     events: Observer,
     monitor: Weak<Monitor>,
     builder: Arc<Builder>,
-    keep_waiting: bool,
 }
 
 impl motion::Observer for Arrived {
@@ -180,11 +178,8 @@ impl motion::Observer for Arrived {
         }
         self.builder.forget();
         let Some(monitor) = self.monitor.upgrade() else { return };
-        // Where it cannot be had at once, the next machine opens its own.
-        if self.keep_waiting
-            && let Err(error) = monitor.prepare_console()
-        {
-            tracing::debug!(%error, "opening the console anew");
+        if let Err(error) = monitor.prepare_console() {
+            tracing::warn!(%error, "giving the terminal back");
         }
     }
 }

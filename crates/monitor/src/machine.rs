@@ -122,6 +122,7 @@ impl Machine {
         if let Some(guest) = &guest {
             guest.console().flush(LAST_OUTPUT);
         }
+        monitor.close_console();
         server.shutdown();
         ending
     }

@@ -3,7 +3,7 @@
 use crate::incoming::Waiting;
 use crate::outgoing::Outgoing;
 use crate::{Ending, Error, MachineName, RunConfig};
-use devices::console::{Console, ConsoleError, SavedConsole, Spec};
+use devices::console::{Console, ConsoleError, SavedConsole, Spec, restore_terminal};
 use devices::event_loop::Handle;
 use devices::lock;
 use links::Waker;
@@ -34,7 +34,7 @@ pub(crate) struct Monitor {
     pub happenings: Sender<VmEvent>,
     /// Wakes the thread that waits for the end.
     pub waker: Waker,
-    /// A console that was opened for a machine that is to come.
+    /// The console, once it was opened.
     pub console: Mutex<Option<Console>>,
     pub state: Mutex<State>,
 }
@@ -82,26 +82,28 @@ impl Monitor {
 
     /// Opens the console for a machine that is to come, so that people can connect to it already.
     pub fn prepare_console(self: &Arc<Self>) -> Result<(), ConsoleError> {
-        // A terminal is not taken before there is a guest that could use it.
-        if self.config.console != Spec::Stdio {
-            let console = self.open_console()?;
-            *lock(&self.console) = Some(console);
+        // A terminal is not taken while there is no guest that could use it: Ctrl-C ends the wait.
+        match self.config.console {
+            Spec::Stdio => *lock(&self.console) = None,
+            _ => drop(self.open_console()?),
         }
         Ok(())
     }
 
-    /// The console that was asked for, frozen: the one that was prepared, or a new one.
+    /// The console that was asked for, frozen unless the guest runs.
     pub fn open_console(self: &Arc<Self>) -> Result<Console, ConsoleError> {
-        if let Some(console) = lock(&self.console).take() {
-            return Ok(console);
+        let mut console = lock(&self.console);
+        if let Some(console) = &*console {
+            return Ok(console.clone());
         }
         let monitor = Arc::downgrade(self);
-        Console::open(&self.config.console, &self.devices, move || {
+        let opened = Console::open(&self.config.console, &self.devices, move || {
             let Some(monitor) = monitor.upgrade() else { return };
             if let Err(error) = monitor.quit(Ending::Quit) {
                 tracing::error!("{error}");
             }
-        })
+        })?;
+        Ok(console.insert(opened).clone())
     }
 
     /// The machine.
@@ -115,6 +117,19 @@ impl Monitor {
                 format!("cannot {doing} `{}`: it waits for a guest that has not come", self.name),
             )
         })
+    }
+
+    /// Gives back the terminal and removes the socket: the engine may keep the machine, and with it
+    /// the console, until the process has ended.
+    pub fn close_console(&self) {
+        lock(&self.console).take();
+        restore_terminal();
+        if let Spec::Unix(path) = &self.config.console
+            && let Err(error) = std::fs::remove_file(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %path.display(), "cannot remove the console's socket");
+        }
     }
 
     /// The motion from here that has not ended.

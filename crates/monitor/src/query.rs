@@ -60,10 +60,7 @@ impl Monitor {
         if *spec != Spec::Pty {
             return spec.to_string();
         }
-        let guest = self.state().guest.clone();
-        let prepared = lock(&self.console);
-        let console = guest.as_ref().map(|guest| guest.console()).or(prepared.as_ref());
-        match console.and_then(Console::location) {
+        match lock(&self.console).as_ref().and_then(Console::location) {
             Some(path) => format!("pty {}", path.display()),
             None => spec.to_string(),
         }

@@ -30,7 +30,7 @@ use output::Output;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use worker::Worker;
 
@@ -67,7 +67,7 @@ struct Shared {
     bell: Doorbell,
     /// The guest had no room for input, and we are to be told when it has.
     starved: AtomicBool,
-    uart: OnceLock<Weak<Mutex<Uart>>>,
+    uart: Mutex<Weak<Mutex<Uart>>>,
     /// Losing output is worse than holding up the guest for a moment. Only for a console without
     /// input: the guest waits with its UART locked.
     patient: bool,
@@ -105,7 +105,8 @@ impl Line for Shared {
     }
 }
 
-/// A console.
+/// A console. Clones are the same one; it closes with the last of them.
+#[derive(Clone)]
 pub struct Console {
     shared: Arc<Shared>,
     worker: Arc<Mutex<Worker>>,
@@ -137,7 +138,7 @@ impl Console {
             written: Condvar::new(),
             bell: Doorbell::new().map_err(failed)?,
             starved: AtomicBool::new(false),
-            uart: OnceLock::new(),
+            uart: Mutex::new(Weak::new()),
             patient: matches!(spec, Spec::File(_)),
             off: matches!(spec, Spec::Off),
         });
@@ -152,11 +153,10 @@ impl Console {
         self.shared.clone()
     }
 
-    /// Says which UART takes the input. Once; later calls change nothing.
+    /// Says which UART takes the input from now on: a machine that was built for a guest that did
+    /// not come makes room for the next.
     pub fn connect(&self, uart: &Arc<Mutex<Uart>>) {
-        if self.shared.uart.set(Arc::downgrade(uart)).is_err() {
-            tracing::error!("a console cannot be connected to a second UART");
-        }
+        *lock(&self.shared.uart) = Arc::downgrade(uart);
         self.shared.bell.ring();
     }
 

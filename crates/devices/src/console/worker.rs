@@ -118,7 +118,7 @@ impl Worker {
     }
 
     fn uart(&self) -> Option<Arc<Mutex<Uart>>> {
-        self.shared.uart.get().and_then(Weak::upgrade)
+        lock(&self.shared.uart).upgrade()
     }
 
     /// How much input may be read now. Where there is none, the UART will ring when there is.
