@@ -262,6 +262,23 @@ fn input_is_held_back_where_it_comes_from_and_never_lost() {
 }
 
 #[test]
+fn input_goes_to_the_uart_that_was_connected_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("console");
+    let mut machine = Machine::open(&Spec::Unix(path.clone()));
+    machine.console.thaw();
+    let mut client = client(&path);
+    client.write_all(b"a").unwrap();
+    assert_eq!(machine.hear(1), b"a");
+    // The machine is gone, and nothing takes input until there is another.
+    let line = machine.console.line();
+    machine.uart = Arc::new(Mutex::new(Uart::new(Arc::new(NoLine), line)));
+    client.write_all(b"b").unwrap();
+    machine.console.connect(&machine.uart);
+    assert_eq!(machine.hear(1), b"b");
+}
+
+#[test]
 fn the_end_of_input_ends_nothing_else() {
     let dev_null = File::open("/dev/null").unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
