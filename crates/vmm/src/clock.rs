@@ -137,11 +137,17 @@ impl Clock {
         Ok(match *host_tsc {
             Some(then) if both_say => {
                 let passed = ticks(now.clock - kvmclock, self.host_khz);
-                OffsetChange::Exactly(passed.wrapping_add(then).wrapping_sub(now.host_tsc))
+                OffsetChange::Exactly(offset_change(then, now.host_tsc, passed))
             }
             _ => OffsetChange::Unknown,
         })
     }
+}
+
+/// How the offset of a guest's TSC changes from a host whose TSC stood at `there` to one where it
+/// stands at `here`, `passed` ticks later.
+fn offset_change(there: u64, here: u64, passed: u64) -> u64 {
+    there.wrapping_add(passed).wrapping_sub(here)
 }
 
 /// How often a clock of `khz` ticks in `nanoseconds`.
@@ -153,11 +159,24 @@ pub(crate) fn ticks(nanoseconds: u64, khz: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn ticks_are_counted_without_overflow() {
         assert_eq!(ticks(1_000_000, 2_500_000), 2_500_000);
         assert_eq!(ticks(u64::MAX, u32::MAX), u64::MAX);
         assert_eq!(ticks(1, 999_999), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_tsc_goes_on_by_what_has_passed_whatever_the_hosts_count(
+            there: u64, here: u64, offset: u64, passed in 0u64..1 << 50,
+        ) {
+            let guest_there = there.wrapping_add(offset);
+            let new_offset = offset.wrapping_add(offset_change(there, here, passed));
+            let guest_here = here.wrapping_add(new_offset);
+            prop_assert_eq!(guest_here, guest_there.wrapping_add(passed));
+        }
     }
 }

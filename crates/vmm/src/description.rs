@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 /// The longest kernel and initrd, in bytes together, that travel with a machine so that its guest
 /// can be reset where it arrives. A guest with longer ones is shut down when it resets itself there.
-pub const MOST_BOOT_BYTES: u64 = 8 << 20;
+pub const MOST_BOOT_BYTES: u64 = (16 << 20) - (512 << 10);
 
 /// What the machine is.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

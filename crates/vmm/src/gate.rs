@@ -69,15 +69,17 @@ pub(crate) struct Gate {
 pub(crate) struct Stuck(u32);
 
 impl Gate {
-    /// A gate for vCPUs with these pages, all of them stopped.
+    /// A gate for vCPUs with these pages. Their threads are yet to start, and to answer that they
+    /// stand still: [`Self::stop`] waits for that too.
     pub fn new(pages: Vec<RunPage>) -> io::Result<Self> {
         install_handler()?;
-        let members = pages.into_iter().map(|page| Member { page, tid: AtomicI32::new(0) });
+        let member = |page| Member { page, tid: AtomicI32::new(0) };
+        let members: Vec<_> = pages.into_iter().map(member).collect();
         Ok(Self {
             order: AtomicU32::new(Order::FIRST.0),
-            unanswered: AtomicU32::new(0),
+            unanswered: AtomicU32::new(count(&members)),
             ended: AtomicU32::new(0),
-            members: members.collect(),
+            members,
             changing: Mutex::new(()),
         })
     }
@@ -111,8 +113,7 @@ impl Gate {
         let _changing = self.changing();
         let order = self.order.load(SeqCst);
         if Order(order).is_run() {
-            let all = u32::try_from(self.members.len()).expect("there are at most 64 vCPUs");
-            self.unanswered.store(all, SeqCst);
+            self.unanswered.store(count(&self.members), SeqCst);
             self.order.store(order.wrapping_add(1), SeqCst);
             self.kick();
         }
@@ -203,6 +204,10 @@ impl Gate {
             wake(&self.unanswered);
         }
     }
+}
+
+fn count(members: &[Member]) -> u32 {
+    u32::try_from(members.len()).expect("there are at most 64 vCPUs")
 }
 
 /// Sleeps until the word is no longer `value`, or is said to have changed, or time is up: then

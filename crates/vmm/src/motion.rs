@@ -21,6 +21,9 @@ pub(crate) fn cpu_name(index: usize) -> String {
     format!("cpu{index}")
 }
 
+/// How often saving and restoring is rehearsed.
+const REHEARSALS: usize = 3;
+
 /// Fewer vCPUs than this are not worth a thread.
 const LEAST_SHARE: usize = 4;
 
@@ -59,14 +62,14 @@ impl SourceMachine for Vm {
 impl DestinationMachine for Vm {
     fn rehearse(&self) -> Result<Rehearsal, MachineError> {
         let _control = self.control();
-        let start = Instant::now();
-        let bundle = self.save_all()?;
-        let save = start.elapsed();
-        // What travels is encoded and decoded, and that is part of it.
-        let bundle = Bundle::decode(&bundle.encode()).map_err(bad_state("rehearsing"))?;
-        let start = Instant::now();
-        self.restore_all(bundle)?;
-        Ok(Rehearsal { save, restore: start.elapsed() })
+        // The least of a few: a host that is busy otherwise says nothing about the machine.
+        let mut least = self.rehearse_once()?;
+        for _ in 1..REHEARSALS {
+            let Rehearsal { save, restore } = self.rehearse_once()?;
+            least.save = least.save.min(save);
+            least.restore = least.restore.min(restore);
+        }
+        Ok(least)
     }
 
     fn restore(&self, state: Bundle) -> Result<(), MachineError> {
@@ -94,6 +97,17 @@ impl Vm {
             _ if status.reset_wanted() => Some("it is being reset".to_owned()),
             _ => None,
         }
+    }
+
+    fn rehearse_once(&self) -> Result<Rehearsal, MachineError> {
+        let start = Instant::now();
+        let bundle = self.save_all()?;
+        let save = start.elapsed();
+        // What travels is encoded and decoded, and that is part of it.
+        let bundle = Bundle::decode(&bundle.encode()).map_err(bad_state("rehearsing"))?;
+        let start = Instant::now();
+        self.restore_all(bundle)?;
+        Ok(Rehearsal { save, restore: start.elapsed() })
     }
 
     /// Everything but RAM.

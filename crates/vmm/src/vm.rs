@@ -144,6 +144,9 @@ impl Vm {
             let thread = thread::start(machine.shared.clone(), index);
             machine.threads.push(thread.map_err(VmError::kvm("starting a vCPU's thread"))?);
         }
+        // From here on nobody touches a vCPU but who is told to.
+        let stuck = |e| VmError::kvm("starting the vCPUs' threads")(io::Error::other(e));
+        machine.shared.gate.stop().map_err(stuck)?;
         Ok(machine)
     }
 

@@ -4,12 +4,13 @@
 mod rig;
 
 use guest::Builtin;
-use memory::{PageRange, PageSet};
+use memory::{Backing, GuestRam, PageRange, PageSet};
 use motion::handover::RunPermit;
 use motion::{DestinationMachine as _, Machine as _, SourceMachine as _};
-use rig::{PATIENCE, Rig};
+use rig::{PATIENCE, Rig, config};
 use state::Bundle;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use whimbrel_vmm::{RunState, SavedClock, SavedVcpu, VmEvent};
 
 const MIB: u64 = 1 << 20;
@@ -31,9 +32,9 @@ fn a_guest_goes_on_in_another_machine() {
         let mut rig = Rig::of_guest(Builtin::SelfCheck, "ws=1M report=50ms", vcpus, 64 * MIB);
         rig.start();
         rig.screen.wait_for_more("CHECK", 2);
-        for _ in 0..5 {
+        for _ in 0..3 {
             rig = hand_over(&rig);
-            let text = rig.screen.wait_for_more("CHECK", 3);
+            let text = rig.screen.wait_for_more("CHECK", 2);
             assert!(!text.contains("BREACH"), "{text}");
         }
     }
@@ -214,4 +215,75 @@ fn a_machine_takes_a_guest_only_before_its_first_run() {
     assert!(rig.vm.restore(state).is_err());
     rig.start();
     assert!(rig.vm.save().unwrap_err().to_string().contains("running"));
+}
+
+#[test]
+fn time_goes_on_for_a_guest_that_comes_from_another_host() {
+    let rig = Rig::of_guest(Builtin::SelfCheck, "ws=1M report=50ms", 2, 64 * MIB);
+    rig.start();
+    rig.screen.wait_for_more("CHECK", 1);
+    let twin = rig.twin();
+    rig.vm.pause().unwrap();
+    let permit = rig.vm.surrender().unwrap();
+    let mut state = rig.vm.save().unwrap();
+    let mut clock: SavedClock = state.take("").unwrap();
+    clock.boot_id = Some("of another host".to_owned());
+    let before = clock.kvmclock;
+    state.put("", &clock);
+    std::thread::sleep(Duration::from_millis(20));
+    twin.vm.restore(state.clone()).unwrap();
+    let mut now = twin.vm.save().unwrap();
+    let clock: SavedClock = now.take("").unwrap();
+    let away = clock.kvmclock - before;
+    assert!(away >= 20_000_000, "{away} ns");
+    for cpu in ["cpu0", "cpu1"] {
+        let (then, now): (SavedVcpu, SavedVcpu) =
+            (state.take(cpu).unwrap(), now.take(cpu).unwrap());
+        let ticks = u128::from(now.tsc - then.tsc) * 1_000_000 / u128::from(clock.host_khz);
+        assert!(ticks >= 20_000_000, "{ticks} ns");
+        assert_eq!(now.tsc_offset.is_some(), then.tsc_offset.is_some());
+    }
+    twin.vm.run(permit).unwrap();
+    let text = twin.screen.wait_for_more("CHECK", 3);
+    assert!(!text.contains("BREACH"), "{text}");
+}
+
+#[test]
+fn a_clock_that_would_go_backwards_is_refused() {
+    let rig = Rig::of_guest(Builtin::Workload, "", 1, 64 * MIB);
+    let good = rig.vm.save().unwrap();
+    let mut state = good.clone();
+    let mut cpu: SavedVcpu = state.take("cpu0").unwrap();
+    // Later than any host's TSC, and not reached by a move of no time.
+    (cpu.tsc, cpu.tsc_read_at) = (u64::MAX, u64::MAX);
+    state.put("cpu0", &cpu);
+    let error = rig.twin().vm.restore(state).unwrap_err();
+    assert!(error.to_string().contains("would go back"), "{error}");
+}
+
+#[test]
+fn ram_above_the_hole_has_a_dirty_log_too() {
+    use vm_memory::{Bytes as _, GuestAddress};
+    let memory = (3 << 30) + 100 * 4096;
+    let ram = GuestRam::new(memory, Backing::Small).unwrap();
+    let rig = Rig::empty(config(memory, 1), ram);
+    let (log, pages) = (rig.vm.dirty_log(), rig.vm.ram().pages());
+    log.start().unwrap();
+    let mut all = PageSet::new(pages);
+    log.collect(&mut all).unwrap();
+    assert_eq!(all, PageSet::full(pages));
+    // A range that begins below the hole and ends above it, at no multiple of anything.
+    let hole = memory::PCI_HOLE / 4096;
+    let range = PageRange::new(hole - 70, 70 + 67);
+    log.rearm(&all, range).unwrap();
+    let address = GuestAddress(memory::HIGH_RAM + 5 * 4096);
+    rig.vm.ram().memory().write_obj(1u8, address).unwrap();
+    let mut dirty = PageSet::new(pages);
+    log.collect(&mut dirty).unwrap();
+    let mut expected = PageSet::full(pages);
+    expected.remove(range);
+    expected.insert(PageRange::new(hole + 5, 1));
+    assert_eq!(dirty, expected);
+    log.stop().unwrap();
+    assert!(log.collect(&mut dirty).is_err());
 }

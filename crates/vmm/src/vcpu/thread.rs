@@ -28,6 +28,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<JoinHandle<
         }
         shared.gate.join(index);
         lock(&shared.vcpus[index]).warm_up(shared.gate.page(index));
+        shared.gate.answer();
         let mut last = Order::FIRST;
         while let Some(order) = shared.gate.next(last) {
             last = order;

@@ -15,8 +15,9 @@ pub(crate) enum OffsetChange {
     Unknown,
 }
 
-/// More than this and what KVM made of the TSC is worth a warning, in nanoseconds.
-const TOLERANCE: u64 = 5_000_000;
+/// More than this, in nanoseconds, and what KVM made of the TSC is worth a warning. A host under load
+/// may let this much time pass between reading its wall clock and the guest's TSC.
+const TOLERANCE: u64 = 100_000_000;
 
 impl Vcpu {
     /// The guest's TSC now.
