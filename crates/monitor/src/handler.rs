@@ -89,7 +89,13 @@ fn execute(monitor: &Arc<Monitor>, command: Command, context: &Context) -> Resul
             Code::InvalidArgument,
             "migrate-continue goes on from the state `pre-switchover` and from no other",
         )),
-        Command::QueryMigrate => Ok(monitor.migration().into()),
+        Command::QueryMigrate => {
+            let info = monitor.migration();
+            if info.status == Some(MigrationStatus::Completed) {
+                monitor.has_told();
+            }
+            Ok(info.into())
+        }
         Command::MigrateSetCapabilities(set) => {
             monitor.state().capabilities.set(&set).map(Into::into).map_err(Into::into)
         }

@@ -1,10 +1,11 @@
 //! Waiting for a guest from elsewhere.
 
+use crate::arrival::Arrivals;
 use crate::monitor::Monitor;
 use crate::observer::Observer;
 use crate::{Ending, Error, MachineName};
 use links::{Address, Descriptors, Listener, SocketFile};
-use motion::destination::{Command, DestinationJob, Phase};
+use motion::destination::{Command, DestinationJob};
 use motion::handover::{DirJournal, Side};
 use motion::{DestinationOptions, Progress, Report, Status};
 use state::Code;
@@ -44,11 +45,11 @@ impl Monitor {
         let socket = listener.file();
         let journal =
             DirJournal::open(&self.journal).map_err(|e| fail(Code::Journal, e.to_string()))?;
-        let builder = Arc::new(self.builder());
+        let arrivals = Arc::new(Arrivals::new(self.builder(), Arc::downgrade(self)));
         let observer = Arc::new(Arrived {
             events: Observer::new(self.events.clone(), |_| {}),
             monitor: Arc::downgrade(self),
-            builder: builder.clone(),
+            arrivals: arrivals.clone(),
         });
         let stall_limit = Duration::from_millis(self.state().parameters.stall_limit);
         let options = DestinationOptions {
@@ -57,7 +58,7 @@ impl Monitor {
             keep_waiting,
             name: self.name.to_string(),
         };
-        let job = DestinationJob::listen(listener, builder, options, Box::new(journal), observer)
+        let job = DestinationJob::listen(listener, arrivals, options, Box::new(journal), observer)
             .map_err(|e| fail(e.code, e.why))?;
         let waiting = Waiting { job, begun: SystemTime::now(), socket };
         let waiting = Arc::new(waiting);
@@ -67,7 +68,9 @@ impl Monitor {
             .name("incoming".into())
             .spawn(move || {
                 let report = waiting.job.wait();
-                if let (Some(monitor), true) = (monitor.upgrade(), waiting.is_in_vain()) {
+                if report.status.0 != Status::Completed
+                    && let Some(monitor) = monitor.upgrade()
+                {
                     monitor.end(Ending::Failed(in_vain(&monitor.name, &report)));
                 }
             })
@@ -107,11 +110,6 @@ fn in_vain(name: &MachineName, report: &Report) -> Error {
 }
 
 impl Waiting {
-    /// Whether the wait has ended without a guest.
-    fn is_in_vain(&self) -> bool {
-        self.job.phase() == Phase::Ended
-    }
-
     /// Where it waits, with the port that the kernel chose.
     pub fn address(&self) -> &Address {
         self.job.address()
@@ -146,7 +144,7 @@ impl Waiting {
 struct Arrived {
     events: Observer,
     monitor: Weak<Monitor>,
-    builder: Arc<Builder>,
+    arrivals: Arc<Arrivals>,
 }
 
 impl motion::Observer for Arrived {
@@ -163,7 +161,6 @@ impl motion::Observer for Arrived {
     }
 
     fn resumed(&self) {
-        self.settle();
         self.events.resumed();
     }
 
@@ -173,24 +170,12 @@ impl motion::Observer for Arrived {
 
     fn finished(&self, report: &Report) {
         if report.status.0 == Status::Completed {
-            self.settle();
             return;
         }
-        self.builder.forget();
+        self.arrivals.forget();
         let Some(monitor) = self.monitor.upgrade() else { return };
         if let Err(error) = monitor.prepare_console() {
             tracing::warn!(%error, "giving the terminal back");
-        }
-    }
-}
-
-impl Arrived {
-    /// The guest is this side's.
-    fn settle(&self) {
-        if let (Some(monitor), Some(vm)) = (self.monitor.upgrade(), self.builder.built())
-            && monitor.state().guest.is_none()
-        {
-            monitor.settle(vm);
         }
     }
 }

@@ -15,7 +15,7 @@ use qmp::{Event, Server, ServerHandle};
 use state::Code;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 use vmm::boot::Image;
 use vmm::{Hypervisor, MachineConfig, Vm};
@@ -129,10 +129,18 @@ impl Machine {
 
     fn until_the_end(&self) -> Ending {
         loop {
-            if let Some(ending) = self.monitor.state().ending.clone() {
+            let (ending, leave_by) = {
+                let state = self.monitor.state();
+                (state.ending.clone(), state.leave_by)
+            };
+            if let Some(ending) = ending {
                 return ending;
             }
-            match self.signals.wait(None) {
+            let left = leave_by.map(|by| by.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ending::Moved;
+            }
+            match self.signals.wait(left) {
                 Ok(Woken::By(signal)) => {
                     if let Err(error) = self.monitor.quit(Ending::Signal(signal)) {
                         tracing::error!("{error}");

@@ -15,8 +15,11 @@ use state::{Code, Saved};
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vmm::{EventSink, Hypervisor, SavedClock, SavedSchemas, SavedVcpu, Vm, VmEvent};
+
+/// How long a machine whose guest has moved away waits to be asked how that went, before it ends.
+const LAST_QUESTION: Duration = Duration::from_secs(2);
 
 /// One machine's process.
 pub(crate) struct Monitor {
@@ -46,8 +49,8 @@ pub(crate) struct State {
     pub guest: Option<Arc<Vm>>,
     /// When the guest came to be here.
     pub since: Option<Instant>,
-    /// The names of the machine's devices.
-    pub devices: Vec<String>,
+    /// When the process is to end at the latest, after its guest has moved away.
+    pub leave_by: Option<Instant>,
     pub parameters: Parameters,
     pub capabilities: Capabilities,
     /// The present or last motion from here.
@@ -73,11 +76,9 @@ impl Monitor {
 
     /// A guest is here from now on.
     pub fn settle(&self, guest: Arc<Vm>) {
-        let devices = devices_of(&guest);
         let mut state = self.state();
         state.guest = Some(guest);
         state.since = Some(Instant::now());
-        state.devices = devices;
     }
 
     /// Opens the console for a machine that is to come, so that people can connect to it already.
@@ -246,6 +247,21 @@ impl Monitor {
         self.waker.wake();
     }
 
+    /// Ends the process soon, because its guest has moved away: when somebody has been told how that
+    /// went, or nobody asks.
+    pub fn leave(&self) {
+        self.state().leave_by = Some(Instant::now() + LAST_QUESTION);
+        self.waker.wake();
+    }
+
+    /// Somebody has been told how the motion went.
+    pub fn has_told(&self) {
+        if let Some(leave_by) = &mut self.state().leave_by {
+            *leave_by = Instant::now();
+            self.waker.wake();
+        }
+    }
+
     /// The handover of which this side does not know how it ended.
     pub fn undecided(&self) -> Option<motion::Undecided> {
         let (outgoing, incoming) = {
@@ -283,7 +299,7 @@ impl Monitor {
 }
 
 /// The devices are what has a schema beside the machine's own parts.
-fn devices_of(guest: &Vm) -> Vec<String> {
+pub(crate) fn devices_of(guest: &Vm) -> Vec<String> {
     let schemas = guest.describe().ok().and_then(|mut about| about.take::<SavedSchemas>("").ok());
     let own = [SavedVcpu::SCHEMA, SavedClock::SCHEMA, SavedConsole::SCHEMA];
     let names = schemas.into_iter().flat_map(|saved| saved.schemas).map(|(name, ..)| name);
@@ -299,7 +315,8 @@ fn run_state(state: vmm::RunState) -> RunState {
         vmm::RunState::Prelaunch => RunState::Prelaunch,
         vmm::RunState::Running => RunState::Running,
         vmm::RunState::Paused => RunState::Paused,
-        vmm::RunState::Inmigrate => RunState::InMigrate,
+        // It has come, and was not to run.
+        vmm::RunState::Inmigrate => RunState::Paused,
         vmm::RunState::FinishMigrate => RunState::FinishMigrate,
         vmm::RunState::Postmigrate => RunState::PostMigrate,
         vmm::RunState::SaveVm => RunState::SaveVm,

@@ -1,8 +1,8 @@
 //! Moving the guest away from here.
 
+use crate::Error;
 use crate::monitor::Monitor;
 use crate::observer::Observer;
-use crate::{Ending, Error};
 use links::{Address, Descriptors};
 use motion::handover::{DirJournal, Particulars, Side, Token};
 use motion::source::{Command, PeerAddress, SourceJob};
@@ -62,7 +62,7 @@ impl Monitor {
                 let Some(monitor) = monitor.upgrade() else { return };
                 let moved = report.status.0 == Status::Completed && !check;
                 if moved && monitor.config.exit_after_move {
-                    monitor.end(Ending::Moved);
+                    monitor.leave();
                 }
             }
         };

@@ -1,7 +1,7 @@
 //! How a machine and its motion stand, in the words of QMP.
 
 use crate::Error;
-use crate::monitor::{Monitor, State};
+use crate::monitor::{Monitor, devices_of};
 use crate::observer::migration_status;
 use crate::view::{MachineView, MemoryView};
 use devices::console::{Console, Spec};
@@ -16,10 +16,9 @@ use std::time::{Duration, SystemTime};
 impl Monitor {
     /// `x-whimbrel-query-machine`
     pub fn view(&self) -> Result<MachineView, Error> {
-        let (guest, since, devices, incoming) = {
+        let (guest, since, incoming) = {
             let state = self.state();
-            let State { guest, since, devices, incoming, .. } = &*state;
-            (guest.clone(), *since, devices.clone(), incoming.clone())
+            (state.guest.clone(), state.since, state.incoming.clone())
         };
         let memory = match &guest {
             None => None,
@@ -45,7 +44,7 @@ impl Monitor {
             uptime_seconds: since.map(|since| since.elapsed().as_secs_f64()),
             memory,
             cpus: guest.as_ref().map_or(0, |guest| guest.config().vcpus),
-            devices,
+            devices: guest.as_ref().map(|guest| devices_of(guest)).unwrap_or_default(),
             console: self.console_place(),
             qmp: self.sockets.iter().map(|path| path.display().to_string()).collect(),
             incoming: waits.map(|waiting| waiting.address().to_string()),

@@ -1,0 +1,94 @@
+//! Machines for guests that come, which become this process's own with the permit to run them.
+
+use crate::monitor::Monitor;
+use memory::GuestRam;
+use motion::handover::RunPermit;
+use motion::{DestinationMachine, Machine, MachineBuilder, MachineError, Rehearsal};
+use state::{Bundle, Code, Refusal};
+use std::sync::{Arc, Weak};
+use vmm::{Builder, Vm};
+
+/// Builds machines for guests that come.
+pub(crate) struct Arrivals {
+    builder: Builder,
+    monitor: Weak<Monitor>,
+}
+
+impl Arrivals {
+    pub fn new(builder: Builder, monitor: Weak<Monitor>) -> Self {
+        Self { builder, monitor }
+    }
+
+    /// Lets go of the machine of a guest that did not come.
+    pub fn forget(&self) {
+        self.builder.forget();
+    }
+}
+
+impl MachineBuilder for Arrivals {
+    fn check(&self, description: &Bundle) -> Vec<Refusal> {
+        self.builder.check(description)
+    }
+
+    fn build(&self, description: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>> {
+        self.builder.build(description)?;
+        let vm = self.builder.built().ok_or_else(|| {
+            vec![Refusal::new(Code::Internal, "machine", "it was built and is not there", "")]
+        })?;
+        Ok(Arc::new(Arriving { vm, monitor: self.monitor.clone() }))
+    }
+}
+
+/// A machine whose guest is on its way.
+struct Arriving {
+    vm: Arc<Vm>,
+    monitor: Weak<Monitor>,
+}
+
+impl Arriving {
+    /// The guest is this side's. Whoever learns of it from the source must find it here.
+    fn settle(&self) {
+        if let Some(monitor) = self.monitor.upgrade() {
+            monitor.settle(self.vm.clone());
+        }
+    }
+}
+
+impl Machine for Arriving {
+    fn ram(&self) -> &GuestRam {
+        self.vm.ram()
+    }
+
+    fn is_running(&self) -> bool {
+        self.vm.is_running()
+    }
+
+    fn pause(&self) -> Result<(), MachineError> {
+        self.vm.pause()
+    }
+
+    fn surrender(&self) -> Option<RunPermit> {
+        self.vm.surrender()
+    }
+
+    fn grant(&self, permit: RunPermit) {
+        self.vm.grant(permit);
+        self.settle();
+    }
+
+    fn run(&self, permit: RunPermit) -> Result<(), MachineError> {
+        let result = self.vm.run(permit);
+        self.settle();
+        result
+    }
+}
+
+impl DestinationMachine for Arriving {
+    fn rehearse(&self) -> Result<Rehearsal, MachineError> {
+        self.vm.rehearse()
+    }
+
+    fn restore(&self, state: Bundle) -> Result<(), MachineError> {
+        self.vm.restore(state)
+    }
+}
