@@ -266,6 +266,14 @@ fn a_contradiction_is_reported_and_changes_nothing() {
     assert_eq!(error.why, Denial::Contradiction(Word::Running));
     assert_eq!(source.owner(), Some(Side::Here));
 
+    let (mut moved, mut away) = (self::source(), Process::default());
+    away.source(&mut moved, heard(Word::Ready)).unwrap();
+    away.source(&mut moved, heard(Word::Running)).unwrap();
+    let refused = Word::Answer(Verdict::Refused);
+    let error = moved.step(heard(refused)).unwrap_err();
+    assert_eq!(error.why, Denial::Contradiction(refused));
+    assert_eq!((moved.owner(), away.permits.len()), (Some(Side::Peer), 0));
+
     let mut there = Process::default();
     let mut destination = DestinationHandover::begin(particulars());
     there.destination(&mut destination, Input::Complete).unwrap();
@@ -296,6 +304,22 @@ fn a_source_that_is_asked_gives_its_word() {
     here.source(&mut kept, Input::Cancel).unwrap();
     assert_eq!(asked(&mut kept), Word::Abort);
     assert!(here.permits.len() == 1, "asking gives nothing out");
+}
+
+#[test]
+fn a_failed_record_takes_back_only_the_step_that_it_belongs_to() {
+    let (mut source, mut here) = (source(), Process::default());
+    here.source(&mut source, heard(Word::Ready)).unwrap();
+    assert!(source.step(Input::Expired(Timer::Ready)).unwrap().is_empty());
+    assert!(source.step(Input::RecordFailed).unwrap().is_empty());
+    assert_eq!(source.owner(), None);
+
+    let (mut destination, mut there) =
+        (DestinationHandover::begin(particulars()), Process::default());
+    there.destination(&mut destination, Input::Complete).unwrap();
+    assert!(destination.step(Input::Cont).is_err());
+    assert!(destination.step(Input::RecordFailed).unwrap().is_empty());
+    assert_eq!(destination.phase(), DestinationPhase::Ready);
 }
 
 #[test]
