@@ -100,9 +100,11 @@ impl Board {
         Ok(SavedBoard { ioapic: bundle.take("")?, uart: bundle.take(COM1)?, pm: bundle.take("")? })
     }
 
-    /// Puts all devices into that state, or none.
-    pub fn restore(&self, saved: SavedBoard) -> Result<(), LoadError> {
+    /// Puts all devices into that state, or none. `held` says whether any local APIC holds an
+    /// interrupt of this vector, pending or in service.
+    pub fn restore(&self, saved: SavedBoard, held: impl Fn(u8) -> bool) -> Result<(), LoadError> {
         let SavedBoard { ioapic, uart, pm } = saved;
+        let ended = ends_not_heard_of(&ioapic, held);
         let sink = self.sink.clone();
         let ioapic = IoApic::restore(&ioapic, sink).map_err(refused::<SavedIoApic>(""))?;
         let irq = wire(&self.ioapic, uart::COM1_IRQ);
@@ -118,8 +120,20 @@ impl Board {
         if !routes.is_empty() {
             self.sink.routes_changed(&routes);
         }
+        for vector in ended {
+            lock(&self.ioapic).end_of_interrupt(vector);
+        }
         Ok(())
     }
+}
+
+/// The vectors of level-triggered interrupts that the guest has ended without the I/O APIC having
+/// heard of it: KVM reports an end when the vCPU is about to enter the guest again, and a vCPU that
+/// is stopped just then does not get there. Such a pin would wait for ever.
+fn ends_not_heard_of(ioapic: &SavedIoApic, held: impl Fn(u8) -> bool) -> Vec<u8> {
+    const REMOTE_IRR: u64 = 1 << 14;
+    let waiting = ioapic.entries.iter().filter(|entry| *entry & REMOTE_IRR != 0);
+    waiting.map(|entry| entry.to_le_bytes()[0]).filter(|vector| !held(*vector)).collect()
 }
 
 /// The state of all devices.

@@ -84,14 +84,22 @@ pub(crate) struct Clock {
     /// KVM can be told the wall clock at which kvmclock was read.
     takes_realtime: bool,
     host_khz: u32,
+    /// The guest's TSC counts as the host's does.
+    unscaled: bool,
     boot_id: Option<String>,
 }
 
 impl Clock {
-    /// The clock of `vm`, on a host whose TSC counts `host_khz` thousand times a second.
-    pub fn new(vm: &VmFd, host_khz: u32) -> Self {
+    /// The clock of `vm`, whose TSC counts `guest_khz` thousand times a second, on a host whose own
+    /// counts `host_khz`.
+    pub fn new(vm: &VmFd, host_khz: u32, guest_khz: u32) -> Self {
         let flags = u32::try_from(vm.check_extension_int(Cap::AdjustClock)).unwrap_or(0);
-        Self { takes_realtime: flags & KVM_CLOCK_REALTIME != 0, host_khz, boot_id: boot_id() }
+        Self {
+            takes_realtime: flags & KVM_CLOCK_REALTIME != 0,
+            host_khz,
+            unscaled: guest_khz == host_khz,
+            boot_id: boot_id(),
+        }
     }
 
     /// The clocks as they stand.
@@ -133,9 +141,10 @@ impl Clock {
         if boot_id.is_some() && *boot_id == self.boot_id {
             return Ok(OffsetChange::Exactly(0));
         }
-        let both_say = now.flags & KVM_CLOCK_HOST_TSC != 0 && *host_khz == self.host_khz;
+        // Where a TSC is scaled, what the host's counts is not what the guest's counts.
+        let comparable = self.unscaled && *host_khz == self.host_khz;
         Ok(match *host_tsc {
-            Some(then) if both_say => {
+            Some(then) if comparable && now.flags & KVM_CLOCK_HOST_TSC != 0 => {
                 let passed = ticks(now.clock - kvmclock, self.host_khz);
                 OffsetChange::Exactly(offset_change(then, now.host_tsc, passed))
             }

@@ -140,9 +140,6 @@ impl Vm {
         let devices = Board::take(&mut bundle).map_err(load)?;
         bundle.finish().map_err(load)?;
 
-        self.each_vcpu(|index, vcpu| {
-            vcpu.restore(&vcpus[index]).map_err(|e| vcpu_error("restoring", index, &e))
-        })?;
         let change = self.clock().restore(self.vm_fd(), &clock).map_err(|e| {
             let code = match e {
                 ClockError::Kvm { .. } => Code::Kvm,
@@ -150,11 +147,13 @@ impl Vm {
             };
             MachineError::new(code, "restoring the clock", e)
         })?;
-        for (index, saved) in vcpus.iter().enumerate() {
-            let restored = self.vcpu(index).restore_tsc(saved, change);
-            restored.map_err(|e| vcpu_error("restoring the TSC of", index, &e))?;
-        }
-        self.shared().board.restore(devices).map_err(load)?;
+        self.each_vcpu(|index, vcpu| {
+            let saved = &vcpus[index];
+            let restored = vcpu.restore(saved).and_then(|()| vcpu.restore_tsc(saved, change));
+            restored.map_err(|e| vcpu_error("restoring", index, &e))
+        })?;
+        let held = |vector| vcpus.iter().any(|vcpu| vcpu.holds_interrupt(vector));
+        self.shared().board.restore(devices, held).map_err(load)?;
         self.console()
             .restore(console)
             .map_err(|e| MachineError::new(Code::BadState, "restoring the console", e))

@@ -124,7 +124,9 @@ impl Vm {
         let power = Power { gate: gate.clone(), status: status.clone() };
         let board = Board::new(Arc::new(LocalApics(vm.clone())), console.line(), Arc::new(power))?;
         console.connect(board.uart());
-        let clock = Clock::new(&vm, vcpus.first().map_or(0, Vcpu::host_khz));
+        let first = vcpus.first();
+        let (host, guest) = (first.map_or(0, Vcpu::host_khz), first.map_or(0, Vcpu::tsc_khz));
+        let clock = Clock::new(&vm, host, guest);
         let model = Model::of(&vcpus);
         let vcpus = vcpus.into_iter().map(Mutex::new).collect();
         let shared = Arc::new(Shared { vcpus, gate, board, status });

@@ -7,6 +7,7 @@ mod rig;
 
 use devices::console::{Console, Spec};
 use devices::event_loop::EventLoop;
+use devices::ioapic::SavedIoApic;
 use memory::{Backing, GuestRam};
 use motion::handover::RunPermit;
 use motion::{DestinationMachine as _, Machine as _, SourceMachine as _};
@@ -91,6 +92,40 @@ impl Talking {
     }
 }
 
+fn wait_until(machine: &Talking, done: impl Fn(&str) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done(&machine.heard()) {
+        assert!(Instant::now() < end, "the guest is asleep: {:?}", machine.heard());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn an_interrupt_that_was_ended_just_before_the_stop_comes_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let events = EventLoop::start("test-events").unwrap();
+    let ram = GuestRam::new(16 * MIB, Backing::Small).unwrap();
+    let file = ram.file().try_clone_to_owned().unwrap();
+    let from = Talking::new(&folder.path().join("from"), &events, ram);
+    from.vm.boot(source(elf(interrupts()), "")).unwrap();
+    from.vm.run(RunPermit::for_new_machine()).unwrap();
+    wait_until(&from, |heard| heard.contains('T'));
+    from.vm.pause().unwrap();
+    let mut state = from.vm.save().unwrap();
+    // As it is when KVM has not come to report the end: no local APIC holds the interrupt, and the
+    // I/O APIC waits for its end.
+    let mut ioapic: SavedIoApic = state.take("").unwrap();
+    assert_eq!(ioapic.entries[4] & 0xffff, 0x8041, "the UART's pin, level-triggered");
+    ioapic.entries[4] |= 1 << 14;
+    state.put("", &ioapic);
+    let ram = GuestRam::from_file(file, 16 * MIB, Backing::Small, None).unwrap();
+    let to = Talking::new(&folder.path().join("to"), &events, ram);
+    to.vm.restore(state).unwrap();
+    to.vm.run(from.vm.surrender().unwrap()).unwrap();
+    (&to.socket).write_all(b"Z").unwrap();
+    wait_until(&to, |heard| heard.contains("EZ\n"));
+}
+
 #[test]
 fn no_timer_is_lost_and_no_input_comes_twice() {
     let folder = tempfile::tempdir().unwrap();
@@ -122,12 +157,7 @@ fn no_timer_is_lost_and_no_input_comes_twice() {
     }
     let last = machines.last().unwrap();
     (&last.socket).write_all(b"Z").unwrap();
-    let end = Instant::now() + PATIENCE;
-    let done = |heard: &str| heard.contains("EZ\n") && heard.matches('T').count() > 3;
-    while !done(&last.heard()) {
-        assert!(Instant::now() < end, "the guest is asleep: {:?}", last.heard());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until(last, |heard| heard.contains("EZ\n") && heard.matches('T').count() > 3);
     last.vm.pause().unwrap();
     let heard: String = machines.iter().map(Talking::heard).collect();
     let ticks = heard.lines().filter_map(|line| line.strip_prefix('T'));

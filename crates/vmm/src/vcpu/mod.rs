@@ -107,12 +107,7 @@ impl Vcpu {
             fd.set_tsc_khz(wanted).map_err(kvm("setting the frequency of its TSC"))?;
             actual = khz()?;
         }
-        // As firmware leaves them: RAM is write-back unless said otherwise (bit 11 enables the
-        // MTRRs, type 6 is write-back), and string instructions are fast.
-        const AFTER_FIRMWARE: [Msr; 2] =
-            [(msr::IA32_MTRR_DEF_TYPE, 1 << 11 | 6), (msr::IA32_MISC_ENABLE, 1)];
-        msr::write(&fd, &AFTER_FIRMWARE)
-            .map_err(|e| failed("setting its first MSRs")(io::Error::other(e)))?;
+        after_firmware(&fd).map_err(failed("setting its first MSRs"))?;
         let readable = msr::read(&fd, msrs).map_err(failed("reading its MSRs"))?;
         let mut vcpu = Self {
             index,
@@ -207,4 +202,14 @@ impl Vcpu {
     fn tsc_offset(&self) -> Option<u64> {
         sys::tsc_offset(&self.fd)
     }
+}
+
+/// Leaves a vCPU's MSRs as firmware does: RAM is write-back unless said otherwise (bit 11 enables
+/// the MTRRs, type 6 is write-back), and string instructions are fast.
+fn after_firmware(fd: &VcpuFd) -> io::Result<()> {
+    const MTRR: Msr = (msr::IA32_MTRR_DEF_TYPE, 1 << 11 | 6);
+    const FAST_STRINGS: u64 = 1 << 0;
+    let enabled = msr::read(fd, &[msr::IA32_MISC_ENABLE])?.first().map_or(0, |(_, value)| *value);
+    msr::write(fd, &[MTRR, (msr::IA32_MISC_ENABLE, enabled | FAST_STRINGS)])
+        .map_err(io::Error::other)
 }

@@ -61,3 +61,38 @@ impl state::Saved for SavedVcpu {
     const VERSION: u16 = 1;
     const LEAST_READER: u16 = 1;
 }
+
+/// Offsets of the first of eight registers in a local APIC's page, 16 bytes apart: interrupts in
+/// service, and interrupts requested (Intel SDM volume 3, "Local APIC Register Address Map").
+const IN_SERVICE: usize = 0x100;
+const REQUESTED: usize = 0x200;
+
+impl SavedVcpu {
+    /// Whether its local APIC holds an interrupt of this vector, pending or in service.
+    pub(crate) fn holds_interrupt(&self, vector: u8) -> bool {
+        let (register, bit) = (usize::from(vector / 32), vector % 32);
+        [IN_SERVICE, REQUESTED].iter().any(|base| {
+            let at = base + register * 16 + usize::from(bit / 8);
+            self.lapic.get(at).is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_is_held_while_it_is_requested_or_in_service() {
+        let mut vcpu = SavedVcpu { lapic: vec![0; 1024], ..SavedVcpu::default() };
+        assert!((0..=255).all(|vector| !vcpu.holds_interrupt(vector)));
+        // Vector 0x41 is bit 1 of the third register.
+        vcpu.lapic[0x220] = 0b10;
+        assert!(vcpu.holds_interrupt(0x41));
+        vcpu.lapic[0x220] = 0;
+        vcpu.lapic[0x120] = 0b10;
+        assert!(vcpu.holds_interrupt(0x41) && !vcpu.holds_interrupt(0x40));
+        vcpu.lapic[0x273] = 0x80;
+        assert!(vcpu.holds_interrupt(0xff));
+    }
+}
