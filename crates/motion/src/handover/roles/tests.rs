@@ -190,6 +190,24 @@ fn a_copy_that_cannot_be_refused_on_record_is_kept_when_the_hold_is_over() {
 }
 
 #[test]
+fn a_ready_destination_that_fails_refuses_on_record_and_says_so_at_once() {
+    let mut there = Process::default();
+    let mut destination = DestinationHandover::begin(particulars());
+    there.destination(&mut destination, Input::Complete).unwrap();
+    there.destination(&mut destination, Input::Failed).unwrap();
+    assert_eq!(there.sent, [Word::Ready, Word::Answer(Verdict::Refused)]);
+    assert_eq!(there.record(destination.key()), Some(Decision::Refused));
+    there.destination(&mut destination, heard(Word::Commit)).unwrap();
+    assert!(there.permits.is_empty());
+
+    // Before READY nobody waits for its word, and nothing is left behind.
+    let mut there = Process::default();
+    let mut destination = DestinationHandover::begin(particulars());
+    there.destination(&mut destination, Input::Failed).unwrap();
+    assert_eq!((there.sent.len(), &there.journal), (0, &MemoryJournal::default()));
+}
+
+#[test]
 fn an_operators_word_that_cannot_be_recorded_changes_nothing() {
     let (mut source, mut here) = (source(), Process::default());
     here.source(&mut source, heard(Word::Ready)).unwrap();
@@ -396,6 +414,18 @@ fn an_operator_can_refuse_for_a_dead_destination() {
     witness.drive(resolve(Side::Peer), &mut journal, &mut drop).unwrap();
     assert_eq!(asked(&mut witness), answer(Verdict::Refused));
     assert_eq!(journal.get(witness.key()).unwrap().unwrap().decision, Decision::Refused);
+}
+
+#[test]
+fn a_dead_owner_is_not_disowned() {
+    let decision = Decision::Committed;
+    let record = Record { role: Role::Destination, decision, particulars: particulars() };
+    let mut witness = Witness::new(record);
+    let error = witness.step(heard(Word::Abort)).unwrap_err();
+    assert_eq!(error.why, Denial::Contradiction(Word::Abort));
+    assert_eq!(witness.step(resolve(Side::Peer)).unwrap_err().code(), Code::InvalidState);
+    let answer = Output::Send(TOKEN.says(Word::Answer(Verdict::Committed)));
+    assert_eq!(witness.step(heard(Word::Query)).unwrap(), [answer]);
 }
 
 #[test]
