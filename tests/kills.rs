@@ -1,5 +1,7 @@
 //! Processes that die in the middle of a move. Whoever is left has the guest, or nobody says so.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::process::{Child, Stdio};

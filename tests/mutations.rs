@@ -1,6 +1,8 @@
 //! The engine is made to lose or damage one thing, and the guest has to notice: what the other tests
 //! mean when they say that nothing was lost. Only with the feature `mutate`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use support::{Host, huge_pages, wait};

@@ -1,7 +1,9 @@
 //! Real `whimbrel` processes on the real `/dev/kvm`, with guests that check themselves.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -46,6 +48,11 @@ impl Host {
             command.env("WHIMBREL_TEST_HOOK", mutation);
         }
         command
+    }
+
+    /// Where its machines' sockets are.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     /// Runs a command to its end, whatever that is.
@@ -262,6 +269,11 @@ impl Machine {
     /// The faults that the guest has reported here.
     pub fn faults(&self) -> Vec<String> {
         self.lines().into_iter().filter(|line| line.starts_with("FAULT")).collect()
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
     pub fn kill(&mut self) {
