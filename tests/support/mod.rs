@@ -96,9 +96,9 @@ impl Host {
             process,
             log,
             said: Arc::default(),
-            typed: Mutex::new(None),
+            typed: Arc::default(),
         };
-        machine.listen(&socket);
+        machine.listen(socket);
         machine
     }
 
@@ -189,16 +189,26 @@ pub struct Machine {
     process: Child,
     log: PathBuf,
     said: Arc<Mutex<String>>,
-    typed: Mutex<Option<UnixStream>>,
+    typed: Arc<Mutex<Option<UnixStream>>>,
 }
 
 impl Machine {
-    /// Connects to its console, and reads it from now on.
-    fn listen(&self, socket: &std::path::Path) {
-        let mut stream = wait("a console to connect to", || UnixStream::connect(socket).ok());
-        *self.typed.lock().unwrap() = Some(stream.try_clone().unwrap());
-        let said = self.said.clone();
+    /// Connects to its console as soon as there is one (a machine that waits has none yet), and
+    /// reads it from then on.
+    fn listen(&self, socket: PathBuf) {
+        let (said, typed) = (self.said.clone(), self.typed.clone());
         thread::spawn(move || {
+            let deadline = Instant::now() + 2 * PATIENCE;
+            let mut stream = loop {
+                match UnixStream::connect(&socket) {
+                    Ok(stream) => break stream,
+                    Err(_) if Instant::now() < deadline => {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    Err(_) => return,
+                }
+            };
+            *typed.lock().unwrap() = stream.try_clone().ok();
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = stream.read(&mut buffer) {
                 said.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
@@ -244,6 +254,7 @@ impl Machine {
     }
 
     pub fn type_byte(&self, byte: u8) {
+        wait("a console to type at", || self.typed.lock().unwrap().is_some().then_some(()));
         let mut typed = self.typed.lock().unwrap();
         typed.as_mut().unwrap().write_all(&[byte]).unwrap();
     }
