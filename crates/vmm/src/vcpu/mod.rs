@@ -28,6 +28,8 @@ pub(crate) struct Abilities {
     pub xsave_size: usize,
     /// Greatest size of the nested state in bytes; 0 where there is none.
     pub nested_size: usize,
+    /// Flags of `struct kvm_vcpu_events` that not every KVM knows, as far as this one does.
+    pub event_flags: u32,
     /// The guest can be told that it was stopped.
     pub kvmclock_ctrl: bool,
     /// The TSC's frequency can be set.
@@ -37,8 +39,17 @@ pub(crate) struct Abilities {
 impl Abilities {
     pub fn of(vm: &VmFd) -> Self {
         let size = |cap| usize::try_from(vm.check_extension_int(cap)).unwrap_or(0);
+        let has = |cap: u32| vm.check_extension_raw(cap.into()) > 0;
+        let flag = |cap, flag| if has(cap) { flag } else { 0 };
         Self {
-            sregs2: vm.check_extension_raw(kvm_bindings::KVM_CAP_SREGS2.into()) > 0,
+            sregs2: has(kvm_bindings::KVM_CAP_SREGS2),
+            event_flags: flag(
+                kvm_bindings::KVM_CAP_EXCEPTION_PAYLOAD,
+                kvm_bindings::KVM_VCPUEVENT_VALID_PAYLOAD,
+            ) | flag(
+                kvm_bindings::KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+                kvm_bindings::KVM_VCPUEVENT_VALID_TRIPLE_FAULT,
+            ),
             // Before KVM_CAP_XSAVE2 the area was always one page.
             xsave_size: size(Cap::Xsave2).max(size_of::<kvm_bindings::kvm_xsave>()),
             nested_size: size(Cap::NestedState),

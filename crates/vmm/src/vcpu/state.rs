@@ -14,8 +14,9 @@ use crate::abi::Abi;
 use crate::clock::wall_clock;
 use crate::sys::{self, io_error};
 use kvm_bindings::{
-    KVM_MAX_XCRS, Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs,
-    kvm_sregs2, kvm_vcpu_events, kvm_xcr, kvm_xcrs, kvm_xsave,
+    KVM_MAX_XCRS, KVM_VCPUEVENT_VALID_PAYLOAD, KVM_VCPUEVENT_VALID_TRIPLE_FAULT, Xsave,
+    kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_sregs2, kvm_vcpu_events,
+    kvm_xcr, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::KvmNestedStateBuffer;
 use std::borrow::Cow;
@@ -120,7 +121,7 @@ impl Vcpu {
         let sregs: kvm_sregs2 = part("special registers", sregs)?;
         let debug_regs: kvm_debugregs = part("debug registers", debug_regs)?;
         let lapic: kvm_lapic_state = part("local APIC registers", lapic)?;
-        let events: kvm_vcpu_events = part("events", events)?;
+        let events = known_flags(part("events", events)?, self.abilities.event_flags);
         xcrs_of(xcrs)?;
         let (least, most) = (size_of::<kvm_xsave>(), self.abilities.xsave_size);
         // A shorter one lacks features that the guest has not; they stay as they are when new.
@@ -382,6 +383,19 @@ impl Vcpu {
 /// Size of the header of `struct kvm_nested_state` in bytes.
 const NESTED_HEADER: usize = 128;
 
+/// The events without the flags that this KVM does not know and that say nothing here: that nothing
+/// is pending needs no flag.
+fn known_flags(events: kvm_vcpu_events, known: u32) -> kvm_vcpu_events {
+    let mut silent = 0;
+    if events.exception.pending == 0 && events.exception_has_payload == 0 {
+        silent |= KVM_VCPUEVENT_VALID_PAYLOAD;
+    }
+    if events.triple_fault.pending == 0 {
+        silent |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+    }
+    kvm_vcpu_events { flags: events.flags & !(silent & !known), ..events }
+}
+
 fn xcrs_of(values: &[(u32, u64)]) -> Result<kvm_xcrs, StateError> {
     let mut xcrs = kvm_xcrs::default();
     if values.len() > xcrs.xcrs.len() {
@@ -395,4 +409,21 @@ fn xcrs_of(values: &[(u32, u64)]) -> Result<kvm_xcrs, StateError> {
         *to = kvm_xcr { xcr, value, ..Default::default() };
     }
     Ok(xcrs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_that_kvm_does_not_know_is_left_out_only_when_it_says_nothing() {
+        let both = KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+        let mut events = kvm_vcpu_events { flags: both | 1, ..Default::default() };
+        assert_eq!(known_flags(events, both).flags, both | 1);
+        assert_eq!(known_flags(events, 0).flags, 1);
+        events.exception.pending = 1;
+        assert_eq!(known_flags(events, 0).flags, KVM_VCPUEVENT_VALID_PAYLOAD | 1);
+        events.triple_fault.pending = 1;
+        assert_eq!(known_flags(events, 0).flags, both | 1);
+    }
 }
