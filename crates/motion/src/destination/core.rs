@@ -234,6 +234,13 @@ impl Destination {
                 }
             }
             Event::Lost(error) => self.lost(error, io),
+            // Once the guest is complete they have nothing more to bring, and a source that closes
+            // them may still have something to say over the control connection.
+            Event::DataLost(error) => {
+                if self.phase == Phase::Receiving {
+                    self.lost(error, io);
+                }
+            }
             Event::Asked(question, message) => self.asked(question, message, io),
             Event::Tick => {}
         }

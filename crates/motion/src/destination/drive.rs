@@ -300,7 +300,7 @@ impl Waiter {
                 self.destination.handle(Event::PassEnd(index, end), &mut self.io);
             }
             Inner::DataLost(motion, error) if motion == self.io.motion => {
-                self.destination.handle(Event::Lost(error), &mut self.io);
+                self.destination.handle(Event::DataLost(error), &mut self.io);
             }
             // Of a motion that has ended.
             Inner::PassEnd(..) | Inner::DataLost(..) => {}

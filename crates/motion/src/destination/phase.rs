@@ -55,8 +55,10 @@ pub enum Event {
     Pages(PagesHeader, Vec<u8>),
     /// A pass has ended on this data connection, and what came agrees with what was sent.
     PassEnd(u16, PassEnd),
-    /// A connection was lost, or what came over it was wrong.
+    /// The control connection was lost, or what came over it was wrong.
     Lost(MotionError),
+    /// A data connection was lost, or what came over it was wrong.
+    DataLost(MotionError),
     /// Somebody asked about a token, or told of one.
     Asked(Question, handover::Message),
     /// Time has passed.
