@@ -97,10 +97,6 @@ impl Source {
             self.set_status(Status::PreSwitchover);
             return Ok(());
         }
-        if let Blackout::Limit(limit) = self.switch.blackout() {
-            let reserve = (self.cost.round_trip * 2 + RESERVE).min(limit / 2);
-            self.timers.ready_by = Some(self.times.stop.after(limit - reserve));
-        }
         self.last_pages(io)
     }
 
@@ -109,6 +105,11 @@ impl Source {
     pub(super) fn last_pages(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
         if self.phase == Phase::PreSwitchover {
             self.times.waited = io.now().since(self.times.paused);
+        }
+        if let Blackout::Limit(limit) = self.switch.blackout() {
+            let reserve = (self.cost.round_trip * 2 + RESERVE).min(limit / 2);
+            let allowed = self.times.waited + limit - reserve;
+            self.timers.ready_by = Some(self.times.stop.after(allowed));
         }
         self.timers.progress(io.now());
         #[cfg_attr(not(feature = "mutate"), expect(unused_mut, reason = "a test forgets a page"))]
