@@ -218,7 +218,8 @@ impl Source {
     }
 
     fn say(&mut self, message: handover::Message, io: &mut dyn SourceIo) {
-        if message.word == handover::Word::Commit {
+        // COMMIT is said again, in a motion that has ended, when an operator gave the guest away.
+        if message.word == handover::Word::Commit && !self.is_decided() {
             self.phase = Phase::AwaitingRunning;
         }
         if self.linked {
