@@ -45,13 +45,18 @@ impl Monitor {
         let socket = listener.file();
         let journal =
             DirJournal::open(&self.journal).map_err(|e| fail(Code::Journal, e.to_string()))?;
+        // What a dead source of this host had decided may be all that its destination waits for.
+        let words =
+            DirJournal::open(&self.journal).map_err(|e| fail(Code::Journal, e.to_string()))?;
+        let stall_limit = Duration::from_millis(self.state().parameters.stall_limit);
+        motion::source::pass_on_words(Box::new(words), stall_limit)
+            .map_err(|e| Error::host(doing.clone(), &e))?;
         let arrivals = Arc::new(Arrivals::new(self.builder(), Arc::downgrade(self)));
         let observer = Arc::new(Arrived {
             events: Observer::new(self.events.clone(), |_| {}),
             monitor: Arc::downgrade(self),
             arrivals: arrivals.clone(),
         });
-        let stall_limit = Duration::from_millis(self.state().parameters.stall_limit);
         let options = DestinationOptions {
             stall_limit,
             hold: self.config.hold,

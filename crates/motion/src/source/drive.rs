@@ -95,6 +95,7 @@ impl SourceJob {
             words: words.clone(),
             waker: waker.clone(),
             control: None,
+            send_by: None,
             workers: None,
             pages: PageSender::default(),
         };
@@ -289,8 +290,45 @@ struct Io {
     words: Sender<Inner>,
     waker: Waker,
     control: Option<Stream>,
+    send_by: Option<Moment>,
     workers: Option<Workers>,
     pages: PageSender,
+}
+
+/// The control connection, to write to.
+struct Control {
+    stream: Stream,
+    epoch: Instant,
+    by: Option<Moment>,
+    stall: Duration,
+}
+
+impl Control {
+    /// Has the next write wait only as long as it may.
+    fn limit(&self) -> std::io::Result<()> {
+        let Some(by) = self.by else { return Ok(()) };
+        let left = by.since(Moment(nanos(self.epoch.elapsed()))).min(self.stall);
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_write_limit(Some(left))
+    }
+}
+
+impl Write for Control {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.limit()?;
+        self.stream.write(bytes)
+    }
+
+    fn write_vectored(&mut self, pieces: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
+        self.limit()?;
+        self.stream.write_vectored(pieces)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
 }
 
 impl Io {
@@ -309,6 +347,13 @@ impl Io {
             let _ = self.words.send(Inner::Event(Event::Lost(error)));
             self.waker.wake();
         }
+    }
+
+    fn control(&self) -> Result<Control, MotionError> {
+        let Some(stream) = self.control.clone() else {
+            return Err(MotionError::new(Code::LinkLost, "there is no control connection"));
+        };
+        Ok(Control { stream, epoch: self.epoch, by: self.send_by, stall: self.stall })
     }
 
     fn start_workers(&mut self, streams: Vec<Stream>) -> Result<(), MotionError> {
@@ -354,17 +399,20 @@ impl SourceIo for Io {
     }
 
     fn send(&mut self, message: &Message) -> Result<(), MotionError> {
-        let Some(control) = &self.control else {
-            return Err(MotionError::new(Code::LinkLost, "there is no control connection"));
-        };
-        wire::write_message(&mut &*control, message)
+        wire::write_message(&mut self.control()?, message)
             .map_err(|e| MotionError::sending("sending to the destination", e))
     }
 
+    fn send_by(&mut self, moment: Option<Moment>) {
+        self.send_by = moment;
+        if let Some(control) = self.control.as_ref().filter(|_| moment.is_none()) {
+            // A connection on which no limit can be set is gone, as the next write will find.
+            let _ = control.set_write_limit(Some(self.stall));
+        }
+    }
+
     fn send_pass(&mut self, pass: &Pass) -> Result<(), MotionError> {
-        let Some(mut control) = self.control.clone() else {
-            return Err(MotionError::new(Code::LinkLost, "there is no control connection"));
-        };
+        let mut control = self.control()?;
         let mut pace = |bytes| self.bandwidth.pace(bytes);
         while let Some(chunk) = pass.claim() {
             let sent = self
@@ -414,10 +462,10 @@ impl SourceIo for Io {
 }
 
 /// Makes connections to the destination.
-struct Dialer {
-    peer: PeerAddress,
-    hello: Hello,
-    stall: Duration,
+pub(super) struct Dialer {
+    pub(super) peer: PeerAddress,
+    pub(super) hello: Hello,
+    pub(super) stall: Duration,
 }
 
 impl Dialer {
@@ -466,7 +514,7 @@ impl Dialer {
     }
 
     /// Says one thing about a handover over a connection of its own, and reads the answer.
-    fn ask(&self, message: handover::Message) -> Result<handover::Message, MotionError> {
+    pub(super) fn ask(&self, message: handover::Message) -> Result<handover::Message, MotionError> {
         let (mut stream, _) = self.connect(Role::Question, 0)?;
         let what = format!("asking {}", self.peer.address);
         wire::write_message(&mut stream, &super::core::wire_message(message))

@@ -9,6 +9,7 @@ mod ending;
 mod passes;
 mod phase;
 mod switchover;
+mod testimony;
 mod timers;
 mod workers;
 
@@ -16,3 +17,4 @@ pub use self::core::Source;
 pub(crate) use self::core::{handover_message, wire_message};
 pub use drive::{PeerAddress, SourceJob};
 pub use phase::{Command, Event, Phase, SourceIo};
+pub use testimony::pass_on_words;
