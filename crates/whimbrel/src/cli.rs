@@ -2,7 +2,7 @@
 
 use crate::exit::Exit;
 use crate::verbs::{
-    demo, guest, handover, kill, list, migrate, pause, qmp, resume, run, shutdown, status,
+    bench, demo, guest, handover, kill, list, migrate, pause, qmp, resume, run, shutdown, status,
 };
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -43,6 +43,7 @@ pub enum Verb {
     Handover(handover::Handover),
     Guest(guest::Guest),
     Demo(demo::Demo),
+    Bench(bench::Bench),
     Qmp(qmp::Qmp),
 }
 
@@ -61,6 +62,7 @@ impl Verb {
             Self::Handover(verb) => verb.run(),
             Self::Guest(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
+            Self::Bench(verb) => verb.run(),
             Self::Qmp(verb) => verb.run(),
         }
     }
@@ -79,6 +81,7 @@ impl Verb {
             Self::Handover(verb) => verb.wants_json(),
             Self::Guest(verb) => verb.wants_json(),
             Self::Demo(verb) => verb.json,
+            Self::Bench(verb) => verb.wants_json(),
             // Its output is the machine's own, which is JSON anyway.
             Self::Qmp(_) => false,
         }
@@ -112,6 +115,26 @@ mod tests {
             let after = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
             let example = format!("whimbrel {}", verb.get_name());
             assert!(after.contains(&example), "{} has no example", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn every_verb_and_every_flag_stands_in_the_manual() {
+        let manual = include_str!("../../../docs/cli.md");
+        let known = |verb: &clap::Command, manual: &str| {
+            for flag in verb.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                let Some(long) = flag.get_long().filter(|long| *long != "help") else { continue };
+                assert!(manual.contains(&format!("--{long}")), "{} --{long}", verb.get_name());
+            }
+        };
+        for verb in Cli::command().get_subcommands().filter(|v| v.get_name() != "help") {
+            let name = verb.get_name();
+            assert!(
+                manual.lines().any(|line| line.starts_with("## ") && line.contains(name)),
+                "{name} has no section"
+            );
+            known(verb, manual);
+            verb.get_subcommands().for_each(|action| known(action, manual));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+pub mod bench;
 pub mod demo;
 pub mod guest;
 pub mod handover;

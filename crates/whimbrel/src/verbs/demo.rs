@@ -27,8 +27,7 @@ impl Demo {
         // Else Ctrl-C would end us before we could clear up; the machines see it themselves.
         let signals = Signals::catch()?;
         let stage = stage::Stage::build()?;
-        let mut teller = told::Teller::new(self.json);
-        let told = story::tell(&stage, &signals, &mut teller)?;
+        let told = story::tell(&stage, &signals, &told::Teller::new(self.json))?;
         if self.json {
             print_json(&told.summary())?;
         } else {

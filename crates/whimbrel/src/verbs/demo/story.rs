@@ -22,7 +22,7 @@ const SLOWLY: u64 = 20 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tells it.
-pub fn tell(stage: &Stage, signals: &Signals, teller: &mut Teller) -> anyhow::Result<Told> {
+pub fn tell(stage: &Stage, signals: &Signals, teller: &Teller) -> anyhow::Result<Told> {
     let begun = Instant::now();
     teller.begin("starting a guest that checks itself");
     let cmdline = format!("ws={WORKING_SET} rate=20000");
@@ -33,9 +33,9 @@ pub fn tell(stage: &Stage, signals: &Signals, teller: &mut Teller) -> anyhow::Re
     let mut guest = here.guest()?;
     guest.wait_for_a_round()?;
     teller.say(&format!(
-        "A guest with {CPUS} processors and 256 MiB runs in a process of its own. It writes \
-         {WORKING_SET} over and over, 20,000 pages a second, and checks each page before it writes \
-         it again."
+        "A guest with {CPUS} processors and 256 MiB runs in a process of its own. It writes\n\
+         {WORKING_SET} over and over, 20,000 pages a second, and checks each page before it\n\
+         writes it again."
     ));
     let mut told = Vec::new();
     let mut next = 2;
@@ -91,7 +91,7 @@ fn go(
     let mut moved = there.guest()?;
     let here_gap = guest.gaps_so_far();
     let gap = moved.longest_gap(CPUS)?.max(here_gap);
-    let outcome = format!("{} → {}", here.name, there.name);
+    let outcome = format!("goes on in {}", there.name);
     let report = info.report.as_ref();
     let blackout = report.and_then(|report| report["blackout"]["ns"].as_u64());
     let step = step(what, outcome, &info, blackout, Some(gap));
@@ -110,17 +110,18 @@ fn die(
     let under_way = |info: &MigrationInfo| {
         has_ended(info) || info.ram.as_ref().is_some_and(|ram| ram.transferred > SLOWLY / 4)
     };
-    wait(here, signals, under_way)?;
+    let half = wait(here, signals, under_way)?;
     there.kill()?;
     let info = wait(here, signals, has_ended)?;
     let failed = info.status == Some(MigrationStatus::Failed);
     guest.wait_for_progress()?;
     let gap = guest.longest_gap(CPUS)?;
     let outcome = match failed {
-        true => format!("destination killed; the guest goes on in {}", here.name),
-        false => "the move was over before its destination was killed".to_owned(),
+        true => format!("stays in {}", here.name),
+        false => "was over too soon".to_owned(),
     };
-    Ok(Step { ok: failed, ..step("a failed move", outcome, &info, None, Some(gap)) })
+    let sent_bytes = half.ram.map_or(0, |ram| ram.transferred);
+    Ok(Step { ok: failed, sent_bytes, ..step("move, killed", outcome, &info, None, Some(gap)) })
 }
 
 fn start(here: &mut Process, there: &mut Process, bandwidth: u64) -> anyhow::Result<()> {

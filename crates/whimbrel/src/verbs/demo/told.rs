@@ -108,7 +108,7 @@ impl Told {
     /// The table for people.
     pub fn lines(&self) -> Vec<String> {
         let dash = || "-".to_owned();
-        let head = ["WHAT", "OUTCOME", "SENT", "TOOK", "BLACKOUT", "BY THE GUEST'S CLOCK"];
+        let head = ["WHAT", "THE GUEST", "SENT", "TOOK", "BLACKOUT", "GUEST SAW"];
         let mut rows = vec![head.map(String::from).to_vec()];
         rows.extend(self.steps.iter().map(|step| {
             vec![
@@ -123,10 +123,16 @@ impl Told {
         let mut lines = vec![String::new()];
         lines.extend(table(&rows));
         lines.push(String::new());
+        lines.push(
+            "BLACKOUT is the engine's figure. GUEST SAW is the longest that the guest's own clock\n\
+             shows nothing being done in, from the start of the move to its end."
+                .to_owned(),
+        );
+        lines.push(String::new());
         let Check { pages, rounds, faults, .. } = self.check;
         lines.push(format!(
-            "The guest has written and checked all of its memory {rounds} times on the way, and \
-             {pages} pages once more at the end: {faults} faults."
+            "The guest wrote and checked all of its memory {rounds} times on the way, and each of\n\
+             its {pages} pages once more at the end: {faults} faults."
         ));
         lines.push(match self.all_is_well() {
             true => "Not a byte was lost.".to_owned(),
