@@ -19,8 +19,9 @@ fn is_noticed(mutation: &'static str, kinds: &[&str]) {
         let guest = ["--cmdline", "ws=24M rate=8000"];
         let source = host.selfcheck("a", &[&shape[..], &guest[..]].concat());
         let (destination, to) = host.incoming("b", &[]);
-        // Slow enough for the guest to write pages that were sent.
-        let report = host.migrate("a", &to, &["--max-bandwidth", "60M"]);
+        // Slow enough for the guest to write pages that were sent; and damage takes its time.
+        let more = ["--max-bandwidth", "60M", "--max-blackout", "unlimited"];
+        let report = host.migrate("a", &to, &more);
         assert_eq!(report["status"], "completed", "{mutation}, {cpus} vCPUs: {report:#}");
         let said = format!("{}{}", source.log(), destination.log());
         assert!(said.contains("whimbrel-test-hook:"), "{mutation} was not applied:\n{said}");

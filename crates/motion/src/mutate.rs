@@ -12,6 +12,8 @@ use wire::{Content, PagesHeader};
 const MARKER: &str = "whimbrel-test-hook";
 /// Pages whose earlier contents are kept, to be brought back.
 const KEPT: usize = 4096;
+/// Pages below 4 MiB are the guest's program: without it the guest could not report anything.
+const FIRST: u64 = 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutation {
@@ -50,7 +52,10 @@ pub(crate) fn drop_page(header: &mut PagesHeader) {
         return;
     }
     let mut dropped = DROPPED.lock().expect("nobody panics while holding it");
-    let long = header.runs.iter().find(|r| r.content == Content::Data && r.range.count > 16);
+    let long = header
+        .runs
+        .iter()
+        .find(|r| r.content == Content::Data && r.range.count > 16 && r.range.start >= FIRST);
     let Some(page) = dropped.or(long.map(|run| run.range.start + 9)) else { return };
     if dropped.is_none() {
         say(&format!("page {page} is dropped"));
@@ -70,14 +75,23 @@ pub(crate) fn drop_page(header: &mut PagesHeader) {
     }
 }
 
-/// At the source, before the last pages are sent: forgets one of them.
-pub(crate) fn forget_dirty(last: &mut PageSet) {
-    if Mutation::chosen() == Some(Mutation::ForgetDirty)
-        && let Some(run) = last.runs().last()
-    {
-        say(&format!("that page {} was written is forgotten", run.start));
-        last.remove(PageRange::new(run.start, 1));
+/// The page whose being written is forgotten, once it was chosen.
+static FORGOTTEN: Mutex<Option<u64>> = Mutex::new(None);
+
+/// At the source, before pages are sent that were written since they were sent: forgets one of
+/// them, always the same.
+pub(crate) fn forget_dirty(written: &mut PageSet) {
+    if Mutation::chosen() != Some(Mutation::ForgetDirty) {
+        return;
     }
+    let mut forgotten = FORGOTTEN.lock().expect("nobody panics while holding it");
+    let late = written.runs_in(PageRange::new(FIRST, written.pages())).last();
+    let Some(page) = forgotten.or(late.map(|run| run.start)) else { return };
+    if forgotten.is_none() {
+        say(&format!("that page {page} was written is forgotten"));
+        *forgotten = Some(page);
+    }
+    written.remove(PageRange::new(page, 1));
 }
 
 /// At the source, what the machine was before the motion.
@@ -182,11 +196,11 @@ pub(crate) fn damage(ram: &GuestRam) {
             say(&format!("page {page} is torn"));
         }
         Some(Mutation::SwapPages) => {
-            let (a, b) = (kept[3].0, kept[7].0);
-            let (first, second) = (read(ram, a), read(ram, b));
-            assert_ne!(first, second, "two pages of the guest are never the same");
-            write(ram, a, &second);
-            write(ram, b, &first);
+            let full = kept.iter().map(|(page, _)| (*page, read(ram, *page)));
+            let full: Vec<_> = full.filter(|(_, now)| now.iter().any(|byte| *byte != 0)).collect();
+            let [(a, first), (b, second), ..] = &full[..] else { panic!("the guest has pages") };
+            write(ram, *a, second);
+            write(ram, *b, first);
             say(&format!("pages {a} and {b} are swapped"));
         }
         _ => {}

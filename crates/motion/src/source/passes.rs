@@ -42,7 +42,10 @@ impl Source {
 
     /// Sends the pages that were written since they were sent.
     pub(super) fn next_pass(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
-        let set = self.dirty()?;
+        #[cfg_attr(not(feature = "mutate"), expect(unused_mut, reason = "a test forgets a page"))]
+        let mut set = self.dirty()?;
+        #[cfg(feature = "mutate")]
+        crate::mutate::forget_dirty(&mut set);
         let number = self.next_number();
         self.send_pass(Pass::new(number, PassKind::Later, set, self.logging), io);
         Ok(())
