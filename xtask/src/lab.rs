@@ -31,8 +31,8 @@ pub struct Lab {
     /// A shell in the emulated host on this terminal (poweroff -f ends it), instead of run.sh
     #[arg(long)]
     shell: bool,
-    /// Processors of the emulated host; with more than one, vCPUs have to be pinned
-    #[arg(long, default_value_t = 2)]
+    /// Processors of the emulated host; QEMU 10 emulates nested virtualisation reliably on one only
+    #[arg(long, default_value_t = 1)]
     cpus: u32,
     /// Memory of the emulated host in MiB
     #[arg(long, default_value_t = 2048)]

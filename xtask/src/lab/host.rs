@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cpio::Archive;
 use crate::debian::{self, Kernel};
-use crate::process::{rendered, run};
+use crate::process::{output, rendered, run};
 
 const MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "virtio_blk"];
 const INIT: &[u8] = include_bytes!("../../../lab/host-init.sh");
@@ -71,7 +71,7 @@ impl Host {
         fs::write(&initramfs, archive.finish())?;
         let kernel = package.join("vmlinuz");
         let timeout = Duration::from_secs(300);
-        Ok(Self { kernel, initramfs, cpus: 2, memory_mib: 2048, timeout })
+        Ok(Self { kernel, initramfs, cpus: 1, memory_mib: 2048, timeout })
     }
 
     fn emulator(&self, disk: &Path, extra: &str) -> Command {
@@ -118,15 +118,7 @@ impl Host {
             line.clear();
         }
         let status = emulator.wait()?;
-        let unpacked = folder.join("disk");
-        let _ = fs::remove_dir_all(&unpacked);
-        fs::create_dir_all(&unpacked)?;
-        // `debugfs` exits with 0 whatever happens; what matters is looked for by whoever needs it.
-        let _ = crate::process::output(
-            Command::new("/sbin/debugfs")
-                .args(["-R", &format!("rdump / {}", unpacked.display())])
-                .arg(&disk),
-        )?;
+        unpack(&disk, &folder.join("disk"))?;
         let died = || {
             let said = fs::read_to_string(folder.join("emulator.log")).unwrap_or_default();
             Ended::Died(format!("the emulator ended with {status} {}", said.trim()))
@@ -161,4 +153,16 @@ fn build_disk(payload: &Path, folder: &Path) -> Result<PathBuf> {
         .arg("512M"))
     .with_context(|| format!("cannot pack {} for the emulated host", payload.display()))?;
     Ok(disk)
+}
+
+/// Copies everything on a file system image to `folder`, as far as it can be read.
+fn unpack(disk: &Path, folder: &Path) -> Result<()> {
+    let _ = fs::remove_dir_all(folder);
+    fs::create_dir_all(folder)?;
+    // After a host that was ended the journal has to be replayed. The status is that of what was
+    // found, and `debugfs` says nothing either: what matters is looked for by whoever needs it.
+    let _ = output(Command::new("/sbin/e2fsck").args(["-f", "-y"]).arg(disk));
+    let dump = format!("rdump / {}", folder.display());
+    output(Command::new("/sbin/debugfs").args(["-R", &dump]).arg(disk))?;
+    Ok(())
 }

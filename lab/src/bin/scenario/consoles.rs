@@ -107,6 +107,11 @@ impl Consoles {
         lines.find(|arrival| arrival.line.kind() == kind).map(|arrival| arrival.line.text.clone())
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.files.len()
+    }
+
     /// What was read.
     pub fn transcript(&self) -> &Transcript {
         &self.transcript

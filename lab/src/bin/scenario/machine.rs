@@ -11,14 +11,15 @@ use serde_json::Value;
 
 use crate::consoles::Consoles;
 use crate::findings::Move;
-use crate::pinning::Pinning;
 
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 lab_hot=8 lab_cold=32";
 /// Under emulation a page costs a hundred times what it costs elsewhere, so no promise is asked
 /// for that only real hardware could keep.
 const BLACKOUT: &str = "10s";
+/// A move that is not over by then is given up.
+const TIMEOUT: &str = "120s";
 const STEP: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Where everything lies.
 pub struct Programs {
@@ -50,7 +51,7 @@ impl Programs {
 
     /// Prints what all processes have logged.
     pub fn show_logs(&self) {
-        for name in ["a", "b", "c"] {
+        for name in ["a", "b", "c", "d"] {
             let log = std::fs::read_to_string(self.folder.join(format!("{name}.log")));
             for line in log.unwrap_or_default().lines() {
                 println!("{name}: {line}");
@@ -68,6 +69,15 @@ pub enum Console {
     Stdio,
 }
 
+/// How a guest is moved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// While it works.
+    Live,
+    /// Stopped before anything is sent: for so long that a clock that stood still shows.
+    Frozen,
+}
+
 /// A process that holds the guest, or is to hold it.
 pub struct Machine<'p> {
     programs: &'p Programs,
@@ -76,7 +86,6 @@ pub struct Machine<'p> {
     console: PathBuf,
     child: Child,
     input: Option<ChildStdin>,
-    _pinning: Pinning,
 }
 
 impl Drop for Machine<'_> {
@@ -95,7 +104,7 @@ impl<'p> Machine<'p> {
             .args([Path::new("--kernel"), &programs.kernel])
             .args([Path::new("--initrd"), &programs.initramfs])
             .args(["--cmdline", CMDLINE, "--memory", "256M", "--cpus", "2"]);
-        Self::start(programs, name, command, Console::File)
+        Self::start(programs, name, command, Console::Stdio)
     }
 
     /// Starts a process that waits for the guest.
@@ -132,8 +141,8 @@ impl<'p> Machine<'p> {
             }
         };
         let mut child = command.stderr(log).spawn().context("cannot start whimbrel run")?;
-        let (input, pinning) = (child.stdin.take(), Pinning::of(child.id()));
-        Ok(Self { programs, name, address: None, console: path, child, input, _pinning: pinning })
+        let input = child.stdin.take();
+        Ok(Self { programs, name, address: None, console: path, child, input })
     }
 
     /// Waits until it answers that it waits for a guest.
@@ -163,14 +172,23 @@ impl<'p> Machine<'p> {
     }
 
     /// Moves the guest, and follows it.
-    pub fn move_to(&mut self, other: &Machine<'_>, consoles: &mut Consoles) -> Result<Move> {
+    pub fn move_to(
+        &mut self,
+        other: &Machine<'_>,
+        how: How,
+        consoles: &mut Consoles,
+    ) -> Result<Move> {
         let address = other.address.context("this machine does not wait for a guest")?;
         let report = self.programs.folder.join(format!("{}-to-{}.json", self.name, other.name));
         let started = Instant::now();
         let mut migrate = self
             .programs
             .whimbrel("migrate")
-            .args([self.name, address, "--json", "--max-blackout", BLACKOUT])
+            .args([self.name, address, "--json", "--timeout", TIMEOUT])
+            .args(match how {
+                How::Live => ["--max-blackout", BLACKOUT].as_slice(),
+                How::Frozen => ["--max-blackout", "unlimited", "--frozen"].as_slice(),
+            })
             .stdout(File::create(&report)?)
             .stderr(File::create(report.with_extension("err"))?)
             .spawn()
@@ -178,6 +196,10 @@ impl<'p> Machine<'p> {
         let status = loop {
             if let Some(status) = migrate.try_wait()? {
                 break status;
+            }
+            if started.elapsed() > 2 * PATIENCE {
+                migrate.kill()?;
+                bail!("the move from {} to {} does not end", self.name, other.name);
             }
             consoles.follow()?;
         };
@@ -192,7 +214,9 @@ impl<'p> Machine<'p> {
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
             .next_back()
             .with_context(|| format!("the report of the move is no JSON: {said:?}"))?;
-        Ok(Move { took: started.elapsed(), report })
+        let took = started.elapsed();
+        println!("{} to {}: moved in {:.1} s", self.name, other.name, took.as_secs_f64());
+        Ok(Move { took, report })
     }
 
     /// Says a line to the guest.

@@ -1,5 +1,5 @@
-//! What is done to the lab's guest, inside the emulated host: boot, two moves while it works, a
-//! report, a reboot, the end.
+//! What is done to the lab's guest, inside the emulated host: boot, reboot, two moves while it
+//! works and one while it is stopped, a report, the end.
 //!
 //! Run as `scenario WHIMBREL KERNEL INITRAMFS FOLDER`; consoles, logs and reports of the moves are
 //! left in FOLDER. Ends with status 0 if every promise was kept.
@@ -8,7 +8,6 @@
 mod consoles;
 mod findings;
 mod machine;
-mod pinning;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use consoles::Consoles;
 use findings::Move;
-use machine::{Console, Machine, Programs};
+use machine::{Console, How, Machine, Programs};
 
 /// Lines that the guest writes on each console before it is moved on.
 const TICKS: usize = 25;
@@ -28,17 +27,19 @@ const PATIENCE: Duration = Duration::from_secs(150);
 fn main() -> ExitCode {
     let started = Instant::now();
     let mut consoles = Consoles::default();
+    let mut moves = Vec::new();
     let outcome = arguments().and_then(|programs| {
-        let outcome = scenario(&programs, &mut consoles);
+        let outcome = scenario(&programs, &mut consoles, &mut moves);
         if outcome.is_err() {
             programs.show_logs();
         }
         outcome
     });
-    let mut problems = match outcome {
-        Ok(moves) => findings::judge(&consoles, &moves),
-        Err(error) => vec![format!("{error:#}")],
-    };
+    let mut problems = findings::judge_moves(&consoles, &moves);
+    match outcome {
+        Ok(()) => problems.extend(findings::judge_guest(&consoles)),
+        Err(error) => problems.insert(0, format!("{error:#}")),
+    }
     problems.extend(consoles.transcript().problems().iter().cloned());
     for problem in &problems {
         println!("PROBLEM {problem}");
@@ -64,36 +65,38 @@ fn arguments() -> Result<Programs> {
     })
 }
 
-fn scenario(programs: &Programs, consoles: &mut Consoles) -> Result<Vec<Move>> {
+fn scenario(programs: &Programs, consoles: &mut Consoles, moves: &mut Vec<Move>) -> Result<()> {
     let boot = Instant::now();
     let mut first = Machine::boot(programs, "a")?;
     consoles.begin(first.console())?;
     consoles.wait("the guest's first line", PATIENCE, |seen| seen.boots() == 1)?;
     println!("first line of the guest after {:.1} s", boot.elapsed().as_secs_f64());
+    first.say("reboot")?;
+    consoles.wait("the guest's second boot", PATIENCE, |seen| seen.boots() == 2)?;
+    println!("the guest has rebooted");
     work(consoles)?;
 
     let mut second = Machine::awaiting(programs, "b", "tcp:127.0.0.1:4444", Console::File)?;
-    let there = first.move_to(&second, consoles)?;
+    moves.push(first.move_to(&second, How::Live, consoles)?);
     work(consoles)?;
     first.kill()?;
 
-    let mut third = Machine::awaiting(programs, "c", "tcp:127.0.0.1:4445", Console::Stdio)?;
-    let further = second.move_to(&third, consoles)?;
+    let mut third = Machine::awaiting(programs, "c", "tcp:127.0.0.1:4445", Console::File)?;
+    moves.push(second.move_to(&third, How::Live, consoles)?);
     work(consoles)?;
     second.kill()?;
 
-    third.say("report")?;
+    let mut last = Machine::awaiting(programs, "d", "tcp:127.0.0.1:4446", Console::Stdio)?;
+    moves.push(third.move_to(&last, How::Frozen, consoles)?);
+    work(consoles)?;
+    third.kill()?;
+
+    last.say("report")?;
     consoles.wait("the guest's report", PATIENCE, |seen| seen.here("report") == 1)?;
     println!("guest: {}", consoles.last("report").unwrap_or_default());
 
-    third.say("reboot")?;
-    consoles.wait("the guest's second boot", PATIENCE, |seen| {
-        seen.boots() == 2 && seen.here("tick") >= 5
-    })?;
-    println!("the guest has rebooted and works");
-
-    third.say("poweroff")?;
-    let status = third.wait_for_end(PATIENCE)?;
+    last.say("poweroff")?;
+    let status = last.wait_for_end(PATIENCE)?;
     consoles.drain()?;
     if !status.success() {
         bail!("the guest powered off, and its process ended with {status}");
@@ -102,8 +105,7 @@ fn scenario(programs: &Programs, consoles: &mut Consoles) -> Result<Vec<Move>> {
         bail!("the guest's last words before it powered off are missing");
     }
     println!("the guest has powered off, and its process ended with {status}");
-    consoles.check_all_read()?;
-    Ok(vec![there, further])
+    consoles.check_all_read()
 }
 
 /// Lets the guest work for some lines.
