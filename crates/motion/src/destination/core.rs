@@ -215,6 +215,7 @@ impl Destination {
 
     /// Takes what happened.
     pub fn handle(&mut self, event: Event, io: &mut dyn DestinationIo) {
+        let begun = io.now();
         match event {
             Event::Message(message) => {
                 self.heard = io.now();
@@ -244,6 +245,8 @@ impl Destination {
             Event::Asked(question, message) => self.asked(question, message, io),
             Event::Tick => {}
         }
+        // While a machine is built or loaded nobody listens here: that is no silence of the source.
+        self.heard = self.heard.after(io.now().since(begun));
         self.look_at_timers(io);
     }
 

@@ -157,6 +157,7 @@ impl Source {
 
     /// Takes what happened.
     pub fn handle(&mut self, event: Event, io: &mut dyn SourceIo) {
+        let begun = io.now();
         match event {
             Event::Welcomed { clock_ahead, round_trip } => {
                 self.welcomed(clock_ahead, round_trip, io);
@@ -173,6 +174,8 @@ impl Source {
             Event::Told(message) => self.told(message, io),
             Event::NotAsked | Event::Tick => {}
         }
+        // While the guest is stopped or saved nobody listens here: that is no silence of the peer.
+        self.timers.was_busy(io.now().since(begun));
         self.look_at_timers(io);
     }
 

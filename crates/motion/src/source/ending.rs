@@ -28,7 +28,12 @@ impl Source {
             _ => {
                 self.linked &=
                     !matches!(error.code, Code::LinkLost | Code::LinkStalled | Code::ConnectFailed);
-                self.fail(io, error);
+                // Sending was not done in time: it is the promise that ends the motion.
+                if error.code == Code::LinkStalled && self.timers.ready_is_late(io.now()) {
+                    self.ready_is_late(io);
+                } else {
+                    self.fail(io, error);
+                }
             }
         }
     }

@@ -106,6 +106,9 @@ pub trait SourceIo {
     /// # Errors
     /// When the connection is lost.
     fn send(&mut self, message: &Message) -> Result<(), MotionError>;
+    /// No sending over the control connection may wait beyond this moment; `None` leaves only the
+    /// stall limit.
+    fn send_by(&mut self, moment: Option<Moment>);
     /// Sends a whole pass, and its end, over the control connection.
     ///
     /// # Errors

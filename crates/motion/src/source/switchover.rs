@@ -3,7 +3,7 @@
 use super::core::wire_message;
 use super::{Phase, Source, SourceIo};
 use crate::clock::{Moment, nanos};
-use crate::handover::{self, Input, Notice, Output, Side, SourceHandover, SourcePhase};
+use crate::handover::{self, Input, Notice, Output, Side, SourceHandover, SourcePhase, Timer};
 use crate::ram::{Pass, PassKind};
 use crate::report::{BlackoutReport, Stage, StageName, Undecided};
 use crate::{Blackout, MotionError, Status};
@@ -109,7 +109,10 @@ impl Source {
         if let Blackout::Limit(limit) = self.switch.blackout() {
             let reserve = (self.cost.round_trip * 2 + RESERVE).min(limit / 2);
             let allowed = self.times.waited + limit - reserve;
-            self.timers.ready_by = Some(self.times.stop.after(allowed));
+            let ready_by = self.times.stop.after(allowed);
+            self.timers.ready_by = Some(ready_by);
+            // While this side waits for a link that takes nothing, no timer runs out.
+            io.send_by(Some(ready_by));
         }
         self.timers.progress(io.now());
         #[cfg_attr(not(feature = "mutate"), expect(unused_mut, reason = "a test forgets a page"))]
@@ -210,7 +213,12 @@ impl Source {
             Output::Send(message) => self.say(message, io),
             Output::Grant(permit) => self.take_back(permit, io),
             Output::SetTimer(timer) => self.timers.set(timer, io.now()),
-            Output::ClearTimer(timer) => self.timers.clear(timer),
+            Output::ClearTimer(timer) => {
+                self.timers.clear(timer);
+                if timer == Timer::Ready {
+                    io.send_by(None);
+                }
+            }
             Output::Notice(notice) => self.notice(notice, io),
             // Done by the handover itself, on its journal; and a source has no copy to discard.
             Output::Record(_) | Output::Forget | Output::Discard => {}
@@ -285,6 +293,10 @@ impl Source {
                 }
             }
             (Some(Side::Peer), _) => self.completed(io),
+            // An operator gave the guest to a destination that had refused it: it comes back.
+            (Some(Side::Here), Phase::Settling) if self.status == Status::Completed => {
+                self.kept(io);
+            }
             (Some(Side::Here), Phase::Settling) => {
                 if self.is_settled() {
                     self.end(io);

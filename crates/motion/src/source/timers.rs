@@ -78,6 +78,12 @@ impl Timers {
         self.moved = now;
     }
 
+    /// For so long this side did something else than listen.
+    pub(super) fn was_busy(&mut self, time: Duration) {
+        self.heard = self.heard.after(time);
+        self.moved = self.moved.after(time);
+    }
+
     /// The answer to a ping: what it took, if it is the last one's.
     pub(super) fn pong(&self, number: u64, now: Moment) -> Option<Duration> {
         (number == self.pings).then(|| now.since(self.ping_sent))
@@ -101,6 +107,11 @@ impl Timers {
             Timer::Retry => self.retry_at = None,
             Timer::Hold => {}
         }
+    }
+
+    /// Whether READY should have come by now.
+    pub(super) fn ready_is_late(&self, now: Moment) -> bool {
+        self.ready_by.is_some_and(|at| at <= now)
     }
 
     /// Begins to tell a destination that the guest stays here.
