@@ -130,8 +130,8 @@ fn longest_gap(transcript: &Transcript, console: usize) -> f64 {
 
 /// The engine's own figure.
 fn blackout(report: &Value) -> String {
-    match report.pointer("/downtime") {
-        Some(value) => format!("{value} ms"),
+    match report.pointer("/blackout/ns").and_then(Value::as_f64) {
+        Some(nanoseconds) => format!("{:.1} ms", nanoseconds / 1e6),
         None => "not told".to_string(),
     }
 }
