@@ -30,6 +30,7 @@ pub fn run(args: &Test) -> ExitCode {
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
     });
     log.step("tests", suite::run);
+    log.step("mutations", suite::run_mutations);
     log.step("doc tests", suite::run_doc_tests);
     log.step("test hook absent", absence::run);
     log.step("qmp client", qmp_client::run);

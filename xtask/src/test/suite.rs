@@ -8,16 +8,26 @@ use anyhow::{Context, Result};
 use super::step::Tally;
 use crate::process::{cargo, rendered, succeeds};
 
-/// Runs all tests, by `cargo nextest` where that is installed.
+/// Runs all tests.
 pub fn run() -> Result<Tally> {
+    tests(&["--workspace", "--all-targets"])
+}
+
+/// Runs the tests for which the engine is made to lose and damage pages.
+pub fn run_mutations() -> Result<Tally> {
+    tests(&["--package", "whimbrel", "--features", "mutate", "--test", "mutations"])
+}
+
+/// Runs the tests that `which` selects, by `cargo nextest` where that is installed.
+fn tests(which: &[&str]) -> Result<Tally> {
+    let always = ["--locked", "--no-fail-fast"];
     if succeeds(&mut cargo(&["nextest", "--version"])) {
-        let flags = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast"];
-        return count(&mut cargo(&flags), from_nextest);
+        return count(cargo(&["nextest", "run"]).args(which).args(always), from_nextest);
     }
     // One thread: what `.config/nextest.toml` says about tests that need the machine for
     // themselves is not heard here.
-    let flags = ["test", "--workspace", "--all-targets", "--locked", "--no-fail-fast", "--"];
-    count(cargo(&flags).arg("--test-threads=1"), from_libtest)
+    let one_thread = ["--", "--test-threads=1"];
+    count(cargo(&["test"]).args(which).args(always).args(one_thread), from_libtest)
 }
 
 /// Runs the examples in the documentation, which nextest leaves out.
