@@ -85,8 +85,17 @@ pub(crate) fn forget_dirty(written: &mut PageSet) {
         return;
     }
     let mut forgotten = FORGOTTEN.lock().expect("nobody panics while holding it");
-    let late = written.runs_in(PageRange::new(FIRST, written.pages())).last();
-    let Some(page) = forgotten.or(late.map(|run| run.start)) else { return };
+    // From the middle of what was written: a page at either end of where the guest is writing may
+    // have been written just before it was read, and then nothing is lost.
+    let data: Vec<PageRange> = written.runs_in(PageRange::new(FIRST, written.pages())).collect();
+    let half = data.iter().map(|run| run.count).sum::<u64>() / 2;
+    let mut before = 0;
+    let middle = data.iter().find(|run| {
+        before += run.count;
+        before > half
+    });
+    let middle = middle.map(|run| run.start + run.count / 2);
+    let Some(page) = forgotten.or(middle) else { return };
     if forgotten.is_none() {
         say(&format!("that page {page} was written is forgotten"));
         *forgotten = Some(page);
