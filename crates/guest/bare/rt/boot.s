@@ -2,7 +2,7 @@
 #
 # Ring 0 may be interpreted by the hypervisor at microseconds an instruction,
 # so it does only what nothing else can do; the rest is done from ring 3, for
-# which all of memory, all I/O ports and the `int3` services below are open.
+# which all of memory, all I/O ports and the services below are open.
 
 .set CR4_BITS, 0x620            # PAE, OSFXSR, OSXMMEXCPT
 .set CR4_OSXSAVE, 0x40000
@@ -186,11 +186,19 @@ exception_ring3:
     ud2
 
 .section .boot, "ax"
-# int3, because of all software interrupts it is the one that every hypervisor
-# delivers. In: rax = service, rcx = MSR, leaf or index, rdx = value.
-# Out: rax = value, rdx = 0, or 1 if the processor refused.
+# Asked for with UD1 from ring 3, because every hypervisor delivers a fault, and
+# whole: what says of a software interrupt that it is on its way is not part of
+# what KVM saves (KVM_GET_VCPU_EVENTS), so that one would be lost where the guest
+# is stopped just then. In: rax = service, rcx = MSR, leaf or index, rdx = value.
+# Out: rax = value, rdx = 0, or 1 if the processor refused. r8 and r9 are lost.
 .global service
 service:
+    test byte ptr [rsp + 8], 3
+    jz exception_6
+    mov r8, [rsp]
+    cmp word ptr [r8], 0xb90f   # any other invalid opcode is what it seems
+    jne exception_6
+    add qword ptr [rsp], 3      # go on behind it, however the service ends
     cmp eax, 1
     jb service_rdmsr
     je service_wrmsr
@@ -206,7 +214,7 @@ service:
     ud2                         # double fault: the processor shuts down
 
 service_failed:
-    or rsp, 0xfff               # back to what `int3` pushed: five words below the top
+    or rsp, 0xfff               # back to what the fault pushed: five words below the top
     sub rsp, 39
     mov edx, 1
     iretq

@@ -133,7 +133,7 @@ unsafe fn service(number: u64, selector: u64, value: u64) -> Result<u64, Refused
     // SAFETY: the gate saves what it pushes on the ring 0 stack
     unsafe {
         asm!(
-            "int3",
+            ".byte 0x0f, 0xb9, 0xc9", // ud1 ecx, ecx
             inlateout("rax") number => result,
             inlateout("rcx") selector => _,
             inlateout("rdx") value => refused,

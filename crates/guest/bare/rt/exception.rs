@@ -6,12 +6,11 @@ use crate::shared::report::{Hex, Panic};
 use core::panic::PanicInfo;
 
 const EXCEPTIONS: usize = 32;
-/// The breakpoint exception, which the service uses
-const SERVICE: usize = 3;
+/// The invalid opcode exception, which the services use
+const SERVICE: usize = 6;
 const RING0_CODE: u64 = 0x08;
-/// Present, interrupt gate; the service may be called from ring 3
+/// Present, interrupt gate
 const GATE: u64 = 0x8e << 40;
-const GATE_FROM_RING3: u64 = 0xee << 40;
 
 unsafe extern "C" {
     static exception_table: [u64; EXCEPTIONS];
@@ -24,17 +23,17 @@ unsafe extern "C" {
 /// # Safety
 /// On the first processor, before anything else.
 pub unsafe fn start() {
-    let gate = |handler: u64, kind: u64| {
-        [handler & 0xffff | RING0_CODE << 16 | kind | (handler >> 16 & 0xffff) << 48, handler >> 32]
+    let gate = |handler: u64| {
+        [handler & 0xffff | RING0_CODE << 16 | GATE | (handler >> 16 & 0xffff) << 48, handler >> 32]
     };
     // SAFETY: nobody else writes the table, and nothing raises an exception yet
     unsafe {
         let table = &raw mut idt;
         let table = &mut *table;
         for (entry, handler) in table.iter_mut().zip(exception_table) {
-            *entry = gate(handler, GATE);
+            *entry = gate(handler);
         }
-        table[SERVICE] = gate(&raw const service as u64, GATE_FROM_RING3);
+        table[SERVICE] = gate(&raw const service as u64);
     }
 }
 
