@@ -29,6 +29,9 @@ impl Guest {
             .spawn(move || {
                 let lines = BufReader::new(output).lines().map_while(Result::ok);
                 for line in lines.filter_map(|line| line.parse().ok()) {
+                    if matches!(line, Line::Fault(_) | Line::Panic(_)) {
+                        tracing::error!("the guest says: {line}");
+                    }
                     if send.send(line).is_err() {
                         break;
                     }
