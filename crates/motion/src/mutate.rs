@@ -5,6 +5,8 @@
 
 use memory::{GuestRam, PageRange, PageSet};
 use state::Bundle;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Mutex;
 use wire::{Content, PagesHeader};
 
@@ -75,27 +77,42 @@ pub(crate) fn drop_page(header: &mut PagesHeader) {
     }
 }
 
+/// What was last sent of each page, as a checksum.
+static SENT: Mutex<BTreeMap<u64, u64>> = Mutex::new(BTreeMap::new());
+
+fn checksum(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// At the source, when a page is sent: notes what it held.
+pub(crate) fn note_sent(page: u64, contents: &[u8]) {
+    if Mutation::chosen() == Some(Mutation::ForgetDirty) && page >= FIRST {
+        let mut sent = SENT.lock().expect("nobody panics while holding it");
+        sent.insert(page, checksum(contents));
+    }
+}
+
 /// The page whose being written is forgotten, once it was chosen.
 static FORGOTTEN: Mutex<Option<u64>> = Mutex::new(None);
 
 /// At the source, before pages are sent that were written since they were sent: forgets one of
-/// them, always the same.
-pub(crate) fn forget_dirty(written: &mut PageSet) {
+/// them, always the same. A page that was written between being rearmed and being read counts as
+/// written though nothing of it is missing; such a one is not chosen.
+pub(crate) fn forget_dirty(ram: &GuestRam, written: &mut PageSet) {
     if Mutation::chosen() != Some(Mutation::ForgetDirty) {
         return;
     }
     let mut forgotten = FORGOTTEN.lock().expect("nobody panics while holding it");
-    // From the middle of what was written: a page at either end of where the guest is writing may
-    // have been written just before it was read, and then nothing is lost.
-    let data: Vec<PageRange> = written.runs_in(PageRange::new(FIRST, written.pages())).collect();
-    let half = data.iter().map(|run| run.count).sum::<u64>() / 2;
-    let mut before = 0;
-    let middle = data.iter().find(|run| {
-        before += run.count;
-        before > half
-    });
-    let middle = middle.map(|run| run.start + run.count / 2);
-    let Some(page) = forgotten.or(middle) else { return };
+    let sent = SENT.lock().expect("nobody panics while holding it");
+    let differs =
+        |page: &u64| sent.get(page).is_some_and(|old| *old != checksum(&read(ram, *page)));
+    let late = || {
+        let runs = written.runs_in(PageRange::new(FIRST, written.pages()));
+        runs.flat_map(|run| run.start..run.end()).find(differs)
+    };
+    let Some(page) = forgotten.or_else(late) else { return };
     if forgotten.is_none() {
         say(&format!("that page {page} was written is forgotten"));
         *forgotten = Some(page);

@@ -129,6 +129,8 @@ impl Sender {
 
         self.header.runs.clear();
         for (page, bytes) in (piece.start..).zip(contents.chunks_exact(PAGE)) {
+            #[cfg(feature = "mutate")]
+            crate::mutate::note_sent(page, bytes);
             let content = if bytes == ZERO_PAGE { Content::Zero } else { Content::Data };
             match self.header.runs.last_mut() {
                 Some(run) if run.content == content => run.range.count += 1,

@@ -45,7 +45,7 @@ impl Source {
         #[cfg_attr(not(feature = "mutate"), expect(unused_mut, reason = "a test forgets a page"))]
         let mut set = self.dirty()?;
         #[cfg(feature = "mutate")]
-        crate::mutate::forget_dirty(&mut set);
+        crate::mutate::forget_dirty(self.machine.ram(), &mut set);
         let number = self.next_number();
         self.send_pass(Pass::new(number, PassKind::Later, set, self.logging), io);
         Ok(())

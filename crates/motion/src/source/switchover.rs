@@ -118,7 +118,7 @@ impl Source {
         #[cfg_attr(not(feature = "mutate"), expect(unused_mut, reason = "a test forgets a page"))]
         let mut set = self.dirty()?;
         #[cfg(feature = "mutate")]
-        crate::mutate::forget_dirty(&mut set);
+        crate::mutate::forget_dirty(self.machine.ram(), &mut set);
         let count = set.count();
         let pass = Arc::new(Pass::new(self.next_number(), PassKind::Later, set, false));
         self.pass = Some(pass.clone());
