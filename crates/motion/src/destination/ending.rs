@@ -1,7 +1,7 @@
 //! How a motion ends at its destination without a guest.
 
 use super::{Destination, DestinationIo, Phase};
-use crate::handover::Input;
+use crate::handover::{DestinationHandover, DestinationPhase, Input};
 use crate::report::ErrorReport;
 use crate::{MotionError, Status};
 use state::Code;
@@ -10,6 +10,9 @@ use wire::{Failed, Message};
 
 /// After a failure the source may still have a word to say about the handover.
 const HEAR_OUT: Duration = Duration::from_secs(2);
+/// A source that asked and was refused may not have heard it, and asks again: for so long after its
+/// last question it gets an answer. Then only the record is left, for whoever waits here next.
+const ANSWERING: Duration = Duration::from_secs(60);
 
 impl Destination {
     /// A connection was lost, or a step failed. What that means depends on what was promised.
@@ -101,13 +104,32 @@ impl Destination {
         self.observer.finished(&self.report);
     }
 
-    /// The source was heard out.
+    /// Whether the source has yet to hear that the guest is its own: that is on record.
+    fn must_answer(&self) -> bool {
+        let phase = self.handover.as_ref().map(DestinationHandover::phase);
+        phase == Some(DestinationPhase::Refused { recorded: true })
+    }
+
+    /// The source asked, after the motion has failed.
+    pub(super) fn answered(&mut self, io: &mut dyn DestinationIo) {
+        if self.phase == Phase::Failed {
+            let time = if self.must_answer() { ANSWERING } else { HEAR_OUT };
+            self.hear_out_until = Some(io.now().after(time));
+        }
+    }
+
+    /// The source was heard out, or has gone.
     pub(super) fn leave(&mut self, io: &mut dyn DestinationIo) {
         if self.phase != Phase::Failed {
             return;
         }
         if self.options.keep_waiting {
+            if let Some(handover) = self.handover.as_ref().filter(|_| self.must_answer()) {
+                self.records.keep(handover);
+            }
             self.reset(io);
+        } else if self.must_answer() && self.hear_out_until.is_some() {
+            io.hang_up();
         } else {
             self.phase = Phase::Ended;
             io.hang_up();

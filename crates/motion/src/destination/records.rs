@@ -1,8 +1,11 @@
-//! What earlier processes left on record, and the answers that follow from it.
+//! What earlier processes and motions left on record, and the answers that follow from it.
 
-use crate::handover::{Input, Journal, Key, Message, Output, Role, Witness};
+use crate::handover::{
+    Decision, DestinationHandover, Input, Journal, Key, Message, Output, Record, Role, Witness,
+};
 
-/// The handovers of dead processes whose destination they were: somebody may still ask about them.
+/// The handovers of dead processes whose destination they were, and of motions that failed here:
+/// somebody may still ask about them.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     witnesses: Vec<Witness>,
@@ -27,7 +30,16 @@ impl Records {
         records
     }
 
-    /// The answer to a message about a handover that is not this process's own.
+    /// Goes on answering for a handover of this process that was refused, and is on record as such.
+    pub(super) fn keep(&mut self, handover: &DestinationHandover) {
+        self.witnesses.push(Witness::new(Record {
+            role: Role::Destination,
+            decision: Decision::Refused,
+            particulars: handover.particulars().clone(),
+        }));
+    }
+
+    /// The answer to a message about a handover that is not the motion's under way.
     pub(super) fn answer(
         &mut self,
         message: Message,
