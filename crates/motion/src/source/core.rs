@@ -136,6 +136,12 @@ impl Source {
         self.pass.as_ref()
     }
 
+    /// When the pass under way began.
+    #[must_use]
+    pub fn pass_begun(&self) -> Moment {
+        self.pass_begun
+    }
+
     /// How far it is. What the pass under way has done is added by whoever asks.
     #[must_use]
     pub fn progress(&self) -> &Progress {

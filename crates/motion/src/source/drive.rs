@@ -5,7 +5,7 @@ use super::{Command, Event, Source, SourceIo};
 use crate::clock::{Moment, nanos};
 use crate::handover::{self, Journal, Particulars};
 use crate::ram::send::Sender as PageSender;
-use crate::ram::{Pacer, Pass};
+use crate::ram::{Pacer, Pass, PassTotals};
 use crate::report::{Progress, Report};
 use crate::{MotionError, Observer, SourceMachine, SourceOptions};
 use links::{Address, Descriptors, Stream, Waker, wait_readable};
@@ -34,6 +34,7 @@ pub struct SourceJob {
     words: Sender<Inner>,
     waker: Waker,
     shared: Arc<Shared>,
+    epoch: Instant,
 }
 
 #[derive(Default)]
@@ -46,6 +47,7 @@ struct Shared {
 struct View {
     progress: Progress,
     pass: Option<Arc<Pass>>,
+    pass_begun: Moment,
     report: Option<Report>,
     over: bool,
 }
@@ -105,7 +107,7 @@ impl SourceJob {
             .name("move-source".to_owned())
             .spawn(move || coordinator.run())
             .map_err(failed("starting a motion's thread"))?;
-        Ok(Self { words, waker, shared })
+        Ok(Self { words, waker, shared, epoch })
     }
 
     /// Does what somebody wants of the motion.
@@ -143,9 +145,14 @@ impl SourceJob {
         let mut progress = view.progress.clone();
         if let Some(pass) = &view.pass {
             let totals = pass.totals();
+            // Zero until the pass was added to the account of the motion.
+            let under_way = progress.pass_done == 0 && progress.pass == pass.number();
             progress.pass_done = totals.seen;
-            if view.report.is_none() {
+            if view.report.is_none() && under_way {
                 progress.bytes += totals.bytes;
+                let now = Moment(nanos(self.epoch.elapsed()));
+                progress.elapsed_ns = progress.elapsed_ns.max(now.0);
+                look_ahead(&mut progress, totals, now.since(view.pass_begun));
             }
         }
         progress
@@ -174,6 +181,24 @@ impl SourceJob {
             view = self.shared.finished.wait(view).unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
+
+/// Adds what follows from the pass under way: how fast it goes, and how long the rest will take if
+/// there is no other pass.
+fn look_ahead(progress: &mut Progress, totals: PassTotals, elapsed: Duration) {
+    let per_second = |amount: u64| -> u64 {
+        let rate = u128::from(amount) * 1_000_000_000 / elapsed.as_nanos().max(1);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    };
+    // Too short a time says nothing.
+    if elapsed < Duration::from_millis(50) || totals.seen == 0 {
+        return;
+    }
+    progress.rate = per_second(totals.bytes);
+    let left = progress.pass_pages.saturating_sub(totals.seen);
+    let rest = u128::from(left) * elapsed.as_nanos() / u128::from(totals.seen);
+    let rest = u64::try_from(rest).unwrap_or(u64::MAX);
+    progress.eta_ns = Some(rest.saturating_add(progress.predicted_blackout_ns));
 }
 
 struct Coordinator {
@@ -272,6 +297,7 @@ impl Coordinator {
         let mut view = self.shared.view();
         view.progress.clone_from(self.source.progress());
         view.pass = self.source.pass().cloned();
+        view.pass_begun = self.source.pass_begun();
         if view.report.is_none() && self.source.has_ended() {
             view.report = Some(self.source.report().clone());
             self.shared.finished.notify_all();

@@ -148,6 +148,7 @@ impl Source {
         ram.skipped_pages += totals.skipped;
         ram.bytes += totals.bytes;
         self.progress.bytes = ram.bytes;
+        self.progress.pass_done = totals.seen.max(1);
         PassReport {
             pass: pass.number(),
             data_pages: totals.data,
