@@ -106,6 +106,7 @@ fn what_leaves_the_host_needs_a_word_on_both_sides() {
     says(&host, 2, &run, &["tcp:0.0.0.0:0", "--insecure"]);
     let (_waits, _) = host.incoming("b", &[]);
     let _source = host.start("a", &["--guest", "clock", "--memory", "32M"]);
+    host.wait_for_state("a", "running");
     says(&host, 2, &["migrate", "a", "tcp:192.0.2.1:4444"], &["192.0.2.1", "--insecure"]);
     let started = host.ok(&[&run[..], &["--insecure", "--detach", "--name", "c"]].concat());
     assert!(started.contains("tcp:0.0.0.0:"), "{started}");
@@ -123,6 +124,7 @@ fn commands_that_do_not_fit_the_state_say_which_would() {
     let second = host.qmp("b", "migrate-incoming", r#"{"uri": "tcp:127.0.0.1:0"}"#);
     assert!(String::from_utf8_lossy(&second.stderr).contains("already"), "{second:?}");
     let _source = host.start("a", &["--guest", "clock", "--memory", "32M"]);
+    host.wait_for_state("a", "running");
     let incoming = host.qmp("a", "migrate-incoming", r#"{"uri": "tcp:127.0.0.1:0"}"#);
     assert!(String::from_utf8_lossy(&incoming.stderr).contains("has one already"), "{incoming:?}");
     host.migrate("a", &to, &[]);

@@ -15,6 +15,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// How long a look at whether a name is free may hold it.
+const LOOK_TIME: Duration = Duration::from_millis(200);
 /// How long a machine that was told to end may take.
 const END_TIME: Duration = Duration::from_secs(10);
 
@@ -107,22 +109,36 @@ impl RuntimeDir {
     /// # Errors
     /// [`Code::NameTaken`] when a live process has it.
     pub fn claim(&self, name: &MachineName) -> Result<Claim, Error> {
+        let deadline = Instant::now() + LOOK_TIME;
+        loop {
+            if let Some(claim) = self.try_claim(name)? {
+                return Ok(claim);
+            }
+            if Instant::now() > deadline {
+                return Err(Error::new(
+                    Code::NameTaken,
+                    format!(
+                        "a machine named `{name}` is running already; choose another --name, or \
+                         end it with `whimbrel kill {name}`"
+                    ),
+                ));
+            }
+            // It may only be somebody who looks whether it is free.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Takes a name if nobody has it. To be able to is to know that its process is dead, so this is
+    /// also how that is found out.
+    fn try_claim(&self, name: &MachineName) -> Result<Option<Claim>, Error> {
         let doing = || format!("cannot take the name `{name}`");
         let lock = lock_file(&self.lock(name)).map_err(|e| Error::host(doing(), &e))?;
-        let Some(lock) = lock else {
-            return Err(Error::new(
-                Code::NameTaken,
-                format!(
-                    "a machine named `{name}` is running already; choose another --name, or end \
-                     it with `whimbrel kill {name}`"
-                ),
-            ));
-        };
+        let Some(lock) = lock else { return Ok(None) };
         remove(&self.socket(name)).map_err(|e| Error::host(doing(), &e))?;
         ftruncate(&lock, 0)
             .and_then(|()| pwrite(&lock, std::process::id().to_string().as_bytes(), 0))
             .map_err(|e| Error::host(doing(), &e.into()))?;
-        Ok(Claim { _lock: lock, files: [self.socket(name), self.lock(name)] })
+        Ok(Some(Claim { _lock: lock, files: [self.socket(name), self.lock(name)] }))
     }
 
     /// Ends the process of a machine, whatever it is doing, and removes what it leaves behind.
@@ -135,7 +151,7 @@ impl RuntimeDir {
         let pid = pid.and_then(|text| Pid::from_raw(text.parse().ok()?));
         let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         // While its owner holds the lock, the number in it is its owner's and nobody else's.
-        let (Some(process), Err(_)) = (process, self.claim(name)) else {
+        let (Some(process), None) = (process, self.try_claim(name)?) else {
             return Err(Error::new(
                 Code::NoSuchMachine,
                 format!("no machine named `{name}` is running here; see `whimbrel list`"),
@@ -153,7 +169,7 @@ impl RuntimeDir {
     /// When it has not after [`END_TIME`].
     pub fn wait_gone(&self, name: &MachineName) -> Result<(), Error> {
         let deadline = Instant::now() + END_TIME;
-        while self.claim(name).is_err() {
+        while self.try_claim(name)?.is_none() {
             if Instant::now() > deadline {
                 return Err(Error::new(
                     Code::HostIo,
@@ -179,8 +195,7 @@ impl RuntimeDir {
             let file = entry.map_err(|e| Error::host(doing(), &e))?.file_name();
             let name = file.to_str().and_then(|f| f.strip_suffix(".lock"));
             let Some(name) = name.and_then(|n| n.parse::<MachineName>().ok()) else { continue };
-            // To be able to claim the name is to know that nobody has it; the claim cleans up.
-            if self.claim(&name).is_err() {
+            if self.try_claim(&name)?.is_none() {
                 names.push(name);
             }
         }
@@ -259,6 +274,22 @@ mod tests {
         let _other = runtime.claim(&name("b")).unwrap();
         drop(claim);
         let _again = runtime.claim(&name("a")).unwrap();
+    }
+
+    #[test]
+    fn whoever_looks_at_the_names_does_not_take_one() {
+        let (_temp, runtime) = folder();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    runtime.names().unwrap();
+                }
+            });
+            let claims: Vec<_> = (0..200).map(|_| runtime.claim(&name("a")).map(drop)).collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(claims.iter().all(Result::is_ok), "{claims:?}");
+        });
     }
 
     #[test]

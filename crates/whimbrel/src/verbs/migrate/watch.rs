@@ -133,6 +133,10 @@ fn describe(info: &MigrationInfo) -> String {
     if let Some(expected) = info.expected_downtime {
         text.push_str(&format!(", blackout about {}", nanos(expected.saturating_mul(1_000_000))));
     }
+    let eta = info.report.as_ref().and_then(|report| report["progress"]["eta_ns"].as_u64());
+    if let Some(eta) = eta {
+        text.push_str(&format!(", done in {}", nanos(eta)));
+    }
     let note = info.report.as_ref().and_then(|report| report["progress"]["note"].as_str());
     if let Some(note) = note.filter(|note| !note.is_empty()) {
         text.push_str(&format!("; {note}"));
