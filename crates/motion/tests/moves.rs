@@ -1,6 +1,8 @@
 //! Whole motions of simulated machines over loopback TCP: the driver, the phases, the handover.
 //! Timing is never asserted; limits are far above or below what anything takes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 extern crate whimbrel_motion as motion;
 
 mod simulated;
