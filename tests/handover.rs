@@ -1,0 +1,139 @@
+//! The moment at which a guest changes hands, with the link cut in it. Nobody runs the guest twice,
+//! nobody throws the only copy away, and whoever waits says for what.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/link.rs"]
+mod link;
+mod support;
+
+use link::{Link, Loses};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::process::{Child, Stdio};
+use support::{Host, Machine, wait};
+
+const SHAPE: [&str; 6] = ["--memory", "64M", "--cpus", "2", "--cmdline", "ws=16M rate=5000"];
+
+/// A move over a link that loses the one thing, at the moment at which it has lost it.
+struct Cut {
+    host: Host,
+    source: Machine,
+    destination: Machine,
+    link: Link,
+    job: Child,
+}
+
+fn cut(loses: Loses) -> Cut {
+    let host = Host::new();
+    let source = host.selfcheck("a", &SHAPE);
+    let (destination, to) = host.incoming("b", &[]);
+    let link = Link::to(&to, loses);
+    let job = host
+        .whimbrel(&["migrate", "a", link.address(), "--max-blackout", "unlimited", "--json"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait("the link to fail", || link.has_lost().then_some(()));
+    Cut { host, source, destination, link, job }
+}
+
+/// The handover that a machine does not know the end of.
+fn undecided(host: &Host, name: &str) -> Value {
+    wait(&format!("{name} to be undecided"), || {
+        let machines = host.machines();
+        let machine = machines.iter().find(|machine| machine["name"] == name)?;
+        machine["undecided"].as_array()?.first().cloned()
+    })
+}
+
+/// Nothing short of force ends a machine that may hold the only copy of a guest.
+fn is_not_ended(host: &Host, machine: &Machine, token: &str) {
+    let name = &machine.name;
+    let said = host.fails(1, &["kill", name]);
+    assert!(said.contains(token) && said.contains("--force"), "{said}");
+    machine.signal(Signal::TERM);
+    wait("the signal to be refused", || machine.log().contains("cannot end").then_some(()));
+    assert_eq!(undecided(host, name)["token"], token);
+    assert!(host.ok(&["list"]).contains(token));
+}
+
+/// Decides, and only with the word that the other side cannot run the guest.
+fn resolve(host: &Host, name: &str, token: &str, owner: &str) {
+    let resolve = ["handover", "resolve", name, token, "--owner", owner];
+    let said = host.fails(1, &[&resolve[..], &["--json"]].concat());
+    let error: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(error["error"]["code"], "not-fenced", "{said}");
+    host.ok(&[&resolve[..], &["--fenced"]].concat());
+}
+
+#[test]
+fn a_destination_that_lost_its_source_holds_the_guest_until_somebody_decides() {
+    let mut cut = cut(Loses::Ready);
+    cut.source.kill();
+    let _ = cut.job.wait();
+    let token = undecided(&cut.host, "b")["token"].as_str().unwrap().to_owned();
+    assert_eq!(cut.host.state("b"), "inmigrate");
+    is_not_ended(&cut.host, &cut.destination, &token);
+    let queried = cut.host.ok(&["handover", "query", "b", &token]);
+    assert!(queried.contains("destination") && queried.contains("undecided"), "{queried}");
+    resolve(&cut.host, "b", &token, "here");
+    cut.host.wait_for_state("b", "running");
+    cut.destination.check_all();
+}
+
+#[test]
+fn a_guest_held_in_vain_is_given_up_by_a_word() {
+    let mut cut = cut(Loses::Ready);
+    let token = undecided(&cut.host, "b")["token"].as_str().unwrap().to_owned();
+    assert_eq!(cut.job.wait().unwrap().code(), Some(1));
+    cut.host.wait_for_state("a", "running");
+    resolve(&cut.host, "b", &token, "peer");
+    assert_eq!(cut.destination.wait_for_end(), Some(1));
+    cut.source.check_all();
+}
+
+#[test]
+fn a_source_that_never_heard_ready_goes_on_and_says_so_when_it_can() {
+    let mut cut = cut(Loses::Ready);
+    undecided(&cut.host, "b");
+    assert_eq!(cut.job.wait().unwrap().code(), Some(1));
+    assert_eq!(cut.host.motion("a")["status"], "failed");
+    cut.host.wait_for_state("a", "running");
+    cut.link.heal();
+    assert_eq!(cut.destination.wait_for_end(), Some(1));
+    cut.source.check_all();
+}
+
+#[test]
+fn a_source_whose_commit_was_lost_asks_and_goes_on_when_it_is_refused() {
+    let mut cut = cut(Loses::Commit);
+    undecided(&cut.host, "a");
+    assert_eq!(cut.host.state("a"), "finish-migrate");
+    cut.link.heal();
+    assert_eq!(cut.job.wait().unwrap().code(), Some(1));
+    cut.host.wait_for_state("a", "running");
+    assert_eq!(cut.destination.wait_for_end(), Some(1));
+    cut.source.check_all();
+}
+
+#[test]
+fn a_source_that_gets_no_answer_waits_and_runs_the_guest_only_when_told() {
+    let mut cut = cut(Loses::Commit);
+    let handover = undecided(&cut.host, "a");
+    let token = handover["token"].as_str().unwrap();
+    assert_eq!(handover["side"], "source");
+    cut.destination.kill();
+    assert_eq!(cut.host.motion("a")["x-whimbrel-undecided"]["token"], token);
+    is_not_ended(&cut.host, &cut.source, token);
+    let said = cut.host.fails(1, &["resume", "a"]);
+    assert!(said.contains("under way"), "{said}");
+    let answer = cut.host.qmp("a", "migrate_cancel", "{}");
+    let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+    assert!(!answer.status.success() && said.contains(token), "{said}");
+    resolve(&cut.host, "a", token, "here");
+    assert_eq!(cut.job.wait().unwrap().code(), Some(1));
+    cut.host.wait_for_state("a", "running");
+    cut.source.check_all();
+}
