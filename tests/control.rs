@@ -4,7 +4,7 @@
 
 mod support;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::process::Stdio;
@@ -333,4 +333,54 @@ fn a_built_in_guest_is_exported_as_the_image_that_boots() {
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["guest"].to_string())
         .collect();
     assert_eq!(names, ["\"workload\"", "\"selfcheck\"", "\"clock\""]);
+}
+
+#[test]
+fn ctrl_c_cancels_a_move_and_leaves_the_guest_running() {
+    let host = Host::new();
+    let source = host.selfcheck("a", &["--memory", "64M", "--cmdline", "ws=32M rate=2000"]);
+    let (_destination, to) = host.incoming("b", &[]);
+    let job = host
+        .whimbrel(&["migrate", "a", &to, "--max-bandwidth", "2M"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    host.wait_for_motion("a", "active");
+    kill_process(Pid::from_child(&job), Signal::INT).unwrap();
+    let output = job.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the guest goes on here"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("motion: cancelled"));
+    assert_eq!(host.state("a"), "running");
+    source.check_all();
+}
+
+#[test]
+fn where_there_is_no_terminal_a_long_move_says_how_far_it_is_line_by_line() {
+    let host = Host::new();
+    let _source = host.selfcheck("a", &["--memory", "64M", "--cmdline", "ws=24M rate=0"]);
+    let (_destination, to) = host.incoming("b", &[]);
+    let text = host.ok(&["migrate", "a", &to, "--max-bandwidth", "8M"]);
+    let progress: Vec<_> = text.lines().filter(|line| line.contains(" of ")).collect();
+    assert!(progress.iter().any(|line| line.contains("64.0 MiB, pass 1,")), "{text}");
+    assert!(text.contains("motion: completed") && text.contains("blackout"), "{text}");
+}
+
+#[test]
+fn the_demo_ends_well_and_leaves_nothing_behind() {
+    let host = Host::new();
+    let temporary = host.folder().join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let output = host.whimbrel(&["demo", "--json"]).env("TMPDIR", &temporary).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (last, steps) = lines.split_last().unwrap();
+    assert_eq!((&last["ok"], &last["faults"]), (&true.into(), &0.into()), "{text}");
+    assert!(last["pages-checked"].as_u64().unwrap() > 0);
+    let moved = steps.iter().filter(|step| step["blackout-ns"].is_u64()).count();
+    let stayed = steps.iter().filter(|step| step["blackout-ns"].is_null()).count();
+    assert_eq!((moved, stayed), (5, 1), "{text}");
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
 }

@@ -78,6 +78,7 @@ fn a_destination_that_lost_its_source_holds_the_guest_until_somebody_decides() {
     is_not_ended(&cut.host, &cut.destination, &token);
     let queried = cut.host.ok(&["handover", "query", "b", &token]);
     assert!(queried.contains("destination") && queried.contains("undecided"), "{queried}");
+    assert!(cut.host.ok(&["handover", "query"]).contains(&token));
     resolve(&cut.host, "b", &token, "here");
     cut.host.wait_for_state("b", "running");
     cut.destination.check_all();

@@ -7,25 +7,16 @@ use qmp::Timestamp;
 use qmp::command::{HandoverResolve, Owner};
 use qmp::reply::{HandoverInfo, HandoverSide};
 use state::Code;
+use std::path::Path;
 
 impl Monitor {
     /// `x-whimbrel-handover-query`: this machine's own handover if it is undecided, and every record
     /// in the runtime folder.
     pub fn handovers(&self, token: Option<&str>) -> Result<Vec<HandoverInfo>, Error> {
-        let failed = |e: motion::handover::JournalError| Error::new(Code::Journal, e.to_string());
         if let Some(token) = token {
             token.parse::<Token>().map_err(|e| Error::new(Code::InvalidArgument, e.to_string()))?;
         }
-        let journal = DirJournal::open(&self.journal).map_err(failed)?;
-        let mut handovers = Vec::new();
-        for key in journal.list().map_err(failed)? {
-            // It may have gone since it was listed, or be damaged: the log has to do for that.
-            match journal.get(key) {
-                Ok(Some(record)) => handovers.push(info(&record)),
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "a handover record cannot be read"),
-            }
-        }
+        let mut handovers = on_record(&self.journal)?;
         if let Some(undecided) = self.undecided()
             && !handovers.iter().any(|handover| handover.token == undecided.token)
         {
@@ -38,7 +29,6 @@ impl Monitor {
                 return Err(Error::new(Code::NoSuchToken, why));
             }
         }
-        handovers.sort_by(|a, b| (a.since.seconds, &a.token).cmp(&(b.since.seconds, &b.token)));
         Ok(handovers)
     }
 
@@ -85,6 +75,26 @@ impl Monitor {
             (None, None) => Err(Error::new(Code::InvalidState, "nothing is undecided any more")),
         }
     }
+}
+
+/// The handovers on record in a folder, whoever wrote them, oldest first.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn on_record(folder: &Path) -> Result<Vec<HandoverInfo>, Error> {
+    let failed = |e: motion::handover::JournalError| Error::new(Code::Journal, e.to_string());
+    let journal = DirJournal::open(folder).map_err(failed)?;
+    let mut handovers = Vec::new();
+    for key in journal.list().map_err(failed)? {
+        // It may have gone since it was listed, or be damaged: the log has to do for that.
+        match journal.get(key) {
+            Ok(Some(record)) => handovers.push(info(&record)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "a handover record cannot be read"),
+        }
+    }
+    handovers.sort_by(|a, b| (a.since.seconds, &a.token).cmp(&(b.since.seconds, &b.token)));
+    Ok(handovers)
 }
 
 fn info(record: &Record) -> HandoverInfo {

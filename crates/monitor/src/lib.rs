@@ -28,6 +28,7 @@ pub use config::{BootSource, Incoming, QmpSocket, RunConfig};
 pub use devices::console::Spec as Console;
 pub use ending::Ending;
 pub use error::Error;
+pub use handovers::on_record;
 pub use machine::Machine;
 pub use name::{MachineName, NameError};
 pub use runtime::{Claim, RUNTIME_DIR, RuntimeDir};

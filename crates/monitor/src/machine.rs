@@ -10,12 +10,12 @@ use devices::event_loop::EventLoop;
 use links::Descriptors;
 use memory::GuestRam;
 use motion::Machine as _;
-use motion::handover::RunPermit;
+use motion::handover::{DirJournal, RunPermit};
 use qmp::{Event, Server, ServerHandle};
 use state::Code;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 use vmm::boot::Image;
 use vmm::{Hypervisor, MachineConfig, Vm};
@@ -44,6 +44,7 @@ impl Machine {
         let hypervisor = Hypervisor::open().map_err(|e| Error::new(e.code(), e.to_string()))?;
         let (name, claim) = take_name(&config, runtime)?;
         let journal = runtime.handovers()?;
+        sweep(&journal);
         let server = bind(&config, runtime.socket(&name))?;
         let failed = |e| Error::host(format!("cannot start `{name}`"), &e);
         let events = EventLoop::start("devices").map_err(failed)?;
@@ -150,6 +151,14 @@ impl Machine {
                 Err(error) => return Ending::Failed(error),
             }
         }
+    }
+}
+
+/// Removes records of handovers that nobody will ask about any more.
+fn sweep(journal: &Path) {
+    let swept = DirJournal::open(journal).and_then(|mut j| j.sweep(SystemTime::now()));
+    if let Err(error) = swept {
+        tracing::warn!(%error, "clearing old records of handovers away");
     }
 }
 

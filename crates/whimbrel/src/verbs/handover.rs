@@ -4,7 +4,7 @@ use crate::exit::Exit;
 use crate::machine::Machine;
 use crate::output::{print_json, print_line, table};
 use clap::{Subcommand, ValueEnum};
-use monitor::MachineName;
+use monitor::{MachineName, RuntimeDir, on_record};
 use qmp::command::{Command, HandoverResolve, Owner};
 use qmp::reply::{HandoverInfo, HandoverSide};
 
@@ -29,8 +29,8 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct Query {
-    /// Which machine
-    name: MachineName,
+    /// Which machine; without it, all that is on record here, of dead machines too
+    name: Option<MachineName>,
     /// Only this handover
     token: Option<String>,
     /// One JSON object per handover and line
@@ -86,14 +86,17 @@ impl Handover {
 
 impl Query {
     fn run(self) -> anyhow::Result<Exit> {
-        let handovers = Machine::find(&self.name)?.handovers(self.token)?;
+        let handovers = match &self.name {
+            Some(name) => Machine::find(name)?.handovers(self.token)?,
+            None => on_record(&RuntimeDir::from_environment()?.handovers()?)?,
+        };
         if self.json {
             for handover in &handovers {
                 print_json(handover)?;
             }
             return Ok(Exit::Done);
         }
-        let head = ["TOKEN", "SIDE", "STATE", "PEER"].map(String::from).to_vec();
+        let head = ["TOKEN", "MACHINE", "SIDE", "STATE", "PEER"].map(String::from).to_vec();
         let rows: Vec<_> = std::iter::once(head).chain(handovers.iter().map(cells)).collect();
         for line in table(&rows) {
             print_line(&line);
@@ -110,6 +113,7 @@ fn cells(handover: &HandoverInfo) -> Vec<String> {
     let open = if handover.undecided { " (undecided)" } else { "" };
     vec![
         handover.token.clone(),
+        handover.machine.clone().unwrap_or_else(|| "-".into()),
         side.to_owned(),
         format!("{}{open}", handover.state),
         handover.peer.clone().unwrap_or_else(|| "-".into()),
