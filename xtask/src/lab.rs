@@ -92,7 +92,7 @@ pub fn run(args: &Lab) -> Result<()> {
 
 /// Puts together what moves a Linux guest in the emulated host.
 fn build_payload(folder: &Path, cache: &Path) -> Result<PathBuf> {
-    let programs = Programs::build(folder, &["whimbrel", "whimbrel-lab"], &[])?;
+    let programs = Programs::build(folder, &[])?;
     let guest = Guest::build(&programs, folder, cache)?;
     let payload = folder.join("payload");
     let _ = fs::remove_dir_all(&payload);

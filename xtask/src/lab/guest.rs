@@ -9,6 +9,9 @@ use crate::cpio::Archive;
 use crate::debian::{self, Kernel};
 use crate::process::{cargo, run};
 
+/// Always built together: what one of them asks of a dependency would otherwise make it be built
+/// again for the other.
+const PACKAGES: [&str; 2] = ["whimbrel", "whimbrel-lab"];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Programs that need nothing from the system that they run on.
@@ -17,14 +20,14 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds release versions of the binaries of `packages`, with `features`. They have a target folder of their
+    /// Builds release versions of all of them, with `features`. They have a target folder of their
     /// own, because the linking options would otherwise make everything else be built again.
-    pub fn build(folder: &Path, packages: &[&str], features: &[&str]) -> Result<Self> {
+    pub fn build(folder: &Path, features: &[&str]) -> Result<Self> {
         let target = folder.join("static");
         run(cargo(&["build", "--release", "--locked", "--target", TARGET])
             .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=debuginfo")
             .env("CARGO_TARGET_DIR", &target)
-            .args(packages.iter().flat_map(|package| ["--package", package]))
+            .args(PACKAGES.iter().flat_map(|package| ["--package", package]))
             .args(features.iter().flat_map(|feature| ["--features", feature])))?;
         Ok(Self { folder: target.join(TARGET).join("release") })
     }
