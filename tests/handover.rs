@@ -25,9 +25,14 @@ struct Cut {
 }
 
 fn cut(loses: Loses) -> Cut {
+    cut_from(loses, &[])
+}
+
+/// The same with further flags of the destination.
+fn cut_from(loses: Loses, flags: &[&str]) -> Cut {
     let host = Host::new();
     let source = host.selfcheck("a", &SHAPE);
-    let (destination, to) = host.incoming("b", &[]);
+    let (destination, to) = host.incoming("b", flags);
     let link = Link::to(&to, loses);
     let job = host
         .whimbrel(&["migrate", "a", link.address(), "--max-blackout", "unlimited", "--json"])
@@ -82,6 +87,15 @@ fn a_destination_that_lost_its_source_holds_the_guest_until_somebody_decides() {
     resolve(&cut.host, "b", &token, "here");
     cut.host.wait_for_state("b", "running");
     cut.destination.check_all();
+}
+
+#[test]
+fn a_guest_is_held_no_longer_than_was_said() {
+    let mut cut = cut_from(Loses::Ready, &["--handover-hold", "300ms"]);
+    assert_eq!(cut.destination.wait_for_end(), Some(1));
+    assert_eq!(cut.job.wait().unwrap().code(), Some(1));
+    cut.host.wait_for_state("a", "running");
+    cut.source.check_all();
 }
 
 #[test]

@@ -10,6 +10,7 @@ use memory::Backing;
 use monitor::{
     BootSource, Console, Ending, Incoming, Machine, MachineName, QmpSocket, RunConfig, RuntimeDir,
 };
+use std::io::{IsTerminal, stdin};
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -100,7 +101,12 @@ impl Run {
         }
         let background = self.background;
         let runtime = RuntimeDir::from_environment()?;
-        let machine = match Machine::start(self.config()?, &runtime) {
+        let config = self.config()?;
+        let at_the_terminal = config.console == Console::Stdio && stdin().is_terminal();
+        if at_the_terminal {
+            eprintln!("The guest gets the terminal; type Ctrl-A x to end its machine.");
+        }
+        let machine = match Machine::start(config, &runtime) {
             Ok(machine) => machine,
             Err(error) if background => {
                 detach::report_failure(&error.into());
@@ -110,7 +116,7 @@ impl Run {
         };
         if background {
             detach::report_success(&machine, &runtime)?;
-        } else {
+        } else if !at_the_terminal {
             for line in machine.greeting() {
                 eprintln!("{line}");
             }
