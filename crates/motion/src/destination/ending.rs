@@ -10,8 +10,9 @@ use wire::{Failed, Message};
 
 /// After a failure the source may still have a word to say about the handover.
 const HEAR_OUT: Duration = Duration::from_secs(2);
-/// A source that asked and was refused may not have heard it, and asks again: for so long after its
-/// last question it gets an answer. Then only the record is left, for whoever waits here next.
+/// A source that gave its guest away asks what became of it, and asks again where it did not hear
+/// that it was refused: for so long it gets an answer. Then only the record is left, for whoever
+/// waits here next.
 const ANSWERING: Duration = Duration::from_secs(60);
 
 impl Destination {
@@ -99,7 +100,7 @@ impl Destination {
         self.report.refusals = error.refusals;
         self.report.total_ns = crate::clock::nanos(io.now().since(self.begun));
         self.machine = None;
-        self.hear_out_until = Some(io.now().after(HEAR_OUT));
+        self.hear_out(io);
         self.set_status(Status::Failed);
         self.observer.finished(&self.report);
     }
@@ -110,10 +111,12 @@ impl Destination {
         phase == Some(DestinationPhase::Refused { recorded: true })
     }
 
-    /// The source asked, after the motion has failed.
-    pub(super) fn answered(&mut self, io: &mut dyn DestinationIo) {
+    /// Stays for as long as the source may have something to say or to ask.
+    pub(super) fn hear_out(&mut self, io: &mut dyn DestinationIo) {
         if self.phase == Phase::Failed {
-            let time = if self.must_answer() { ANSWERING } else { HEAR_OUT };
+            // Who waits for the next guest answers in between.
+            let stays = self.must_answer() && !self.options.keep_waiting;
+            let time = if stays { ANSWERING } else { HEAR_OUT };
             self.hear_out_until = Some(io.now().after(time));
         }
     }

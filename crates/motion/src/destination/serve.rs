@@ -26,7 +26,7 @@ impl Destination {
                 tracing::warn!(%error, "a question about the handover was not answered");
             }
             self.asked = None;
-            self.answered(io);
+            self.hear_out(io);
         } else if let Some(mut journal) = self.journal.take() {
             if let Some(answer) = self.records.answer(message, &mut *journal) {
                 io.answer(question, &wire_message(answer));
