@@ -1,0 +1,188 @@
+//! The invariants.
+
+use crate::env::MICROSECOND;
+use crate::guest;
+use crate::source::SourceSide;
+use crate::world::World;
+use motion::destination::Phase as AtDestination;
+use motion::{Blackout, Machine as _, Status, TimeoutAction};
+
+/// After every step: never two, and whoever runs may.
+pub fn one_guest(world: &World) {
+    let (mut permits, mut running) = (Vec::new(), Vec::new());
+    for (pid, machine) in world.machines() {
+        if machine.has_permit() {
+            permits.push(pid);
+        }
+        if machine.is_running() {
+            running.push(pid);
+        }
+    }
+    // A permit that a source may take back at any time is one, too.
+    let offers = world
+        .processes
+        .iter()
+        .filter(|(_, process)| process.source().is_some_and(SourceSide::offers));
+    permits.extend(offers.map(|(pid, _)| *pid));
+    let book = &world.env.book;
+    book.check(permits.len() <= 1, || format!("processes {permits:?} may all run the guest"));
+    book.check(running.len() <= 1, || format!("processes {running:?} all run the guest"));
+    book.check(running.iter().all(|pid| permits.contains(pid)), || {
+        format!("process {running:?} runs the guest and may not")
+    });
+}
+
+/// After every step: what is true of the motion under way.
+pub fn motion(world: &World) {
+    let Some(motion) = &world.story.motion else { return };
+    let round = world.story.plan();
+    let book = &world.env.book;
+    let process = world.processes.get(&motion.source);
+    if let Some(side) = process.and_then(|process| process.source()) {
+        if side.source.has_ended() {
+            ended(world, side);
+        }
+        promise(world, side);
+        let undecided = side.source.phase() == motion::source::Phase::Undecided;
+        let said = side.source.progress();
+        book.check(!undecided || said.undecided.is_some() && !said.note.is_empty(), || {
+            "an undecided source does not say what it waits for".into()
+        });
+    }
+    let process = world.processes.get(&motion.destination);
+    if let Some(side) = process.and_then(|process| process.destination.as_ref()) {
+        let (phase, report) = (side.destination.phase(), side.destination.report());
+        let said = side.destination.progress();
+        book.check(
+            phase != AtDestination::Holding || said.undecided.is_some() && !said.note.is_empty(),
+            || "a destination that holds does not say what it waits for".into(),
+        );
+        if phase == AtDestination::Failed {
+            book.check(report.error.is_some(), || "the destination failed, and not why".into());
+            book.check(report.status.0 == Status::Failed, || {
+                format!("the destination failed and says {}", report.status.0)
+            });
+        }
+        if phase == AtDestination::Owner {
+            book.check(report.status.0 == Status::Completed, || {
+                format!("the destination owns the guest and says {}", report.status.0)
+            });
+            let machine = side.machine();
+            let stopped = !motion.ran_before;
+            let as_before = machine.as_ref().is_some_and(|machine| {
+                machine.has_failed() || !machine.has_permit() || machine.is_running() != stopped
+            });
+            let later = round.stopped && world.story.guest_gone;
+            book.check(as_before || later || world.story.closing, || {
+                "the guest does not run at the destination as it did at the source".into()
+            });
+        }
+    }
+}
+
+/// What is true of a source whose motion has ended.
+fn ended(world: &World, side: &SourceSide) {
+    let Some(motion) = &world.story.motion else { return };
+    let book = &world.env.book;
+    let (report, machine) = (side.source.report(), &side.machine);
+    let status = report.status.0;
+    book.check(status.is_terminal(), || format!("the motion has ended and is {status}"));
+    let completed = status == Status::Completed;
+    book.check(completed != report.error.is_some() || report.checked, || {
+        format!("the motion is {status}, its error is {:?}", report.error)
+    });
+    book.check(completed != machine.has_permit(), || {
+        format!("the motion is {status}, the guest's permit is here: {}", machine.has_permit())
+    });
+    book.check(!machine.is_logging(), || "writes are still being logged".into());
+    book.check(side.wires.senders.is_none(), || "workers are still there".into());
+    if machine.has_permit() {
+        let runs = motion.ran_before && !world.story.guest_gone;
+        book.check(machine.is_running() == runs || machine.has_failed(), || {
+            format!("the guest is back, ran before: {runs}, runs: {}", machine.is_running())
+        });
+    }
+}
+
+/// The guest is stopped for no longer than was promised, unless it has been given away by then.
+fn promise(world: &World, side: &SourceSide) {
+    let Some(motion) = &world.story.motion else { return };
+    let round = world.story.plan();
+    let Blackout::Limit(limit) = round.options.blackout else { return };
+    let switches_anyway = round.options.timeout_action == TimeoutAction::Switch;
+    if round.options.frozen || !motion.ran_before || switches_anyway || motion.promise_changed {
+        return;
+    }
+    let machine = &side.machine;
+    let stopped = machine.stopped_at();
+    if stopped < motion.begun {
+        return;
+    }
+    let until = side.wires.committed_at.map(|at| at - stopped).or(machine.paused_for());
+    let Some(pause) = until else { return };
+    let limit = motion::clock::nanos(limit);
+    // What it was doing when the time was up it does to its end.
+    let most = limit + motion.waited + machine.own_time() + MICROSECOND;
+    world.env.book.check(pause <= most, || {
+        let waited = motion.waited;
+        format!(
+            "the guest was stopped for {pause} ns, {waited} of them waiting; {limit} were promised"
+        )
+    });
+}
+
+/// When everything has ended.
+pub fn at_the_end(world: &World) {
+    let book = &world.env.book;
+    let story = &world.story;
+    let holder = guest::lock(&world.env.guest).holder;
+    let alive = |pid: &u32| world.processes.contains_key(pid);
+    let who = Some(holder).filter(alive).or(story.heir.filter(alive));
+    let owner = world.owner();
+    if let (Some(who), None) = (who, owner) {
+        let destination = world.processes[&who].destination.as_ref();
+        let may = destination.is_some_and(|side| side.wires.source_spoke || side.gives_up);
+        book.check(story.forgone || may, || {
+            format!("process {who} has the only complete guest, and nobody owns it")
+        });
+    }
+    if story.undisturbed {
+        undisturbed(world);
+    }
+    for process in world.processes.values() {
+        for side in &process.sources {
+            book.check(side.source.is_over(), || "a source has not come to its end".into());
+        }
+    }
+}
+
+/// A motion that nothing interferes with completes, and everybody knows.
+fn undisturbed(world: &World) {
+    let (round, rounds) = (world.story.plan(), &world.story.scenario.rounds);
+    let options = &round.options;
+    // Who is busy for longer than the stall limit is taken for lost.
+    let limits = rounds.iter().map(|round| round.options.stall_limit);
+    let limit = limits.min().map_or(0, motion::clock::nanos) / 2;
+    let in_time = rounds
+        .iter()
+        .map(|round| round.nature)
+        .all(|nature| nature.restore < limit && nature.pause + nature.save < limit);
+    let sure = options.blackout == Blackout::Unlimited
+        && options.timeout_action == TimeoutAction::Switch
+        && !(options.check_only || round.absent)
+        && rounds.iter().all(|round| round.nature.fails.is_none() && !round.refuses)
+        && round.clock_ahead < 1_000_000_000
+        && in_time;
+    let book = &world.env.book;
+    let status = world.status();
+    book.check(!sure || status == Some(Status::Completed), || {
+        format!("nothing was in the motion's way, and it is {status:?}")
+    });
+    let waits = world.processes.values().filter_map(|process| process.destination.as_ref());
+    for side in waits {
+        book.check(side.destination.phase() != AtDestination::Owner, || {
+            "the source knows that the guest has arrived, and the destination does not know that"
+                .into()
+        });
+    }
+}

@@ -1,0 +1,369 @@
+//! What a seed decides: how the world is, what is asked of each motion, and what goes wrong when.
+
+use crate::env::{MICROSECOND, MILLISECOND, SECOND};
+use crate::guest::Habits;
+use crate::machine::{Nature, Operation};
+use crate::net::{Conditions, Use};
+use crate::rng::Rng;
+use motion::destination::Phase as AtDestination;
+use motion::source::Phase as AtSource;
+use motion::{Blackout, DestinationOptions, SourceOptions, TimeoutAction};
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+/// A whole world's.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    pub conditions: Conditions,
+    pub habits: Habits,
+    pub rounds: Vec<Round>,
+}
+
+/// One motion's.
+#[derive(Debug, Clone)]
+pub struct Round {
+    pub options: SourceOptions,
+    pub destination: DestinationOptions,
+    pub nature: Nature,
+    /// The destination refuses the machine.
+    pub refuses: bool,
+    /// Nobody listens.
+    pub absent: bool,
+    /// The guest is stopped before the motion begins.
+    pub stopped: bool,
+    /// How far the destination's clock is ahead, in nanoseconds.
+    pub clock_ahead: i64,
+    /// How long the user waits with the word to go on, in nanoseconds.
+    pub proceeds_after: u64,
+    /// A process that died is back after this long, in nanoseconds.
+    pub restarts_after: u64,
+    /// How long nobody does anything about a handover that is not decided, in nanoseconds.
+    pub patience: u64,
+    pub faults: Vec<Fault>,
+}
+
+/// Something that goes wrong, or that somebody does.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    pub spot: Spot,
+    /// So many steps after the spot was reached.
+    pub skip: u64,
+    pub kind: Kind,
+}
+
+/// Where the motion is then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spot {
+    Source(AtSource),
+    Destination(AtDestination),
+}
+
+impl Spot {
+    pub fn name(self) -> String {
+        match self {
+            Self::Source(phase) => format!("source {phase:?}"),
+            Self::Destination(phase) => format!("destination {phase:?}"),
+        }
+    }
+}
+
+/// What it is. Times are in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    KillSource,
+    KillDestination,
+    /// After so many more things that the process does.
+    SourceDies(u64),
+    DestinationDies(u64),
+    Cut(Option<Use>),
+    Stall(Use, u64),
+    Partition(u64),
+    RefuseConnections(u64),
+    /// The next so many answers to questions.
+    LoseAnswers(u32),
+    /// Of the source's host, or of the destination's; so many writes.
+    DiskFails(bool, u32),
+    Cancel,
+    CancelDestination,
+    SetBlackout(u64),
+    SetBandwidth(u64),
+    GuestGone,
+    /// An operator decides, and makes sure of what it says.
+    Resolve,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KillSource => "kill source",
+            Self::KillDestination => "kill destination",
+            Self::SourceDies(_) => "source dies within a step",
+            Self::DestinationDies(_) => "destination dies within a step",
+            Self::Cut(_) => "cut",
+            Self::Stall(..) | Self::Partition(_) => "stall",
+            Self::LoseAnswers(_) => "lose answers",
+            Self::RefuseConnections(_) => "refuse connections",
+            Self::DiskFails(..) => "disk fails",
+            Self::Cancel => "cancel",
+            Self::CancelDestination => "cancel at destination",
+            Self::SetBlackout(_) => "set blackout",
+            Self::SetBandwidth(_) => "set bandwidth",
+            Self::GuestGone => "guest gone",
+            Self::Resolve => "resolve",
+        }
+    }
+}
+
+/// Every phase in which a motion can be interrupted.
+pub const SPOTS: [Spot; 19] = [
+    Spot::Source(AtSource::Connecting),
+    Spot::Source(AtSource::Checking),
+    Spot::Source(AtSource::Joining),
+    Spot::Source(AtSource::Passing),
+    Spot::Source(AtSource::Draining),
+    Spot::Source(AtSource::Resting),
+    Spot::Source(AtSource::PreSwitchover),
+    Spot::Source(AtSource::LastPass),
+    Spot::Source(AtSource::AwaitingReady),
+    Spot::Source(AtSource::AwaitingRunning),
+    Spot::Source(AtSource::Undecided),
+    Spot::Source(AtSource::Settling),
+    Spot::Destination(AtDestination::Waiting),
+    Spot::Destination(AtDestination::Greeted),
+    Spot::Destination(AtDestination::Receiving),
+    Spot::Destination(AtDestination::Ready),
+    Spot::Destination(AtDestination::Holding),
+    Spot::Destination(AtDestination::Owner),
+    Spot::Destination(AtDestination::Failed),
+];
+
+impl Scenario {
+    pub fn of(rng: &mut Rng) -> Self {
+        let latency = rng.magnitude(20 * MICROSECOND, 10 * MILLISECOND);
+        let conditions = Conditions {
+            latency,
+            jitter: rng.below(latency + 1),
+            page_time: rng.magnitude(2 * MICROSECOND, 500 * MICROSECOND),
+            lossy: rng.chance(20),
+        };
+        let habits = Habits {
+            touched: rng.magnitude(1, 300),
+            hot: rng.magnitude(1, 200),
+            every: rng.magnitude(10 * MICROSECOND, 100 * MILLISECOND),
+            burst: rng.magnitude(1, 64),
+        };
+        let rounds = rng.pick(&[1, 1, 2, 3]);
+        let mut scenario = Self { conditions, habits, rounds: Vec::new() };
+        for _ in 0..rounds {
+            let round = scenario.round(rng);
+            scenario.rounds.push(round);
+        }
+        scenario
+    }
+
+    fn round(&mut self, rng: &mut Rng) -> Round {
+        let stall = Duration::from_millis(rng.pick(&[500, 1000, 2000, 5000]));
+        let limit = Duration::from_nanos(rng.magnitude(5 * MILLISECOND, SECOND));
+        let restore = rng.magnitude(20 * MICROSECOND, 5 * MILLISECOND);
+        let slow = rng.chance(15);
+        let step = if rng.chance(5) { 3 * SECOND } else { MILLISECOND };
+        let timeout = Duration::from_nanos(rng.magnitude(100 * MILLISECOND, 8 * SECOND));
+        let mut round = Round {
+            options: SourceOptions {
+                connections: rng.pick(&[1, 2, 3, 5]),
+                blackout: if rng.chance(25) { Blackout::Unlimited } else { Blackout::Limit(limit) },
+                max_bandwidth: None,
+                switchover_bandwidth: None,
+                timeout: Some(timeout + Duration::from_secs(1)),
+                timeout_action: rng.pick(&[TimeoutAction::Cancel, TimeoutAction::Switch]),
+                frozen: rng.chance(10),
+                check_only: rng.chance(3),
+                pause_before_switchover: rng.chance(15),
+                stall_limit: stall,
+            },
+            destination: DestinationOptions {
+                name: "guest".into(),
+                stall_limit: stall,
+                hold: rng
+                    .chance(15)
+                    .then(|| Duration::from_nanos(rng.magnitude(SECOND, 20 * SECOND))),
+                keep_waiting: rng.chance(30),
+            },
+            nature: Nature {
+                pause: rng.below(step),
+                save: rng.below(step),
+                restore: if slow { rng.magnitude(restore, 3 * SECOND) } else { restore },
+                rehearsed: restore,
+                build: rng.magnitude(MILLISECOND, SECOND),
+                fails: rng.chance(8).then(|| rng.pick(&Operation::ALL)),
+                defect: None,
+            },
+            refuses: rng.chance(3),
+            absent: rng.chance(3),
+            stopped: rng.chance(10),
+            clock_ahead: if rng.chance(2) { 5_000_000_000 } else { 1_000 },
+            proceeds_after: rng.magnitude(MILLISECOND, 2 * SECOND),
+            restarts_after: rng.magnitude(10 * MILLISECOND, 30 * SECOND),
+            patience: rng.magnitude(SECOND, 16 * SECOND),
+            faults: Vec::new(),
+        };
+        if rng.chance(20) {
+            round.options.max_bandwidth = NonZeroU64::new(rng.magnitude(1 << 20, 1 << 28));
+        }
+        if rng.chance(15) {
+            plot(&mut round, rng);
+            return round;
+        }
+        for _ in 0..rng.pick(&[0, 1, 1, 1, 2, 2, 3]) {
+            let spot = rng.pick(&SPOTS);
+            self.lead_to(spot, &mut round, rng);
+            round.faults.push(Fault {
+                spot,
+                skip: rng.pick(&[0, 0, 1, 2, 4, 8]),
+                kind: kind(rng, spot),
+            });
+        }
+        round
+    }
+
+    /// Makes it likely that a motion gets there.
+    fn lead_to(&mut self, spot: Spot, round: &mut Round, rng: &mut Rng) {
+        if spot != Spot::Source(AtSource::Connecting)
+            && spot != Spot::Destination(AtDestination::Waiting)
+        {
+            round.absent = false;
+            round.refuses = false;
+            round.options.check_only = false;
+            round.clock_ahead = 0;
+            if rng.chance(80) {
+                round.nature.fails = None;
+            }
+        }
+        let skip = rng.below(3);
+        let mut before = |spot, kind| round.faults.push(Fault { spot, skip, kind });
+        match spot {
+            Spot::Source(AtSource::PreSwitchover) => {
+                round.options.pause_before_switchover = true;
+                round.options.frozen = false;
+                round.stopped = false;
+            }
+            Spot::Source(AtSource::Resting) => {
+                round.options.blackout = Blackout::Limit(Duration::from_millis(5));
+                round.options.max_bandwidth = NonZeroU64::new(2 << 20);
+                round.options.frozen = false;
+                round.stopped = false;
+                let Habits { hot, every, burst, .. } = &mut self.habits;
+                (*hot, *every, *burst) =
+                    ((*hot).max(60), MILLISECOND.min(*every), (*burst).max(60));
+            }
+            Spot::Source(AtSource::LastPass) => {
+                round.options.blackout = Blackout::Unlimited;
+                round.options.frozen = false;
+                round.stopped = false;
+                self.habits = Habits { touched: 300, hot: 900, every: MICROSECOND, burst: 700 };
+            }
+            Spot::Source(AtSource::Undecided) => {
+                let spot = Spot::Source(AtSource::AwaitingRunning);
+                let kinds = [Kind::Cut(None), Kind::Partition(8 * SECOND), Kind::KillDestination];
+                before(spot, rng.pick(&kinds));
+            }
+            Spot::Source(AtSource::Settling) => {
+                before(Spot::Source(AtSource::AwaitingReady), Kind::Cut(None));
+            }
+            Spot::Destination(AtDestination::Holding) => {
+                let kinds = [Kind::Cut(None), Kind::KillSource, Kind::Partition(8 * SECOND)];
+                before(Spot::Destination(AtDestination::Ready), rng.pick(&kinds));
+            }
+            Spot::Destination(AtDestination::Failed) => {
+                let kinds = [Kind::Cut(Some(Use::Data)), Kind::CancelDestination, Kind::Cancel];
+                before(Spot::Destination(AtDestination::Receiving), rng.pick(&kinds));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Misfortunes that chance alone would seldom bring together.
+fn plot(round: &mut Round, rng: &mut Rng) {
+    const READY: Spot = Spot::Destination(AtDestination::Ready);
+    const OWNER: Spot = Spot::Destination(AtDestination::Owner);
+    const AWAITING_READY: Spot = Spot::Source(AtSource::AwaitingReady);
+    const AWAITING_RUNNING: Spot = Spot::Source(AtSource::AwaitingRunning);
+    const UNDECIDED: Spot = Spot::Source(AtSource::Undecided);
+    let away = rng.magnitude(2 * SECOND, 16 * SECOND);
+    let few = rng.below(4);
+    let steps: &[(Spot, u64, Kind)] = match rng.below(6) {
+        // It ran the guest, and died with that not on record and not heard.
+        0 => &[
+            (READY, 0, Kind::DiskFails(false, 1)),
+            (OWNER, 0, Kind::Partition(away)),
+            (OWNER, 1 + few, Kind::KillDestination),
+        ],
+        // A refusal that is not heard.
+        1 => &[
+            (AWAITING_RUNNING, 0, Kind::Cut(None)),
+            (UNDECIDED, 0, Kind::LoseAnswers(1 + rng.pick(&[0, 1, 9]))),
+        ],
+        // An operator gives the guest to a destination that has refused it.
+        2 => &[
+            (AWAITING_RUNNING, 0, Kind::Cut(None)),
+            (UNDECIDED, 0, Kind::LoseAnswers(2)),
+            (UNDECIDED, 5 + rng.below(30), Kind::Resolve),
+        ],
+        // The guest was kept, the destination has not heard it, and nobody is left to say it.
+        3 => &[
+            (AWAITING_READY, few, Kind::Partition(away)),
+            (Spot::Source(AtSource::Settling), few, Kind::KillSource),
+        ],
+        // COMMIT is on record and never arrives.
+        4 => &[
+            (READY, 0, Kind::Partition(away)),
+            (AWAITING_READY, few, Kind::SourceDies(1 + rng.below(3))),
+        ],
+        // Both die, one after the other.
+        _ => &[
+            (AWAITING_RUNNING, few, Kind::KillDestination),
+            (UNDECIDED, rng.below(20), Kind::KillSource),
+        ],
+    };
+    round.faults.extend(steps.iter().map(|&(spot, skip, kind)| Fault { spot, skip, kind }));
+    round.absent = false;
+    round.refuses = false;
+    round.options.check_only = false;
+    round.clock_ahead = 0;
+    round.nature.fails = None;
+    if rng.chance(50) {
+        round.restarts_after = MILLISECOND;
+    }
+}
+
+fn kind(rng: &mut Rng, spot: Spot) -> Kind {
+    let long = rng.magnitude(MILLISECOND, 16 * SECOND);
+    let purpose = rng.pick(&[Use::Control, Use::Control, Use::Data, Use::Question]);
+    let after_ready = matches!(
+        spot,
+        Spot::Source(AtSource::AwaitingRunning | AtSource::Undecided)
+            | Spot::Destination(AtDestination::Ready | AtDestination::Holding)
+    );
+    match rng.below(if after_ready { 24 } else { 20 }) {
+        0 | 1 => Kind::KillSource,
+        2 | 3 => Kind::KillDestination,
+        4 => Kind::SourceDies(rng.below(8)),
+        5 => Kind::DestinationDies(rng.below(8)),
+        6 | 7 => Kind::Cut(Some(purpose)),
+        8 => Kind::Cut(None),
+        9 | 10 => Kind::Stall(purpose, long),
+        11 | 12 => Kind::Partition(long),
+        13 => Kind::RefuseConnections(long),
+        14 => Kind::DiskFails(rng.chance(50), 1 + u32::from(rng.chance(30))),
+        15 | 16 => Kind::Cancel,
+        17 => Kind::CancelDestination,
+        18 => match rng.below(2) {
+            0 => Kind::SetBlackout(rng.magnitude(MILLISECOND, 16 * SECOND)),
+            _ => Kind::SetBandwidth(rng.magnitude(1 << 20, 1 << 30)),
+        },
+        19 => Kind::GuestGone,
+        20 | 21 => Kind::LoseAnswers(rng.pick(&[1, 1, 3, 10])),
+        _ => Kind::Resolve,
+    }
+}

@@ -1,0 +1,157 @@
+//! The workers of a source, as steps: each sends one chunk at a time.
+
+use crate::env::{Env, MICROSECOND};
+use crate::machine::SimMachine;
+use crate::net::{ConnId, End};
+use motion::MotionError;
+use motion::clock::{Moment, nanos};
+use motion::ram::send::{PIECE_PAGES, SendError, Sender};
+use motion::ram::{Pacer, Pass, PassTotals};
+use motion::source::Event;
+use std::io;
+use std::sync::Arc;
+use wire::{Message, PassEnd};
+
+/// What the kernel takes of a data connection before a write has to wait, in bytes.
+const WINDOW: usize = 256 << 10;
+
+pub struct Senders {
+    all: Vec<One>,
+    /// Those that have not ended the pass.
+    busy: usize,
+}
+
+struct One {
+    conn: ConnId,
+    pass: Option<Arc<Pass>>,
+    sent: PassTotals,
+    sender: Sender,
+    /// When it does its next step.
+    at: u64,
+    blocked_since: Option<u64>,
+}
+
+impl Senders {
+    pub fn new(conns: Vec<ConnId>) -> Self {
+        let one = |conn| One {
+            conn,
+            pass: None,
+            sent: PassTotals::default(),
+            sender: Sender::default(),
+            at: 0,
+            blocked_since: None,
+        };
+        Self { all: conns.into_iter().map(one).collect(), busy: 0 }
+    }
+
+    /// Has all of them send a pass.
+    pub fn start(&mut self, env: &mut Env, pass: &Arc<Pass>, now: u64) {
+        self.busy = self.all.len();
+        for one in &mut self.all {
+            one.pass = Some(pass.clone());
+            one.sent = PassTotals::default();
+            one.at = now + env.rng.below(100 * MICROSECOND);
+        }
+    }
+
+    pub fn deadline(&self) -> Option<u64> {
+        self.all.iter().filter(|one| one.pass.is_some()).map(|one| one.at).min()
+    }
+
+    /// The next step of whoever is first.
+    pub fn step(
+        &mut self,
+        env: &mut Env,
+        machine: &SimMachine,
+        pacer: &mut Pacer,
+        stall: u64,
+    ) -> Option<Event> {
+        let one = self.all.iter_mut().filter(|one| one.pass.is_some()).min_by_key(|one| one.at)?;
+        let pass = one.pass.clone()?;
+        let over = match one.step(env, &pass, machine, pacer, stall) {
+            Ok(false) => return None,
+            Ok(true) => Ok(()),
+            Err(error) => Err(error),
+        };
+        one.pass = None;
+        self.busy -= 1;
+        if pass.is_stopped() {
+            return None;
+        }
+        match over {
+            Ok(()) => (self.busy == 0).then_some(Event::PassSent),
+            Err(error) => {
+                pass.stop();
+                Some(Event::Lost(error))
+            }
+        }
+    }
+
+    pub fn stop(self, env: &mut Env, now: u64) {
+        for one in self.all {
+            env.net.close(&mut env.rng, one.conn, End::Dialler, now);
+        }
+    }
+}
+
+impl One {
+    /// Sends a chunk. True when there was none left.
+    fn step(
+        &mut self,
+        env: &mut Env,
+        pass: &Pass,
+        machine: &SimMachine,
+        pacer: &mut Pacer,
+        stall: u64,
+    ) -> Result<bool, MotionError> {
+        let sending = |e: io::Error| MotionError::sending("sending pages", e);
+        let now = env.now;
+        let drained = env.net.drained_at(self.conn, End::Dialler, WINDOW);
+        if drained > now {
+            let since = *self.blocked_since.get_or_insert(now);
+            if now - since >= stall {
+                return Err(sending(io::ErrorKind::TimedOut.into()));
+            }
+            self.at = drained.min(since + stall);
+            return Ok(false);
+        }
+        self.blocked_since = None;
+        let Some(chunk) = pass.claim() else {
+            if !pass.is_stopped() {
+                let end = PassEnd {
+                    pass: pass.number(),
+                    data_pages: self.sent.data,
+                    zero_pages: self.sent.zero,
+                };
+                self.write(env, now, Message::PassEnd(end).encode()).map_err(sending)?;
+            }
+            return Ok(true);
+        };
+        let (mut bytes, mut waited) = (Vec::new(), 0);
+        let mut pace = |sent| {
+            machine.interlude();
+            waited += nanos(pacer.grant(sent, Moment(now + waited)));
+            pacer.piece(PIECE_PAGES)
+        };
+        let sent = self
+            .sender
+            .send_chunk(machine, pass, chunk, &mut pace, &mut bytes)
+            .map_err(send_error)?;
+        pass.count(sent);
+        self.sent.add(sent);
+        self.write(env, now + waited, bytes).map_err(sending)?;
+        self.at = now + waited + 20 * MICROSECOND + env.rng.below(20 * MICROSECOND);
+        Ok(false)
+    }
+
+    fn write(&self, env: &mut Env, now: u64, bytes: Vec<u8>) -> io::Result<()> {
+        env.net.write(&mut env.rng, self.conn, End::Dialler, now, bytes)
+    }
+}
+
+pub fn send_error(error: SendError) -> MotionError {
+    match error {
+        SendError::Machine(error) => error.into(),
+        SendError::Link(error) => MotionError::sending("sending pages", error),
+    }
+}

@@ -1,0 +1,492 @@
+//! What is done in a world: motion after motion, what goes wrong in them, and who puts it right.
+
+use crate::call::Caller;
+use crate::checks;
+use crate::destination::DestinationSide;
+use crate::env::{MILLISECOND, SECOND};
+use crate::life::Pid;
+use crate::machine::Builder;
+use crate::mutants::Mutant;
+use crate::net::Port;
+use crate::scenario::{Round, Scenario, Spot};
+use crate::source::SourceSide;
+use crate::watcher::Nobody;
+use crate::witness::WitnessSide;
+use crate::world::World;
+use motion::destination::{Destination, Phase as AtDestination};
+use motion::handover::{Journal as _, Particulars, Role, Token, Witness};
+use motion::source::{Command, Phase as AtSource, Source};
+use motion::{Machine as _, Status};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, Weak};
+use uuid::Uuid;
+
+/// Something that is to happen at some time.
+#[derive(Debug, Clone, Copy)]
+pub enum Plan {
+    /// The destination of the next motion waits.
+    Begin,
+    /// The motion begins.
+    Start(Port),
+    /// The destination's process is started again.
+    Restart(Port),
+    /// Somebody speaks for the dead sources of this host.
+    SpeakUp(usize),
+    /// The user's word to go on.
+    Proceed,
+    /// A disk works again.
+    Mend,
+    /// Nothing goes wrong any more, in the motion that began then.
+    Calm(u64),
+    /// Somebody looks at what is not decided, in the motion that began then.
+    Operate(u64),
+    /// Whatever was to come has come.
+    GiveUp,
+}
+
+/// Where the story is.
+pub struct Story {
+    pub scenario: Scenario,
+    pub round: usize,
+    pub motion: Option<Motion>,
+    /// Who has the only complete copy of a guest whose holder is dead.
+    pub heir: Option<Pid>,
+    /// Somebody decided against the only copy, and may have.
+    pub forgone: bool,
+    /// Nothing was done so far that a motion could fail from.
+    pub undisturbed: bool,
+    pub guest_gone: bool,
+    pub next_port: Port,
+    /// Where each handover's destination is to be asked.
+    addresses: BTreeMap<Token, Port>,
+    hosts: BTreeMap<Port, usize>,
+    pub closing: bool,
+    /// Processes that did not end by themselves.
+    pub killed: BTreeSet<Pid>,
+}
+
+/// The motion under way.
+pub struct Motion {
+    pub plan: Round,
+    pub source: Pid,
+    pub destination: Pid,
+    pub port: Port,
+    pub begun: u64,
+    pub ran_before: bool,
+    pub fired: Vec<bool>,
+    reached: Vec<u64>,
+    pub at_source: AtSource,
+    pub at_destination: AtDestination,
+    unresolved: bool,
+    pub calm: bool,
+    /// Both are alive, and nothing has been in their way for long enough to have decided.
+    pub overdue: bool,
+    pub promise_changed: bool,
+    waits_since: Option<u64>,
+    pub waited: u64,
+    pub over: bool,
+}
+
+impl Story {
+    pub fn new(scenario: Scenario) -> Self {
+        Self {
+            undisturbed: !scenario.conditions.lossy,
+            scenario,
+            round: 0,
+            motion: None,
+            heir: None,
+            forgone: false,
+            guest_gone: false,
+            next_port: 0,
+            addresses: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            closing: false,
+            killed: BTreeSet::new(),
+        }
+    }
+
+    /// What was decided about the motion under way, or else about the next one.
+    pub fn plan(&self) -> &Round {
+        self.motion.as_ref().map_or(&self.scenario.rounds[self.round], |motion| &motion.plan)
+    }
+}
+
+impl World {
+    pub fn carry_out(&mut self, plan: Plan) {
+        match plan {
+            Plan::Begin => self.wait_for_guest(),
+            Plan::Start(port) => self.start_motion(port),
+            Plan::Restart(port) => self.restart(port),
+            Plan::SpeakUp(host) => self.speak_up(host),
+            Plan::Proceed => self.proceed(),
+            Plan::Mend => self.env.disks.iter().for_each(|disk| disk.heal()),
+            Plan::Calm(begun) => {
+                if self.story.motion.as_ref().is_some_and(|m| m.begun == begun && !m.calm) {
+                    self.calm();
+                }
+            }
+            Plan::Operate(begun) => self.look_after(begun),
+            Plan::GiveUp => self.env.book.wrong("after an hour it has not ended"),
+        }
+    }
+
+    /// A process on the other host begins to wait, unless one waits already.
+    fn wait_for_guest(&mut self) {
+        let Some(owner) = self.owner() else { return self.wind_up() };
+        let host = 1 - self.processes[&owner].life.host;
+        let waits = |pid: &Pid| {
+            self.processes.get(pid).is_some_and(|process| {
+                let destination = process.destination.as_ref();
+                process.life.host == host
+                    && destination.is_some_and(|d| d.destination.phase() == AtDestination::Waiting)
+            })
+        };
+        let port = self.ports.iter().find(|(_, pid)| waits(pid)).map(|(port, _)| *port);
+        let port = port.unwrap_or_else(|| {
+            self.story.next_port += 1;
+            self.story.hosts.insert(self.story.next_port, host);
+            self.listen(self.story.next_port);
+            self.story.next_port
+        });
+        self.plan(MILLISECOND, Plan::Start(port));
+    }
+
+    /// Starts a process that waits on this port.
+    fn listen(&mut self, port: Port) {
+        let pid = self.spawn(self.story.hosts[&port]);
+        let round = &self.story.scenario.rounds[self.story.round];
+        let mut nature = round.nature;
+        nature.defect = self.env.mutant.and_then(Mutant::defect);
+        let life = self.processes[&pid].life.clone();
+        let builder = Arc::new(Builder {
+            life: life.clone(),
+            guest: self.env.guest.clone(),
+            book: self.env.book.clone(),
+            nature,
+            refuses: round.refuses,
+            built: Mutex::new(Weak::new()),
+        });
+        let options = round.destination.clone();
+        let gives_up = options.hold.is_some();
+        let journal = Box::new(self.journal(&life));
+        let destination =
+            Destination::new(builder.clone(), options, journal, Arc::new(Nobody), || 0);
+        let side = DestinationSide::new(destination, builder, life, port, gives_up);
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.destination = Some(side);
+        }
+        self.ports.insert(port, pid);
+        self.env.book.note(|| format!("p{pid} waits on port {port}"));
+    }
+
+    fn restart(&mut self, port: Port) {
+        if self.ports.get(&port).is_some_and(|pid| self.story.killed.contains(pid)) {
+            self.listen(port);
+        }
+    }
+
+    fn start_motion(&mut self, port: Port) {
+        let machine = |owner| self.processes.get(&owner).and_then(|process| process.machine());
+        let Some((owner, machine)) = self.owner().and_then(|pid| Some((pid, machine(pid)?))) else {
+            return self.wind_up();
+        };
+        let round = self.story.scenario.rounds[self.story.round].clone();
+        let number = u128::try_from(self.story.round).expect("there are three") + 1;
+        let token = Token(number.to_be_bytes());
+        let target = if round.absent { port + 1000 } else { port };
+        let destination = self.ports[&port];
+        let particulars =
+            Particulars::new(token, Uuid::from_u128(7), "guest", "the destination", 0)
+                .expect("they are short");
+        let session = (number << 64).to_be_bytes();
+        let caller = Caller {
+            pid: owner,
+            hello: wire::Hello::new(
+                session,
+                *Uuid::from_u128(7).as_bytes(),
+                wire::Role::Control,
+                0,
+            ),
+            port: target,
+            stall: motion::clock::nanos(round.options.stall_limit),
+            clock_ahead: round.clock_ahead,
+        };
+        let life = self.processes[&owner].life.clone();
+        let journal = Box::new(self.journal(&life));
+        let (options, limit) = (round.options.clone(), round.options.max_bandwidth);
+        let nobody = Arc::new(Nobody);
+        let ran_before = machine.is_running();
+        let source = Source::new(machine.clone(), particulars, options, session, journal, nobody);
+        let mut side = SourceSide::new(source, machine, caller, limit);
+        self.env.book.note(|| format!("p{owner} begins motion {number} to port {target}"));
+        self.story.addresses.insert(token, target);
+        self.story.motion = Some(Motion {
+            source: owner,
+            destination,
+            port,
+            begun: self.env.now,
+            ran_before,
+            fired: vec![false; round.faults.len()],
+            reached: vec![0; round.faults.len()],
+            plan: round,
+            at_source: side.source.phase(),
+            at_destination: AtDestination::Waiting,
+            unresolved: false,
+            calm: false,
+            overdue: false,
+            promise_changed: false,
+            waits_since: None,
+            waited: 0,
+            over: false,
+        });
+        side.begin(&mut self.env);
+        if let Some(process) = self.processes.get_mut(&owner) {
+            process.sources.push(side);
+        }
+    }
+
+    /// Somebody adopts the records of dead sources, and passes on what they say.
+    fn speak_up(&mut self, host: usize) {
+        let keys = self.env.disks[host].orphans(Role::Source);
+        if keys.is_empty() {
+            return;
+        }
+        let pid = self.spawn(host);
+        let life = self.processes[&pid].life.clone();
+        for key in keys {
+            let mut journal = self.journal(&life);
+            let record = journal.adopt(key).expect("its process is dead").expect("it is there");
+            let caller = Caller {
+                pid,
+                hello: wire::Hello::new([9; 16], [7; 16], wire::Role::Question, 0),
+                port: self.story.addresses[&key.token],
+                stall: 2 * SECOND,
+                clock_ahead: 0,
+            };
+            self.env.book.note(|| format!("p{pid} speaks for a dead source: {record:?}"));
+            let mut side = WitnessSide::new(Witness::new(record), journal, caller);
+            side.wake_up(&mut self.env);
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.witnesses.push(side);
+            }
+        }
+    }
+
+    fn proceed(&mut self) {
+        let Some(motion) = &mut self.story.motion else { return };
+        let (source, env) = (self.processes.get_mut(&motion.source), &mut self.env);
+        if let Some(side) = source.and_then(|process| process.source_mut()) {
+            // It may have been cancelled.
+            let _ = side.command(env, Command::Proceed);
+        }
+    }
+
+    /// Nothing goes wrong any more, and whoever died is back.
+    fn calm(&mut self) {
+        let now = self.env.now;
+        self.env.book.note(|| "all is calm".into());
+        self.env.net.heal(now);
+        self.carry_out(Plan::Mend);
+        let Some(motion) = &mut self.story.motion else { return };
+        motion.calm = true;
+        let (port, source, begun) = (motion.port, motion.source, motion.begun);
+        self.restart(port);
+        if !self.processes.contains_key(&source) {
+            self.speak_up(1 - self.story.hosts[&port]);
+        }
+        self.plan(25 * SECOND, Plan::Operate(begun));
+    }
+
+    /// After each step: what is new, and what follows from it.
+    pub fn follow(&mut self) {
+        self.retire();
+        self.see_phases();
+        self.inject();
+        self.mutate();
+        self.bury_the_dead();
+        self.see_phases();
+        checks::motion(self);
+        self.move_on();
+    }
+
+    /// Processes that have nothing left to do end.
+    fn retire(&mut self) {
+        let idle = |pid: &&Pid| {
+            let process = &self.processes[pid];
+            let destination = process.destination.as_ref();
+            let witnesses = &process.witnesses;
+            let done = process.booted.is_none()
+                && process.sources.is_empty()
+                && process.machine().is_none_or(|machine| !machine.has_permit())
+                && destination.is_none_or(|side| side.destination.is_over())
+                && witnesses.iter().all(WitnessSide::is_done);
+            done && (destination.is_some() || !witnesses.is_empty())
+        };
+        let over: Vec<Pid> = self.processes.keys().filter(idle).copied().collect();
+        over.into_iter().for_each(|pid| self.exit(pid));
+    }
+
+    fn see_phases(&mut self) {
+        let now = self.env.now;
+        let Some(motion) = &mut self.story.motion else { return };
+        let source = self.processes.get(&motion.source).and_then(|p| p.source());
+        if let Some(phase) = source.map(|side| side.source.phase())
+            && phase != motion.at_source
+        {
+            let before = motion.at_source;
+            self.env.book.note(|| format!("p{} source: {before:?} → {phase:?}", motion.source));
+            motion.at_source = phase;
+            if let Some(since) = motion.waits_since.take() {
+                motion.waited = now - since;
+            }
+            self.tally.count(format!("reached source {phase:?}"));
+            if phase == AtSource::PreSwitchover {
+                motion.waits_since = Some(now);
+                let after = motion.plan.proceeds_after;
+                self.plan(after, Plan::Proceed);
+            }
+        }
+        let Some(motion) = &mut self.story.motion else { return };
+        let destination =
+            self.processes.get(&motion.destination).and_then(|p| p.destination.as_ref());
+        if let Some(phase) = destination.map(|side| side.destination.phase())
+            && phase != motion.at_destination
+        {
+            let (pid, before) = (motion.destination, motion.at_destination);
+            self.env.book.note(|| format!("p{pid} destination: {before:?} → {phase:?}"));
+            motion.at_destination = phase;
+            self.tally.count(format!("reached destination {phase:?}"));
+        }
+    }
+
+    /// What was to go wrong here goes wrong.
+    fn inject(&mut self) {
+        let Some(motion) = &mut self.story.motion else { return };
+        if motion.calm {
+            return;
+        }
+        let alive = |pid| self.processes.contains_key(&pid);
+        let due = motion.plan.faults.iter().enumerate().find(|(n, fault)| {
+            let there = match fault.spot {
+                Spot::Source(phase) => alive(motion.source) && phase == motion.at_source,
+                Spot::Destination(phase) => {
+                    alive(motion.destination) && phase == motion.at_destination
+                }
+            };
+            motion.reached[*n] += u64::from(there);
+            there && !motion.fired[*n] && motion.reached[*n] > fault.skip
+        });
+        if let Some((n, fault)) = due {
+            let fault = *fault;
+            motion.fired[n] = true;
+            self.strike(fault);
+        }
+    }
+
+    fn mutate(&mut self) {
+        let (Some(mutant), Some(motion)) = (self.env.mutant, &self.story.motion) else { return };
+        let (at_source, at_destination) = (motion.at_source, motion.at_destination);
+        let source = self.processes.get_mut(&motion.source).and_then(|p| p.source_mut());
+        match (mutant, source) {
+            (Mutant::NoReadyTimer, Some(side))
+                if matches!(at_source, AtSource::LastPass | AtSource::AwaitingReady) =>
+            {
+                let command = Command::SetBlackout(motion::Blackout::Unlimited);
+                let _ = side.command(&mut self.env, command);
+            }
+            (Mutant::RunsWhileUndecided, Some(side)) if at_source == AtSource::Undecided => {
+                side.machine.forge();
+            }
+            _ => {}
+        }
+        let destination =
+            self.processes.get_mut(&motion.destination).and_then(|p| p.destination.as_mut());
+        match (mutant, destination) {
+            (Mutant::RunsWhenReady, Some(side)) if at_destination == AtDestination::Ready => {
+                side.machine().iter().for_each(|machine| machine.forge());
+            }
+            (Mutant::DropsWhenHolding, Some(side)) if at_destination == AtDestination::Holding => {
+                let owner = motion::handover::Side::Peer;
+                let command = motion::destination::Command::Resolve { owner, fenced: true };
+                let _ = side.command(&mut self.env, command);
+            }
+            _ => {}
+        }
+    }
+
+    /// The next motion, or the end.
+    fn move_on(&mut self) {
+        let held = self.holder().is_some();
+        let Some(motion) = &mut self.story.motion else { return };
+        let source = self.processes.get(&motion.source).and_then(|process| process.source());
+        let ended = source.is_none_or(|side| side.source.has_ended());
+        let undecided = source.is_some_and(SourceSide::is_undecided);
+        if motion.over {
+            if self.story.closing {
+                self.close();
+            }
+            return;
+        }
+        if ended && !held {
+            motion.over = true;
+            let status = source.map_or("source dead", |side| side.status().as_str());
+            let code = source.and_then(|side| side.source.report().error.as_ref());
+            let code = code.map_or("", |error| error.code.as_str());
+            self.tally.count(format!("ended: {status} {code}"));
+            let last = self.story.round + 1 >= self.story.scenario.rounds.len();
+            let movable = self.owner().is_some() && !self.story.guest_gone;
+            if last || !movable {
+                self.wind_up();
+            } else {
+                self.story.round += 1;
+                let pause = self.env.rng.below(4 * SECOND);
+                self.plan(pause, Plan::Begin);
+            }
+            return;
+        }
+        let begun = motion.begun;
+        if (undecided || held) && !std::mem::replace(&mut motion.unresolved, true) {
+            let patience = self.story.plan().patience;
+            self.plan(patience, Plan::Calm(begun));
+        }
+    }
+
+    /// Who holds a complete guest that nobody has given it yet.
+    pub fn holder(&self) -> Option<Pid> {
+        let holds = |p: &crate::process::Process| p.destination.as_ref().is_some_and(|d| d.holds());
+        self.processes.iter().find(|(_, process)| holds(process)).map(|(pid, _)| *pid)
+    }
+
+    /// No more motions.
+    fn wind_up(&mut self) {
+        self.story.closing = true;
+        self.calm();
+    }
+
+    /// The end, once everything has ended.
+    fn close(&mut self) {
+        let busy = |process: &crate::process::Process| {
+            process.sources.iter().any(|side| !side.source.is_over())
+                || process.destination.as_ref().is_some_and(|side| {
+                    !matches!(
+                        side.destination.phase(),
+                        AtDestination::Waiting | AtDestination::Owner | AtDestination::Ended
+                    )
+                })
+        };
+        let inbox = |process: &crate::process::Process| {
+            process.deadline().is_some_and(|at| at <= self.env.now + MILLISECOND)
+        };
+        let settled = self.env.net.is_quiet() && !self.processes.values().any(inbox);
+        if settled && !self.processes.values().any(busy) {
+            checks::at_the_end(self);
+            self.over = true;
+        }
+    }
+
+    /// How the motion under way stands at its source.
+    pub fn status(&self) -> Option<Status> {
+        let motion = self.story.motion.as_ref()?;
+        Some(self.processes.get(&motion.source)?.source()?.status())
+    }
+}

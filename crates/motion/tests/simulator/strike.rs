@@ -1,0 +1,226 @@
+//! What goes wrong, as it goes wrong; and what somebody does about it.
+
+use crate::env::SECOND;
+use crate::life::Pid;
+use crate::scenario::{Fault, Kind};
+use crate::story::Plan;
+use crate::world::World;
+use motion::destination::Command as ToDestination;
+use motion::handover::Side;
+use motion::source::{Command, Phase as AtSource};
+use motion::{Blackout, Machine as _, MotionError};
+use state::Code;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+impl World {
+    pub fn strike(&mut self, fault: Fault) {
+        let Some(motion) = &self.story.motion else { return };
+        let (source, destination) = (motion.source, motion.destination);
+        let (name, spot) = (fault.kind.name(), fault.spot.name());
+        self.env.book.note(|| format!("*** {:?} in {spot}", fault.kind));
+        self.tally.count(format!("{name} in {spot}"));
+        self.story.undisturbed = false;
+        let now = self.env.now;
+        match fault.kind {
+            Kind::KillSource => self.kill(source),
+            Kind::KillDestination => self.kill(destination),
+            Kind::SourceDies(after) => self.dies_after(source, after),
+            Kind::DestinationDies(after) => self.dies_after(destination, after),
+            Kind::Cut(purpose) => {
+                self.env.net.cut_some(&mut self.env.rng, purpose, now, &self.env.book);
+            }
+            Kind::Stall(purpose, time) => {
+                self.env.net.stall(&mut self.env.rng, purpose, now + time, &self.env.book);
+            }
+            Kind::Partition(time) => self.env.net.partition(now + time),
+            Kind::LoseAnswers(answers) => self.env.net.lose_answers(answers),
+            Kind::RefuseConnections(time) => self.env.net.refuse_all(now + time),
+            Kind::DiskFails(of_source, writes) => {
+                let host = self.processes.get(&source).map_or(0, |process| process.life.host);
+                self.env.disks[if of_source { host } else { 1 - host }].fail(writes);
+                self.plan(5 * SECOND, Plan::Mend);
+            }
+            Kind::Cancel => self.cancel(source),
+            Kind::CancelDestination => {
+                let side = self.processes.get_mut(&destination);
+                if let Some(side) = side.and_then(|process| process.destination.as_mut()) {
+                    // Where it is too late it says so.
+                    let _ = side.command(&mut self.env, ToDestination::Cancel);
+                }
+            }
+            Kind::SetBlackout(limit) => {
+                if let Some(motion) = &mut self.story.motion {
+                    motion.promise_changed = true;
+                }
+                let limit = Blackout::Limit(Duration::from_nanos(limit));
+                let _ = self.command(source, Command::SetBlackout(limit));
+            }
+            Kind::SetBandwidth(rate) => {
+                let _ = self.command(source, Command::SetBandwidth(NonZeroU64::new(rate)));
+            }
+            Kind::GuestGone => self.guest_goes(source),
+            Kind::Resolve => self.operate(),
+        }
+    }
+
+    fn command(&mut self, source: Pid, command: Command) -> Option<Result<(), MotionError>> {
+        let side = self.processes.get_mut(&source)?.source_mut()?;
+        Some(side.command(&mut self.env, command))
+    }
+
+    fn cancel(&mut self, source: Pid) {
+        let Some(phase) = self.story.motion.as_ref().map(|motion| motion.at_source) else { return };
+        let Some(result) = self.command(source, Command::Cancel) else { return };
+        let given_away = matches!(phase, AtSource::AwaitingRunning | AtSource::Undecided);
+        if given_away {
+            let code = result.as_ref().err().map(|error| error.code);
+            let refused = code == Some(Code::TooLate);
+            self.env.book.check(refused, || format!("cancel after COMMIT: {result:?}"));
+        }
+    }
+
+    /// The guest shuts down, if it runs.
+    fn guest_goes(&mut self, source: Pid) {
+        let machine = self.processes.get(&source).and_then(|process| process.machine());
+        if let Some(machine) = machine.filter(|machine| machine.is_running()) {
+            machine.shut_down();
+            self.story.guest_gone = true;
+            let _ = self.command(source, Command::GuestGone);
+        }
+    }
+
+    /// `kill -9`.
+    fn kill(&mut self, pid: Pid) {
+        if let Some(process) = self.processes.get(&pid) {
+            process.life.kill();
+            self.bury(pid);
+        }
+    }
+
+    fn dies_after(&mut self, pid: Pid, things: u64) {
+        if let Some(process) = self.processes.get(&pid) {
+            process.life.dies_after(things);
+        }
+    }
+
+    /// Before it is buried: who has what it takes to go on, and who comes after it.
+    pub fn dies(&mut self, pid: Pid) {
+        self.story.undisturbed = false;
+        self.story.killed.insert(pid);
+        let held = crate::guest::lock(&self.env.guest).holder == pid;
+        let plan = self.story.plan().restarts_after;
+        let process = &self.processes[&pid];
+        let host = process.life.host;
+        let port = process.destination.as_ref().map(|side| side.port);
+        let was_source = !process.sources.is_empty();
+        if held {
+            let surrendered = process.machine().is_some_and(|machine| machine.is_surrendered());
+            // It had stopped the guest and not run it again: what the destination holds is the guest.
+            self.story.heir = self.holder().filter(|heir| surrendered && *heir != pid);
+            self.story.forgone = false;
+            let heir = self.story.heir;
+            self.env.book.note(|| format!("with it dies the guest; heir {heir:?}"));
+        } else if self.story.heir == Some(pid) {
+            self.story.heir = None;
+        }
+        if let Some(port) = port {
+            self.plan(plan, Plan::Restart(port));
+        }
+        if was_source {
+            self.plan(plan, Plan::SpeakUp(host));
+        }
+    }
+
+    /// Long after all is calm: what is not decided by itself is decided by a person.
+    pub fn look_after(&mut self, begun: u64) {
+        let motion = self.story.motion.as_ref().filter(|motion| motion.begun == begun);
+        let Some(motion) = motion else { return };
+        let undecided = self.is_undecided();
+        if !undecided && self.holder().is_none() {
+            return;
+        }
+        let both =
+            [motion.source, motion.destination].iter().all(|p| !self.story.killed.contains(p));
+        if both || motion.overdue {
+            let who = if undecided { "the source is undecided" } else { "the destination holds" };
+            let since = if both { "nobody was killed" } else { "an operator has decided" };
+            self.env.book.wrong(format!("{who}, and {since}"));
+            return;
+        }
+        self.tally.count("operator called");
+        self.operate();
+        if let Some(motion) = &mut self.story.motion {
+            motion.overdue = true;
+        }
+        self.plan(25 * SECOND, Plan::Operate(begun));
+    }
+
+    pub fn is_undecided(&self) -> bool {
+        let source = self.story.motion.as_ref().and_then(|m| self.processes.get(&m.source));
+        source.and_then(|p| p.source()).is_some_and(|side| side.is_undecided())
+    }
+
+    /// Decides where somebody waits, and makes sure that what is said is true: the side that is not
+    /// to own the guest cannot run it.
+    fn operate(&mut self) {
+        let Some(motion) = &self.story.motion else { return };
+        let (source, destination) = (motion.source, motion.destination);
+        let holder = self.holder();
+        let guest_holder = crate::guest::lock(&self.env.guest).holder;
+        if self.is_undecided() {
+            let alive = self.processes.contains_key(&destination);
+            if guest_holder != source {
+                // It has run over there.
+                self.resolve_source(source, Side::Peer);
+            } else if !alive {
+                self.resolve_source(source, Side::Here);
+            } else if self.env.rng.chance(40) {
+                self.resolve_source(source, Side::Peer);
+            } else if let Some(holder) = holder.filter(|_| self.env.rng.chance(50)) {
+                self.kill(source);
+                self.resolve_destination(holder, Side::Here);
+            } else {
+                self.kill(destination);
+                self.resolve_source(source, Side::Here);
+            }
+        } else if let Some(holder) = holder {
+            let heir = self.story.heir == Some(holder);
+            if self.processes.contains_key(&source) && guest_holder == source {
+                // The source is sound, and will say so.
+                return;
+            }
+            self.resolve_destination(holder, if heir { Side::Here } else { Side::Peer });
+        }
+    }
+
+    fn resolve_source(&mut self, pid: Pid, owner: Side) {
+        self.env.book.note(|| format!("p{pid} source is resolved: {owner:?}"));
+        self.tally.count(format!("resolved at source: {owner}"));
+        self.story.forgone |= owner == Side::Peer;
+        let unfenced = self.command(pid, Command::Resolve { owner, fenced: false });
+        self.check_unfenced(unfenced);
+        // A disk that fails is tried again.
+        let _ = self.command(pid, Command::Resolve { owner, fenced: true });
+    }
+
+    fn resolve_destination(&mut self, pid: Pid, owner: Side) {
+        self.env.book.note(|| format!("p{pid} destination is resolved: {owner:?}"));
+        self.tally.count(format!("resolved at destination: {owner}"));
+        self.story.forgone |= owner == Side::Peer;
+        for fenced in [false, true] {
+            let side = self.processes.get_mut(&pid).and_then(|p| p.destination.as_mut());
+            let Some(side) = side else { return };
+            let result = side.command(&mut self.env, ToDestination::Resolve { owner, fenced });
+            if !fenced {
+                self.check_unfenced(Some(result));
+            }
+        }
+    }
+
+    fn check_unfenced(&self, result: Option<Result<(), MotionError>>) {
+        let code = result.and_then(Result::err).map(|error| error.code);
+        let refused = matches!(code, Some(Code::NotFenced | Code::InvalidState));
+        self.env.book.check(refused, || format!("an operator who fenced nobody: {code:?}"));
+    }
+}
