@@ -161,7 +161,8 @@ impl Destination {
                 "start another destination",
             ),
             (Role::Data, _) => {
-                refuse(Code::ProtocolError, "no motion is under way that it belongs to", "")
+                // An honest one comes late: what it belongs to has failed here meanwhile.
+                refuse(Code::PeerFailed, "no motion is under way that it belongs to", "")
             }
             (Role::Control, _) => refuse(
                 Code::Busy,
