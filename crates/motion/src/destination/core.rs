@@ -4,7 +4,7 @@ use super::phase::{Admission, AsRam, Command, DestinationIo, Event, Phase, Quest
 use super::records::Records;
 use crate::clock::Moment;
 use crate::handover::{DestinationHandover, Input, Journal, RunPermit, Side};
-use crate::report::{Progress, Report, StatusOrNone};
+use crate::report::{ErrorReport, Progress, Report, StatusOrNone};
 use crate::source::handover_message;
 use crate::{
     DestinationMachine, DestinationOptions, MachineBuilder, MotionError, Observer, Status,
@@ -311,8 +311,13 @@ impl Destination {
         let Some(machine) = &self.machine else { return };
         let run = self.session.as_ref().is_none_or(|session| session.run);
         if run {
-            if let Err(error) = machine.run(permit) {
-                tracing::error!(%error, "the guest is ours and could not be started");
+            match machine.run(permit) {
+                Ok(()) => self.observer.resumed(),
+                Err(error) => {
+                    tracing::error!(%error, "the guest is ours and could not be started");
+                    let why = error.to_string();
+                    self.report.error = Some(ErrorReport { code: error.code, why });
+                }
             }
         } else {
             machine.grant(permit);

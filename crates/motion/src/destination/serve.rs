@@ -136,9 +136,6 @@ impl Destination {
         self.progress.note.clear();
         self.report.total_ns = crate::clock::nanos(io.now().since(self.begun));
         self.set_status(Status::Completed);
-        if self.session.as_ref().is_none_or(|session| session.run) {
-            self.observer.resumed();
-        }
         self.observer.finished(&self.report);
     }
 

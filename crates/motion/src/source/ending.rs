@@ -99,19 +99,23 @@ impl Source {
     /// The permit is back.
     pub(super) fn take_back(&mut self, permit: RunPermit, io: &mut dyn SourceIo) {
         let run = self.was_running && !self.guest_gone;
-        if run {
-            if let Err(error) = self.machine.run(permit) {
+        let result = if run {
+            self.machine.run(permit)
+        } else {
+            self.machine.grant(permit);
+            Ok(())
+        };
+        if self.times.begun {
+            self.report.given_up_pause_ns = Some(nanos(self.times.so_far(io.now())));
+            self.tell_stopped();
+        }
+        match result {
+            Ok(()) if run => self.observer.resumed(),
+            Ok(()) => {}
+            Err(error) => {
                 tracing::error!(%error, "the guest is ours and could not be resumed");
                 self.report.error = Some(ErrorReport { code: error.code, why: error.to_string() });
             }
-        } else {
-            self.machine.grant(permit);
-        }
-        if self.times.begun {
-            self.report.given_up_pause_ns = Some(nanos(self.times.so_far(io.now())));
-        }
-        if run {
-            self.observer.resumed();
         }
     }
 

@@ -25,6 +25,9 @@ impl Source {
             self.report.frozen = true;
             "the guest is stopped for the whole motion".clone_into(&mut self.report.switch);
             self.stop_guest(io, Duration::ZERO)?;
+            if self.was_running {
+                self.tell_stopped();
+            }
         } else {
             #[cfg(feature = "mutate")]
             crate::mutate::keep_state(&*self.machine);

@@ -36,6 +36,8 @@ pub(super) struct Times {
     /// Waiting in [`Phase::PreSwitchover`] is no part of what was promised.
     waited: Duration,
     pub(super) begun: bool,
+    /// That the guest was stopped has been told.
+    told: bool,
 }
 
 impl Times {
@@ -81,6 +83,13 @@ impl Source {
         Ok(())
     }
 
+    /// Says that the guest was stopped, once.
+    pub(super) fn tell_stopped(&mut self) {
+        if !std::mem::replace(&mut self.times.told, true) {
+            self.observer.stopped();
+        }
+    }
+
     /// Stops the guest and sends what is left.
     pub(super) fn switchover(
         &mut self,
@@ -93,7 +102,7 @@ impl Source {
         self.stop_guest(io, predicted)?;
         if self.options.pause_before_switchover {
             self.phase = Phase::PreSwitchover;
-            self.observer.stopped();
+            self.tell_stopped();
             self.set_status(Status::PreSwitchover);
             return Ok(());
         }
@@ -158,7 +167,7 @@ impl Source {
         self.timers.progress(io.now());
         // Told only now: nothing that is not needed happens before the state is on its way.
         if self.was_running {
-            self.observer.stopped();
+            self.tell_stopped();
         }
         self.set_status(Status::Device);
         Ok(())
