@@ -6,9 +6,7 @@
 //! * A [`Listener`] accepts streams.
 //! * A [`Waker`] and [`wait_readable`] let one thread wait for several of them and for word from
 //!   another thread.
-//!
-//! Unsafe code is denied but for one ioctl in `unsent.rs`, which no safe crate offers.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod address;
 mod connect;
@@ -16,7 +14,6 @@ mod descriptors;
 mod error;
 mod listener;
 mod stream;
-mod unsent;
 mod wake;
 
 pub use address::{Address, AddressError};

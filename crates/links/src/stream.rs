@@ -1,6 +1,5 @@
 //! One connection.
 
-use crate::unsent::unsent;
 use crate::{Address, LinkError};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
@@ -153,15 +152,6 @@ impl Stream {
     /// As of [`Stream::set_stall_limit`].
     pub fn set_write_limit(&self, limit: Option<Duration>) -> io::Result<()> {
         set_limit(&self.shared.socket, Timeout::Send, limit, &self.shared.write_limit)
-    }
-
-    /// Bytes that were written and have not reached the peer's kernel (TCP) or the peer (Unix
-    /// socket; there including the kernel's bookkeeping).
-    ///
-    /// # Errors
-    /// When the connection is gone.
-    pub fn unsent(&self) -> io::Result<u64> {
-        unsent(&self.shared.socket)
     }
 
     /// What ends this connection from another thread.

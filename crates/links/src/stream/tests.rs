@@ -27,7 +27,6 @@ fn a_write_that_nobody_takes_ends_as_stalled_and_the_stream_can_go_on() {
     let (a, b) = Stream::pair().unwrap();
     a.set_stall_limit(SHORT).unwrap();
     assert_eq!(fill(&a).kind(), io::ErrorKind::TimedOut);
-    assert!(a.unsent().unwrap() > 0);
     while (&b).read(&mut [0; 65536]).unwrap() == 65536 {}
     (&a).write_all(b"on").unwrap();
 }
