@@ -163,6 +163,11 @@ impl Source {
     fn close_account(&mut self, io: &mut dyn SourceIo) {
         io.stop_workers();
         let completed = self.decided == Some(Side::Peer);
+        // A pass that was cut short counts too: what it sent was sent.
+        if self.pass.is_some() && self.progress.pass_done == 0 {
+            let report = self.account(io.now().since(self.pass_begun));
+            self.report.passes.push(report);
+        }
         if self.logging {
             if !completed {
                 self.report.still_protected_pages = self.still_protected();

@@ -134,6 +134,7 @@ impl Source {
         self.pass_begun = io.now();
         self.progress.pass = pass.number();
         self.progress.pass_pages = count;
+        self.progress.pass_done = 0;
         if count <= INLINE_PAGES {
             io.send_pass(&pass)?;
             self.send_state(io)
