@@ -84,6 +84,8 @@ pub struct Simulated {
     cpu: Mutex<()>,
     pub refusals: Mutex<Vec<Refusal>>,
     pub restore_takes: Mutex<Duration>,
+    /// What the rehearsal says of it: the truth, or not.
+    pub rehearsed: Mutex<Duration>,
 }
 
 pub const RAM: u64 = 16 << 20;
@@ -107,6 +109,7 @@ impl Simulated {
             cpu: Mutex::default(),
             refusals: Mutex::default(),
             restore_takes: Mutex::default(),
+            rehearsed: Mutex::default(),
         })
     }
 
@@ -205,10 +208,7 @@ impl SourceMachine for Simulated {
 
 impl DestinationMachine for Simulated {
     fn rehearse(&self) -> Result<Rehearsal, MachineError> {
-        Ok(Rehearsal {
-            save: Duration::from_micros(50),
-            restore: *self.restore_takes.lock().unwrap(),
-        })
+        Ok(Rehearsal { save: Duration::from_micros(50), restore: *self.rehearsed.lock().unwrap() })
     }
 
     fn restore(&self, mut state: Bundle) -> Result<(), MachineError> {
@@ -227,6 +227,7 @@ pub struct Builder {
     pub built: Mutex<Option<Arc<Simulated>>>,
     pub refusals: Mutex<Vec<Refusal>>,
     pub restore_takes: Mutex<Duration>,
+    pub rehearsed: Mutex<Duration>,
 }
 
 impl Builder {
@@ -245,6 +246,7 @@ impl MachineBuilder for Builder {
     fn build(&self, _: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>> {
         let machine = Simulated::empty();
         *machine.restore_takes.lock().unwrap() = *self.restore_takes.lock().unwrap();
+        *machine.rehearsed.lock().unwrap() = *self.rehearsed.lock().unwrap();
         *self.built.lock().unwrap() = Some(machine.clone());
         Ok(machine)
     }
