@@ -1,4 +1,4 @@
-//! The ways in which RAM travels. Precopy passes for now are the only one: a [`Pass`] says what has
+//! How RAM travels: in precopy passes. A [`Pass`] says what has
 //! to go, [`send`] takes pages out of RAM, [`receive`] puts them in.
 
 mod pacer;
