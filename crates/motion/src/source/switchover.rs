@@ -240,7 +240,8 @@ impl Source {
         if message.word == handover::Word::Commit && !self.is_decided() {
             self.phase = Phase::AwaitingRunning;
         }
-        if self.linked {
+        // What has to be said again goes another way: a link can be dead and nobody the wiser.
+        if self.linked && !self.has_ended() {
             match io.send(&wire_message(message)) {
                 Ok(()) => {
                     if message.word == handover::Word::Commit {
