@@ -5,7 +5,8 @@ use crate::guest;
 use crate::source::SourceSide;
 use crate::world::World;
 use motion::destination::Phase as AtDestination;
-use motion::{Blackout, Machine as _, Status, TimeoutAction};
+use motion::{Blackout, Machine as _, PassReport, Report, Status, TimeoutAction};
+use state::Code;
 
 /// After every step: never two, and whoever runs may.
 pub fn one_guest(world: &World) {
@@ -57,6 +58,7 @@ pub fn motion(world: &World) {
             phase != AtDestination::Holding || said.undecided.is_some() && !said.note.is_empty(),
             || "a destination that holds does not say what it waits for".into(),
         );
+        honest(world, report);
         if phase == AtDestination::Failed {
             book.check(report.error.is_some(), || "the destination failed, and not why".into());
             book.check(report.status.0 == Status::Failed, || {
@@ -91,17 +93,78 @@ fn ended(world: &World, side: &SourceSide) {
     book.check(completed != report.error.is_some() || report.checked, || {
         format!("the motion is {status}, its error is {:?}", report.error)
     });
+    honest(world, report);
+    accounts(world, report);
     book.check(completed != machine.has_permit(), || {
         format!("the motion is {status}, the guest's permit is here: {}", machine.has_permit())
     });
     book.check(!machine.is_logging(), || "writes are still being logged".into());
     book.check(side.wires.senders.is_none(), || "workers are still there".into());
+    let ends = side.watcher.ends();
+    book.check(ends == 1 || ends == 2 && !completed, || format!("it was said {ends} times to end"));
+    if completed {
+        book.check(!side.watcher.believes_running(), || "nobody was told that it stopped".into());
+        blackout(world, side);
+    }
+    if machine.has_permit() && motion.ran_before && !world.story.guest_gone {
+        book.check(side.watcher.believes_running() == machine.is_running(), || {
+            format!("the guest runs: {}, and that is not what was told", machine.is_running())
+        });
+    }
     if machine.has_permit() {
         let runs = motion.ran_before && !world.story.guest_gone;
         book.check(machine.is_running() == runs || machine.has_failed(), || {
             format!("the guest is back, ran before: {runs}, runs: {}", machine.is_running())
         });
     }
+}
+
+/// Every page that was sent is accounted for once, and arrived.
+fn accounts(world: &World, report: &Report) {
+    let Some(motion) = &world.story.motion else { return };
+    let book = &world.env.book;
+    let sum = |of: fn(&PassReport) -> u64| report.passes.iter().map(of).sum::<u64>();
+    let sent = (sum(|p| p.data_pages), sum(|p| p.zero_pages), sum(|p| p.bytes));
+    let ram = (report.ram.data_pages, report.ram.zero_pages, report.ram.bytes);
+    book.check(sent == ram, || format!("the passes make {sent:?}, the whole is {ram:?}"));
+    let in_order = report.passes.windows(2).all(|two| two[0].pass < two[1].pass);
+    book.check(in_order, || format!("passes come twice: {:?}", report.passes));
+    let there = world.processes.get(&motion.destination);
+    let there = there.and_then(|p| p.destination.as_ref()).map(|side| side.destination.report());
+    if let (Status::Completed, Some(there)) = (report.status.0, there) {
+        let arrived = (there.ram.data_pages, there.ram.zero_pages);
+        book.check(arrived == (ram.0, ram.1), || format!("{ram:?} were sent, {arrived:?} came"));
+    }
+}
+
+/// The blackout is what is reported, as closely as is said, and its stages make it up.
+fn blackout(world: &World, side: &SourceSide) {
+    let Some(motion) = &world.story.motion else { return };
+    let Some(report) = &side.source.report().blackout else { return };
+    let book = &world.env.book;
+    let stages: u64 = report.stages.iter().map(|stage| stage.ns).sum();
+    book.check(stages.abs_diff(report.ns) <= report.ns / 20, || {
+        format!("the stages of the blackout make {stages}: {report:?}")
+    });
+    let started = world
+        .processes
+        .get(&motion.destination)
+        .and_then(|process| process.machine())
+        .map_or(0, |machine| machine.started_at());
+    if started > side.machine.stopped_at() {
+        let truth = started - side.machine.stopped_at();
+        let most = report.uncertainty_ns + MICROSECOND;
+        book.check(truth.abs_diff(report.ns) <= most, || {
+            format!("the guest was stopped for {truth} ns: {report:?}")
+        });
+    }
+}
+
+/// Both sides keep to the protocol: neither may ever find that the other does not.
+fn honest(world: &World, report: &Report) {
+    let code = report.error.as_ref().map(|error| error.code);
+    let blames = matches!(code, Some(Code::ProtocolError | Code::Internal));
+    world.env.book.check(!blames, || format!("the motion ended with {:?}", report.error));
 }
 
 /// The guest is stopped for no longer than was promised, unless it has been given away by then.

@@ -376,10 +376,16 @@ impl DestinationIo for Io<'_> {
         let Some((conn, _)) = self.wires.questions.get(&question) else { return };
         let conn = *conn;
         let mut message = message.clone();
-        if let (Some(Mutant::RefusedForUnknown), Message::Answer(token, wire::Verdict::Unknown)) =
-            (self.env.mutant, &message)
+        let verdict = match self.env.mutant {
+            Some(Mutant::NeverAnswers) => return,
+            Some(Mutant::RefusedForUnknown) => Some(wire::Verdict::Refused),
+            Some(Mutant::CommittedForUnknown) => Some(wire::Verdict::Committed),
+            _ => None,
+        };
+        if let (Some(verdict), Message::Answer(_, said @ wire::Verdict::Unknown)) =
+            (verdict, &mut message)
         {
-            message = Message::Answer(*token, wire::Verdict::Refused);
+            *said = verdict;
             self.wires.asked = None;
         }
         // Whoever asked may have gone.

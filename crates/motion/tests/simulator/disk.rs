@@ -46,6 +46,13 @@ impl Disk {
         self.fail(0);
     }
 
+    /// The host died: nothing is left.
+    pub fn lose(&self) {
+        let mut state = self.state();
+        state.journal = MemoryJournal::default();
+        state.owners.clear();
+    }
+
     /// A process is dead: its records can be adopted.
     pub fn died(&self, pid: Pid) {
         self.state().dead.insert(pid);

@@ -121,6 +121,7 @@ struct Parts {
     /// When the guest was last stopped, and for how long it then was before it went on here.
     stopped_at: u64,
     paused_for: Option<u64>,
+    started_at: u64,
 }
 
 impl Drop for SimMachine {
@@ -205,6 +206,11 @@ impl SimMachine {
     /// When the guest was last stopped here.
     pub fn stopped_at(&self) -> u64 {
         self.parts().stopped_at
+    }
+
+    /// When the guest was last started here.
+    pub fn started_at(&self) -> u64 {
+        self.parts().started_at
     }
 
     /// How long the guest was stopped when it last went on here.
@@ -328,6 +334,7 @@ impl Machine for SimMachine {
         let mut parts = self.parts();
         parts.running = !stays;
         parts.paused_for = Some(now - parts.stopped_at);
+        parts.started_at = now;
         drop(parts);
         self.book.note(|| format!("p{} runs the guest", self.life.pid));
         Ok(())

@@ -19,17 +19,23 @@ pub enum Mutant {
     RunsWhenReady,
     /// A destination that lost its source drops what it has.
     DropsWhenHolding,
-    /// An undecided source asks once, and a destination is told once.
+    /// An undecided source asks once.
     AsksOnce,
-    /// Nobody hears that a connection ended.
-    Deaf,
+    /// A destination that does not know says that the guest is its own.
+    CommittedForUnknown,
+    /// Questions are not answered.
+    NeverAnswers,
+    /// A source lets its timers run out without noticing.
+    IgnoresTimers,
+    /// Frames are lost on the way to RAM.
+    LosesFrames,
     LosesPages,
     TearsPages,
     SwapsPages,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::Machine(Defect::ForgetsABit),
         Self::Machine(Defect::RearmsLate),
         Self::Machine(Defect::KeepsLogging),
@@ -46,14 +52,14 @@ impl Mutant {
         Self::RunsWhenReady,
         Self::DropsWhenHolding,
         Self::AsksOnce,
+        Self::CommittedForUnknown,
+        Self::NeverAnswers,
+        Self::IgnoresTimers,
+        Self::LosesFrames,
         Self::LosesPages,
         Self::TearsPages,
         Self::SwapsPages,
     ];
-
-    pub fn asks_once(self) -> bool {
-        self == Self::AsksOnce
-    }
 
     pub fn damages_pages(self) -> bool {
         matches!(self, Self::LosesPages | Self::TearsPages | Self::SwapsPages)

@@ -96,8 +96,6 @@ pub struct Net {
     refuse_until: u64,
     /// So many of the next answers to questions are lost.
     lost_answers: u32,
-    /// A mutant: nobody hears that a connection ended.
-    pub deaf: bool,
 }
 
 impl Net {
@@ -109,7 +107,6 @@ impl Net {
             partition_until: 0,
             refuse_until: 0,
             lost_answers: 0,
-            deaf: false,
         }
     }
 
@@ -216,7 +213,7 @@ impl Net {
         // The greeting is none.
         if answers && self.lost_answers > 0 && !bytes.starts_with(&wire::MAGIC) {
             self.lost_answers -= 1;
-            self.cut(rng, id, now);
+            self.cut(rng, id, now, false);
             return Ok(());
         }
         let at = pipe.last.max(now + delay) + pages * self.conditions.page_time;
@@ -255,7 +252,7 @@ impl Net {
 
     /// One end closes, or its process dies.
     pub fn close(&mut self, rng: &mut Rng, id: ConnId, by: End, now: u64) {
-        let (delay, deaf) = (self.delay(rng), self.deaf);
+        let delay = self.delay(rng);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if std::mem::replace(&mut conn.over[by as usize], true) {
             return;
@@ -268,7 +265,7 @@ impl Net {
         if reset {
             pipe.truncate(rng);
         }
-        if !pipe.ended && !deaf {
+        if !pipe.ended {
             let at = pipe.last.max(now + delay);
             pipe.last = at;
             pipe.queue.push_back((at, if reset { Piece::Broken } else { Piece::Closed }));
@@ -279,9 +276,10 @@ impl Net {
         }
     }
 
-    /// The connection breaks, in the middle of whatever is on its way.
-    fn cut(&mut self, rng: &mut Rng, id: ConnId, now: u64) {
-        let (delay, deaf) = (self.delay(rng), self.deaf);
+    /// The connection breaks, in the middle of whatever is on its way; perhaps without anybody being
+    /// told, as where something in between forgets it.
+    fn cut(&mut self, rng: &mut Rng, id: ConnId, now: u64, silently: bool) {
+        let delay = self.delay(rng);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         for end in 0..2 {
             let pipe = &mut conn.pipes[end];
@@ -290,7 +288,7 @@ impl Net {
             }
             pipe.truncate(rng);
             let at = pipe.queue.back().map_or(now, |(at, _)| *at).max(now + rng.below(delay + 1));
-            if !deaf {
+            if !silently {
                 pipe.queue.push_back((at, Piece::Broken));
             }
             pipe.ended = true;
@@ -303,14 +301,21 @@ impl Net {
     }
 
     /// Cuts one connection of this use, or all of all.
-    pub fn cut_some(&mut self, rng: &mut Rng, purpose: Option<Use>, now: u64, book: &Book) {
+    pub fn cut_some(
+        &mut self,
+        rng: &mut Rng,
+        purpose: Option<Use>,
+        silently: bool,
+        now: u64,
+        book: &Book,
+    ) {
         let mut ids = self.of_use(purpose);
         if purpose.is_some() && !ids.is_empty() {
             ids = vec![ids[rng.index(ids.len())]];
         }
         for id in ids {
-            book.note(|| format!("connection {id} is cut"));
-            self.cut(rng, id, now);
+            book.note(|| format!("connection {id} is cut, silently: {silently}"));
+            self.cut(rng, id, now, silently);
         }
     }
 

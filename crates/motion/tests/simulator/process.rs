@@ -4,6 +4,7 @@ use crate::destination::DestinationSide;
 use crate::env::Env;
 use crate::life::Life;
 use crate::machine::SimMachine;
+use crate::mutants::Mutant;
 use crate::net::{ConnId, Piece};
 use crate::source::SourceSide;
 use crate::witness::WitnessSide;
@@ -48,8 +49,8 @@ impl Process {
     }
 
     /// When it has something to do.
-    pub fn deadline(&self) -> Option<u64> {
-        let sources = self.sources.iter().filter_map(SourceSide::deadline);
+    pub fn deadline(&self, mutant: Option<Mutant>) -> Option<u64> {
+        let sources = self.sources.iter().filter_map(|side| side.deadline(mutant));
         let destination = self.destination.iter().filter_map(DestinationSide::deadline);
         let witnesses = self.witnesses.iter().filter_map(WitnessSide::deadline);
         let first = sources.chain(destination).chain(witnesses).min();
@@ -59,7 +60,8 @@ impl Process {
     /// Does one thing that is due.
     pub fn wake(&mut self, env: &mut Env) {
         let due = |deadline: Option<u64>| deadline.is_some_and(|at| at <= env.now);
-        if let Some(source) = self.sources.iter_mut().find(|side| due(side.deadline())) {
+        let mutant = env.mutant;
+        if let Some(source) = self.sources.iter_mut().find(|side| due(side.deadline(mutant))) {
             source.wake(env);
         } else if let Some(destination) =
             self.destination.as_mut().filter(|side| due(side.deadline()))
@@ -78,9 +80,11 @@ impl Process {
 
     /// What it did took time.
     pub fn settle(&mut self, now: u64) {
-        let ahead = self.life.caught_up();
-        if ahead > 0 {
-            self.busy_until = self.busy_until.max(now) + ahead;
-        }
+        self.busy_until = self.busy_until.max(now + self.life.caught_up());
+    }
+
+    /// Somebody wants something of it: that waits until it is free.
+    pub fn wait_until_free(&self, now: u64) {
+        self.life.takes(self.busy_until.saturating_sub(now));
     }
 }

@@ -52,6 +52,10 @@ impl Intake {
             .or_else(|| ended.then_some(self.bytes.len()))
         {
             let frame: Vec<u8> = self.bytes.drain(..length).collect();
+            let lost = env.mutant == Some(Mutant::LosesFrames) && env.rng.chance(10);
+            if lost && is_pages(&frame) {
+                continue;
+            }
             let before = Before::of(&frame, self.ram.as_ram(), env);
             let mut rest = &frame[..];
             match self.receiver.receive(self.ram.as_ram(), &mut rest) {
@@ -69,6 +73,11 @@ impl Intake {
         }
         arrived
     }
+}
+
+fn is_pages(frame: &[u8]) -> bool {
+    let header = frame.first_chunk().and_then(|header| Header::decode(*header).ok());
+    header.is_some_and(|header| header.kind == Kind::Pages)
 }
 
 /// The length of the frame at the beginning with its contents, once all of it has come. What is no

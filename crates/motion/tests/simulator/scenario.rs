@@ -75,7 +75,12 @@ pub enum Kind {
     /// After so many more things that the process does.
     SourceDies(u64),
     DestinationDies(u64),
+    /// The whole host, with its journal.
+    SourceHostDies,
+    DestinationHostDies,
     Cut(Option<Use>),
+    /// Nobody is told.
+    CutSilently(Option<Use>),
     Stall(Use, u64),
     Partition(u64),
     RefuseConnections(u64),
@@ -99,7 +104,10 @@ impl Kind {
             Self::KillDestination => "kill destination",
             Self::SourceDies(_) => "source dies within a step",
             Self::DestinationDies(_) => "destination dies within a step",
+            Self::SourceHostDies => "source's host dies",
+            Self::DestinationHostDies => "destination's host dies",
             Self::Cut(_) => "cut",
+            Self::CutSilently(_) => "cut silently",
             Self::Stall(..) | Self::Partition(_) => "stall",
             Self::LoseAnswers(_) => "lose answers",
             Self::RefuseConnections(_) => "refuse connections",
@@ -346,6 +354,9 @@ fn kind(rng: &mut Rng, spot: Spot) -> Kind {
             | Spot::Destination(AtDestination::Ready | AtDestination::Holding)
     );
     match rng.below(if after_ready { 24 } else { 20 }) {
+        0 | 1 if rng.chance(15) => Kind::SourceHostDies,
+        2 | 3 if rng.chance(15) => Kind::DestinationHostDies,
+        6..=8 if rng.chance(25) => Kind::CutSilently(rng.chance(60).then_some(purpose)),
         0 | 1 => Kind::KillSource,
         2 | 3 => Kind::KillDestination,
         4 => Kind::SourceDies(rng.below(8)),

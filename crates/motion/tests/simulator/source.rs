@@ -4,9 +4,11 @@ use crate::call::{Call, Caller, Outcome, Purpose};
 use crate::env::{Env, MICROSECOND};
 use crate::life::Life;
 use crate::machine::SimMachine;
+use crate::mutants::Mutant;
 use crate::net::{ConnId, End, Piece};
 use crate::reader::Reader;
 use crate::senders::Senders;
+use crate::watcher::Watcher;
 use crate::words::to_wire;
 use motion::clock::{Moment, nanos};
 use motion::handover::{Message, Word};
@@ -29,6 +31,7 @@ enum Inner {
 pub struct SourceSide {
     pub source: Source,
     pub machine: Arc<SimMachine>,
+    pub watcher: Arc<Watcher>,
     pub wires: Wires,
 }
 
@@ -58,6 +61,7 @@ impl SourceSide {
     pub fn new(
         source: Source,
         machine: Arc<SimMachine>,
+        watcher: Arc<Watcher>,
         caller: Caller,
         limit: Option<NonZeroU64>,
     ) -> Self {
@@ -75,7 +79,7 @@ impl SourceSide {
             committed_at: None,
             asked: 0,
         };
-        Self { source, machine, wires }
+        Self { source, machine, watcher, wires }
     }
 
     pub fn begin(&mut self, env: &mut Env) {
@@ -96,12 +100,13 @@ impl SourceSide {
     }
 
     /// When something is to be done at the latest.
-    pub fn deadline(&self) -> Option<u64> {
+    pub fn deadline(&self, mutant: Option<Mutant>) -> Option<u64> {
         let wires = &self.wires;
         let calls = wires.calls.iter().map(|call| call.until);
         let senders = wires.senders.iter().filter_map(Senders::deadline);
         let inbox = wires.inbox.front().map(|(at, _)| *at);
-        let own = self.source.deadline().map(|at| at.0);
+        let own = self.source.deadline().filter(|_| mutant != Some(Mutant::IgnoresTimers));
+        let own = own.map(|at| at.0);
         calls.chain(senders).chain(inbox).chain(own).min()
     }
 
@@ -402,7 +407,7 @@ impl SourceIo for Io<'_> {
         self.wires.says(self.env, message);
         self.wires.asked += 1;
         let pid = self.wires.life.pid;
-        if self.env.mutant.is_some_and(|m| m.asks_once()) && self.wires.asked > 1 {
+        if self.env.mutant == Some(Mutant::AsksOnce) && self.wires.asked > 1 {
             return;
         }
         self.env.book.note(|| format!("p{pid} source asks {:?}", to_wire(message).kind()));

@@ -10,7 +10,7 @@ use crate::mutants::Mutant;
 use crate::net::Port;
 use crate::scenario::{Round, Scenario, Spot};
 use crate::source::SourceSide;
-use crate::watcher::Nobody;
+use crate::watcher::Watcher;
 use crate::witness::WitnessSide;
 use crate::world::World;
 use motion::destination::{Destination, Phase as AtDestination};
@@ -169,8 +169,8 @@ impl World {
         let options = round.destination.clone();
         let gives_up = options.hold.is_some();
         let journal = Box::new(self.journal(&life));
-        let destination =
-            Destination::new(builder.clone(), options, journal, Arc::new(Nobody), || 0);
+        let watcher = Arc::new(Watcher::new(self.env.book.clone(), "destination", false));
+        let destination = Destination::new(builder.clone(), options, journal, watcher, || 0);
         let side = DestinationSide::new(destination, builder, life, port, gives_up);
         if let Some(process) = self.processes.get_mut(&pid) {
             process.destination = Some(side);
@@ -214,10 +214,11 @@ impl World {
         let life = self.processes[&owner].life.clone();
         let journal = Box::new(self.journal(&life));
         let (options, limit) = (round.options.clone(), round.options.max_bandwidth);
-        let nobody = Arc::new(Nobody);
         let ran_before = machine.is_running();
-        let source = Source::new(machine.clone(), particulars, options, session, journal, nobody);
-        let mut side = SourceSide::new(source, machine, caller, limit);
+        let watcher = Arc::new(Watcher::new(self.env.book.clone(), "source", ran_before));
+        let source =
+            Source::new(machine.clone(), particulars, options, session, journal, watcher.clone());
+        let mut side = SourceSide::new(source, machine, watcher, caller, limit);
         self.env.book.note(|| format!("p{owner} begins motion {number} to port {target}"));
         self.story.addresses.insert(token, target);
         self.story.motion = Some(Motion {
@@ -273,11 +274,9 @@ impl World {
     }
 
     fn proceed(&mut self) {
-        let Some(motion) = &mut self.story.motion else { return };
-        let (source, env) = (self.processes.get_mut(&motion.source), &mut self.env);
-        if let Some(side) = source.and_then(|process| process.source_mut()) {
+        if let Some(source) = self.story.motion.as_ref().map(|motion| motion.source) {
             // It may have been cancelled.
-            let _ = side.command(env, Command::Proceed);
+            let _ = self.command(source, Command::Proceed);
         }
     }
 
@@ -386,32 +385,32 @@ impl World {
     fn mutate(&mut self) {
         let (Some(mutant), Some(motion)) = (self.env.mutant, &self.story.motion) else { return };
         let (at_source, at_destination) = (motion.at_source, motion.at_destination);
-        let source = self.processes.get_mut(&motion.source).and_then(|p| p.source_mut());
-        match (mutant, source) {
-            (Mutant::NoReadyTimer, Some(side))
+        let (source, destination) = (motion.source, motion.destination);
+        match mutant {
+            Mutant::NoReadyTimer
                 if matches!(at_source, AtSource::LastPass | AtSource::AwaitingReady) =>
             {
                 let command = Command::SetBlackout(motion::Blackout::Unlimited);
-                let _ = side.command(&mut self.env, command);
+                let _ = self.command(source, command);
             }
-            (Mutant::RunsWhileUndecided, Some(side)) if at_source == AtSource::Undecided => {
-                side.machine.forge();
+            Mutant::RunsWhileUndecided if at_source == AtSource::Undecided => {
+                self.forge(source);
             }
-            _ => {}
-        }
-        let destination =
-            self.processes.get_mut(&motion.destination).and_then(|p| p.destination.as_mut());
-        match (mutant, destination) {
-            (Mutant::RunsWhenReady, Some(side)) if at_destination == AtDestination::Ready => {
-                side.machine().iter().for_each(|machine| machine.forge());
+            Mutant::RunsWhenReady if at_destination == AtDestination::Ready => {
+                self.forge(destination);
             }
-            (Mutant::DropsWhenHolding, Some(side)) if at_destination == AtDestination::Holding => {
+            Mutant::DropsWhenHolding if at_destination == AtDestination::Holding => {
                 let owner = motion::handover::Side::Peer;
                 let command = motion::destination::Command::Resolve { owner, fenced: true };
-                let _ = side.command(&mut self.env, command);
+                let _ = self.command_destination(destination, command);
             }
             _ => {}
         }
+    }
+
+    fn forge(&self, pid: Pid) {
+        let machine = self.processes.get(&pid).and_then(|process| process.machine());
+        machine.iter().for_each(|machine| machine.forge());
     }
 
     /// The next motion, or the end.
@@ -475,7 +474,7 @@ impl World {
                 })
         };
         let inbox = |process: &crate::process::Process| {
-            process.deadline().is_some_and(|at| at <= self.env.now + MILLISECOND)
+            process.deadline(self.env.mutant).is_some_and(|at| at <= self.env.now + MILLISECOND)
         };
         let settled = self.env.net.is_quiet() && !self.processes.values().any(inbox);
         if settled && !self.processes.values().any(busy) {

@@ -2,6 +2,7 @@
 
 use crate::env::SECOND;
 use crate::life::Pid;
+use crate::process::Process;
 use crate::scenario::{Fault, Kind};
 use crate::story::Plan;
 use crate::world::World;
@@ -27,8 +28,13 @@ impl World {
             Kind::KillDestination => self.kill(destination),
             Kind::SourceDies(after) => self.dies_after(source, after),
             Kind::DestinationDies(after) => self.dies_after(destination, after),
+            Kind::SourceHostDies => self.kill_host(source),
+            Kind::DestinationHostDies => self.kill_host(destination),
             Kind::Cut(purpose) => {
-                self.env.net.cut_some(&mut self.env.rng, purpose, now, &self.env.book);
+                self.env.net.cut_some(&mut self.env.rng, purpose, false, now, &self.env.book);
+            }
+            Kind::CutSilently(purpose) => {
+                self.env.net.cut_some(&mut self.env.rng, purpose, true, now, &self.env.book);
             }
             Kind::Stall(purpose, time) => {
                 self.env.net.stall(&mut self.env.rng, purpose, now + time, &self.env.book);
@@ -43,11 +49,8 @@ impl World {
             }
             Kind::Cancel => self.cancel(source),
             Kind::CancelDestination => {
-                let side = self.processes.get_mut(&destination);
-                if let Some(side) = side.and_then(|process| process.destination.as_mut()) {
-                    // Where it is too late it says so.
-                    let _ = side.command(&mut self.env, ToDestination::Cancel);
-                }
+                // Where it is too late it says so.
+                let _ = self.command_destination(destination, ToDestination::Cancel);
             }
             Kind::SetBlackout(limit) => {
                 if let Some(motion) = &mut self.story.motion {
@@ -64,9 +67,24 @@ impl World {
         }
     }
 
-    fn command(&mut self, source: Pid, command: Command) -> Option<Result<(), MotionError>> {
-        let side = self.processes.get_mut(&source)?.source_mut()?;
-        Some(side.command(&mut self.env, command))
+    pub fn command(&mut self, source: Pid, command: Command) -> Option<Result<(), MotionError>> {
+        let process = self.processes.get_mut(&source)?;
+        process.wait_until_free(self.env.now);
+        let result = process.source_mut()?.command(&mut self.env, command);
+        process.settle(self.env.now);
+        Some(result)
+    }
+
+    pub fn command_destination(
+        &mut self,
+        destination: Pid,
+        command: ToDestination,
+    ) -> Option<Result<(), MotionError>> {
+        let process = self.processes.get_mut(&destination)?;
+        process.wait_until_free(self.env.now);
+        let result = process.destination.as_mut()?.command(&mut self.env, command);
+        process.settle(self.env.now);
+        Some(result)
     }
 
     fn cancel(&mut self, source: Pid) {
@@ -96,6 +114,15 @@ impl World {
             process.life.kill();
             self.bury(pid);
         }
+    }
+
+    /// Everything on the host of this process is gone.
+    fn kill_host(&mut self, pid: Pid) {
+        let Some(host) = self.processes.get(&pid).map(|process| process.life.host) else { return };
+        let on_it = |(pid, process): (&Pid, &Process)| (process.life.host == host).then_some(*pid);
+        let pids: Vec<Pid> = self.processes.iter().filter_map(on_it).collect();
+        pids.into_iter().for_each(|pid| self.kill(pid));
+        self.env.disks[host].lose();
     }
 
     fn dies_after(&mut self, pid: Pid, things: u64) {
@@ -209,11 +236,9 @@ impl World {
         self.tally.count(format!("resolved at destination: {owner}"));
         self.story.forgone |= owner == Side::Peer;
         for fenced in [false, true] {
-            let side = self.processes.get_mut(&pid).and_then(|p| p.destination.as_mut());
-            let Some(side) = side else { return };
-            let result = side.command(&mut self.env, ToDestination::Resolve { owner, fenced });
+            let result = self.command_destination(pid, ToDestination::Resolve { owner, fenced });
             if !fenced {
-                self.check_unfenced(Some(result));
+                self.check_unfenced(result);
             }
         }
     }

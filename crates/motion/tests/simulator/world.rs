@@ -106,7 +106,10 @@ impl World {
         let processes = &self.processes;
         let busy = |pid| processes.get(&pid).map_or(0, |process| process.busy_until);
         let net = self.env.net.next(busy);
-        let process = processes.iter().filter_map(|(pid, p)| Some((p.deadline()?, *pid))).min();
+        let process = processes
+            .iter()
+            .filter_map(|(pid, p)| Some((p.deadline(self.env.mutant)?, *pid)))
+            .min();
         let plan = self.agenda.keys().next().copied();
         let first = [net.map(|n| n.0), process.map(|p| p.0), plan.map(|p| p.0)];
         let Some(at) = first.into_iter().flatten().min() else {
@@ -214,7 +217,6 @@ impl World {
         if let Some(process) = self.processes.get_mut(&pid) {
             process.booted = Some(machine);
         }
-        self.env.net.deaf = self.env.mutant == Some(Mutant::Deaf);
         self.plan(0, Plan::Begin);
         self.plan(3600 * SECOND, Plan::GiveUp);
     }
