@@ -30,8 +30,33 @@ fn apt() -> Command {
     command
 }
 
+/// Brings the lists of packages up to date, those of the newer suite too.
 fn update() -> Result<()> {
-    run(apt().arg("update"))
+    let update = || run(apt().arg("update"));
+    // In this order: a source without its list is no source to `indextargets`.
+    update()?;
+    let Some(suite) = newer_suite() else { return Ok(()) };
+    let format = "$(CREATED_BY) $(CODENAME) $(COMPONENT) $(REPO_URI)";
+    let targets = output(Command::new("apt-get").args(["indextargets", "--format", format]))?;
+    let Some(source) = missing_source(&targets, suite)? else { return Ok(()) };
+    std::fs::write(BACKPORTS_LIST, source)
+        .with_context(|| format!("cannot write {BACKPORTS_LIST}"))?;
+    update()
+}
+
+/// What adds `suite` to the sources that `targets` lists, unless it is among them: from the same
+/// mirror as the release itself.
+fn missing_source(targets: &str, suite: &str) -> Result<Option<String>> {
+    let packages = || targets.lines().filter_map(|line| line.strip_prefix("Packages "));
+    if packages().any(|line| line.split(' ').next() == Some(suite)) {
+        return Ok(None);
+    }
+    let mirror = packages()
+        .find_map(|line| line.strip_prefix("bookworm main "))
+        .context("no apt source for `bookworm main` to take the mirror's address from")?;
+    Ok(Some(format!(
+        "Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n"
+    )))
 }
 
 fn installed(package: &str) -> bool {
@@ -52,7 +77,6 @@ pub fn install(packages: &[&str], newer: &[&str]) -> Result<()> {
     if !is_here() {
         bail!("these Debian packages are needed, and there is no apt: {packages:?} {newer:?}");
     }
-    enable_newer_suite()?;
     update()?;
     let install = |names: &[String], suite: Option<&str>| {
         let mut command = apt();
@@ -63,24 +87,6 @@ pub fn install(packages: &[&str], newer: &[&str]) -> Result<()> {
     install(&packages, None)?;
     install(&newer, newer_suite())
         .context("cannot install Debian packages (root is needed, and the archive)")
-}
-
-/// Adds the backports suite, unless it is there, from the same mirror as the release itself.
-fn enable_newer_suite() -> Result<()> {
-    let Some(suite) = newer_suite() else { return Ok(()) };
-    let format = "$(CREATED_BY) $(CODENAME) $(COMPONENT) $(REPO_URI)";
-    let targets = output(Command::new("apt-get").args(["indextargets", "--format", format]))?;
-    let packages = || targets.lines().filter_map(|line| line.strip_prefix("Packages "));
-    if packages().any(|line| line.starts_with(suite)) {
-        return Ok(());
-    }
-    let mirror = packages()
-        .find_map(|line| line.strip_prefix("bookworm main "))
-        .context("no apt source for `bookworm main` to take the mirror's address from")?;
-    let source = format!(
-        "Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n"
-    );
-    std::fs::write(BACKPORTS_LIST, source).with_context(|| format!("cannot write {BACKPORTS_LIST}"))
 }
 
 /// Which of Debian's cloud kernels.
@@ -101,7 +107,6 @@ pub fn kernel(which: Kernel, modules: &[&str], cache: &Path) -> Result<PathBuf> 
         return attempt;
     }
     // Lists that are missing, or older than the archive, are the usual reasons.
-    enable_newer_suite()?;
     update()?;
     fetch_kernel(which, modules, cache)
 }
@@ -145,4 +150,31 @@ fn fetch_kernel(which: Kernel, modules: &[&str], cache: &Path) -> Result<PathBuf
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::rename(&scratch, &folder)?;
     Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGETS: &str = "Packages bookworm-updates main http://mirror.example/debian/\n\
+                           Translations bookworm main http://other.example/debian/\n\
+                           Packages bookworm main http://mirror.example/debian/\n";
+
+    #[test]
+    fn the_newer_suite_comes_from_the_mirror_of_the_release() {
+        let source = missing_source(TARGETS, BACKPORTS).unwrap().unwrap();
+        assert!(source.contains("URIs: http://mirror.example/debian/\n"), "{source}");
+        assert!(source.contains("Suites: bookworm-backports\n"), "{source}");
+    }
+
+    #[test]
+    fn a_suite_that_is_there_is_not_added_again() {
+        let more = format!("{TARGETS}Packages bookworm-backports main http://x.example/debian/\n");
+        assert_eq!(missing_source(&more, BACKPORTS).unwrap(), None);
+    }
+
+    #[test]
+    fn without_a_source_of_the_release_there_is_no_mirror_to_guess() {
+        assert!(missing_source("", BACKPORTS).is_err());
+    }
 }
