@@ -25,7 +25,7 @@ impl Programs {
     pub fn build(folder: &Path, features: &[&str]) -> Result<Self> {
         let target = folder.join("static");
         run(cargo(&["build", "--release", "--locked", "--target", TARGET])
-            .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=debuginfo")
+            .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
             .env("CARGO_TARGET_DIR", &target)
             .args(PACKAGES.iter().flat_map(|package| ["--package", package]))
             .args(features.iter().flat_map(|feature| ["--features", feature])))?;

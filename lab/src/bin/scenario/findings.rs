@@ -104,12 +104,13 @@ pub fn judge_guest(consoles: &Consoles) -> Vec<String> {
     problems
 }
 
-/// The lines with times on a console, since the last boot: with each the guest's clocks start anew.
+/// The lines with times on a console, of the first boot: with each the guest's clocks start anew,
+/// and all moves are before the second.
 fn ticks(transcript: &Transcript, console: usize) -> impl Iterator<Item = &Arrival> {
-    let arrivals = transcript.arrivals();
-    let booted = arrivals.iter().rposition(|arrival| arrival.line.kind() == "hello");
-    arrivals[booted.unwrap_or(0)..]
+    transcript
+        .arrivals()
         .iter()
+        .take_while(|arrival| arrival.line.kind() != "end")
         .filter(move |arrival| arrival.console == console && arrival.line.kind() == "tick")
 }
 

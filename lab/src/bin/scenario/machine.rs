@@ -104,7 +104,7 @@ impl<'p> Machine<'p> {
             .args([Path::new("--kernel"), &programs.kernel])
             .args([Path::new("--initrd"), &programs.initramfs])
             .args(["--cmdline", CMDLINE, "--memory", "256M", "--cpus", "2"]);
-        Self::start(programs, name, command, Console::Stdio)
+        Self::start(programs, name, command, Console::File)
     }
 
     /// Starts a process that waits for the guest.

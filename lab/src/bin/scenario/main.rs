@@ -1,5 +1,5 @@
-//! What is done to the lab's guest, inside the emulated host: boot, reboot, two moves while it
-//! works and one while it is stopped, a report, the end.
+//! What is done to the lab's guest, inside the emulated host: boot, two moves while it works
+//! and one while it is stopped, a report, a reboot, the end.
 //!
 //! Run as `scenario WHIMBREL KERNEL INITRAMFS FOLDER`; consoles, logs and reports of the moves are
 //! left in FOLDER. Ends with status 0 if every promise was kept.
@@ -71,9 +71,6 @@ fn scenario(programs: &Programs, consoles: &mut Consoles, moves: &mut Vec<Move>)
     consoles.begin(first.console())?;
     consoles.wait("the guest's first line", PATIENCE, |seen| seen.boots() == 1)?;
     println!("first line of the guest after {:.1} s", boot.elapsed().as_secs_f64());
-    first.say("reboot")?;
-    consoles.wait("the guest's second boot", PATIENCE, |seen| seen.boots() == 2)?;
-    println!("the guest has rebooted");
     work(consoles)?;
 
     let mut second = Machine::awaiting(programs, "b", "tcp:127.0.0.1:4444", Console::File)?;
@@ -94,6 +91,12 @@ fn scenario(programs: &Programs, consoles: &mut Consoles, moves: &mut Vec<Move>)
     last.say("report")?;
     consoles.wait("the guest's report", PATIENCE, |seen| seen.here("report") == 1)?;
     println!("guest: {}", consoles.last("report").unwrap_or_default());
+
+    last.say("reboot")?;
+    consoles.wait("the guest's second boot", PATIENCE, |seen| {
+        seen.boots() == 2 && seen.here("tick") > 0
+    })?;
+    println!("the guest has rebooted where it has come to");
 
     last.say("poweroff")?;
     let status = last.wait_for_end(PATIENCE)?;
