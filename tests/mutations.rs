@@ -5,14 +5,14 @@
 
 mod support;
 
-use support::{Host, huge_pages, wait};
+use support::{Host, huge_pages, transparent_huge_pages, wait};
 
 /// Moves a guest with one mutation, and requires that it reports a fault of one of these kinds.
 fn is_noticed(mutation: &'static str, kinds: &[&str]) {
     assert!(huge_pages(256), "no huge pages are to be had for this test");
-    for (cpus, backing) in
-        [("1", "off"), ("2", "off"), ("8", "off"), ("1", "2M"), ("2", "2M"), ("8", "2M")]
-    {
+    assert!(transparent_huge_pages(), "shared memory may have no transparent huge pages here");
+    let backings = ["off", "2M", "thp"];
+    for (cpus, backing) in backings.iter().flat_map(|b| ["1", "2", "8"].map(|cpus| (cpus, *b))) {
         let host = Host::with_mutation(mutation);
         // Pages that are rewritten fast enough for some to be written while the passes go on.
         let shape = ["--memory", "128M", "--cpus", cpus, "--hugepages", backing];
