@@ -190,6 +190,13 @@ impl Source {
     /// # Errors
     /// Why it cannot be done now.
     pub fn command(&mut self, command: Command, io: &mut dyn SourceIo) -> Result<(), MotionError> {
+        let begun = io.now();
+        let result = self.obey(command, io);
+        self.timers.was_busy(io.now().since(begun));
+        result
+    }
+
+    fn obey(&mut self, command: Command, io: &mut dyn SourceIo) -> Result<(), MotionError> {
         match command {
             Command::Cancel => self.cancel(io),
             Command::Proceed if self.phase == Phase::PreSwitchover => {
