@@ -1,6 +1,6 @@
 //! What happened, and what must not have.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Written by everything in one world.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +23,8 @@ impl Book {
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
-        self.0.lock().expect("nobody panics while writing")
+        // What was written before a panic is what one wants to read after it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set_time(&self, now: u64) {

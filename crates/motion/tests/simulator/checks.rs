@@ -4,9 +4,11 @@ use crate::env::MICROSECOND;
 use crate::guest;
 use crate::source::SourceSide;
 use crate::world::World;
+use motion::clock::nanos;
 use motion::destination::Phase as AtDestination;
 use motion::{Blackout, Machine as _, PassReport, Report, Status, TimeoutAction};
 use state::Code;
+use std::time::Duration;
 
 /// After every step: never two, and whoever runs may.
 pub fn one_guest(world: &World) {
@@ -183,9 +185,9 @@ fn promise(world: &World, side: &SourceSide) {
     }
     let until = side.wires.committed_at.map(|at| at - stopped).or(machine.paused_for());
     let Some(pause) = until else { return };
-    let limit = motion::clock::nanos(limit);
+    let limit = nanos(limit);
     // What it was doing when the time was up it does to its end.
-    let most = limit + motion.waited + machine.own_time() + MICROSECOND;
+    let most = limit + motion.waited + motion.frozen + machine.own_time() + MICROSECOND;
     world.env.book.check(pause <= most, || {
         let waited = motion.waited;
         format!(
@@ -223,13 +225,14 @@ pub fn at_the_end(world: &World) {
 fn undisturbed(world: &World) {
     let (round, rounds) = (world.story.plan(), &world.story.scenario.rounds);
     let options = &round.options;
-    // Who is busy for longer than the stall limit is taken for lost.
-    let limits = rounds.iter().map(|round| round.options.stall_limit);
-    let limit = limits.min().map_or(0, motion::clock::nanos) / 2;
+    // Who is busy for longer than the other's stall limit is taken for lost.
+    let half = |limits: Vec<Duration>| limits.into_iter().min().map_or(0, nanos) / 2;
+    let sources = half(rounds.iter().map(|round| round.options.stall_limit).collect());
+    let destinations = half(rounds.iter().map(|round| round.destination.stall_limit).collect());
     let in_time = rounds
         .iter()
         .map(|round| round.nature)
-        .all(|nature| nature.restore < limit && nature.pause + nature.save < limit);
+        .all(|nature| nature.restore < sources && nature.pause + nature.save < destinations);
     let sure = options.blackout == Blackout::Unlimited
         && options.timeout_action == TimeoutAction::Switch
         && !(options.check_only || round.absent)

@@ -1,8 +1,9 @@
 //! A motion at its destination: the engine's `Destination`, and in place of its threads, steps.
 
+use crate::builder::Builder;
 use crate::env::{Env, MICROSECOND};
 use crate::life::Life;
-use crate::machine::{Builder, SimMachine};
+use crate::machine::SimMachine;
 use crate::mutants::Mutant;
 use crate::net::{ConnId, End, Piece, Port};
 use crate::reader::{Reader, greeting};

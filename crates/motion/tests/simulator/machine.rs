@@ -5,10 +5,10 @@ use crate::guest::{self, RAM, SharedGuest};
 use crate::life::Life;
 use memory::{Backing, DirtyLog, DirtyLogError, GuestRam, PageRange, PageSet};
 use motion::handover::RunPermit;
-use motion::{DestinationMachine, Machine, MachineBuilder, MachineError, Rehearsal, SourceMachine};
+use motion::{DestinationMachine, Machine, MachineError, Rehearsal, SourceMachine};
 use state::{Bundle, Code, Refusal, Saved};
 use std::cell::RefCell;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// What is saved: how many writes the guest has done.
@@ -436,44 +436,5 @@ impl DestinationMachine for SimMachine {
         state.finish().map_err(bad)?;
         self.parts().writes = counter.writes;
         Ok(())
-    }
-}
-
-/// Builds machines for one process, and knows the last one for as long as it is there.
-pub struct Builder {
-    pub life: Arc<Life>,
-    pub guest: SharedGuest,
-    pub book: Book,
-    pub nature: Nature,
-    pub refuses: bool,
-    pub built: Mutex<Weak<SimMachine>>,
-}
-
-impl Builder {
-    pub fn machine(&self) -> Option<Arc<SimMachine>> {
-        self.built.lock().expect("nobody panics while holding it").upgrade()
-    }
-}
-
-impl MachineBuilder for Builder {
-    fn check(&self, _: &Bundle) -> Vec<Refusal> {
-        let refusal = |code| Refusal::new(code, "machine", "it was told to refuse", "");
-        if self.refuses {
-            vec![refusal(Code::IncompatibleCpu), refusal(Code::InsufficientMemory)]
-        } else {
-            Vec::new()
-        }
-    }
-
-    fn build(&self, _: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>> {
-        self.life.takes(self.nature.build);
-        if self.nature.fails == Some(Operation::Build) {
-            let why = "it was told to fail";
-            return Err(vec![Refusal::new(Code::MemoryUnavailable, "RAM", why, "")]);
-        }
-        let (life, guest) = (self.life.clone(), self.guest.clone());
-        let machine = SimMachine::empty(life, guest, self.book.clone(), self.nature);
-        *self.built.lock().expect("nobody panics while holding it") = Arc::downgrade(&machine);
-        Ok(machine)
     }
 }

@@ -3,13 +3,15 @@
 //! everything, so a run that fails can be repeated and looked at:
 //!
 //! ```text
-//! WHIMBREL_SIM_SEED=n cargo test -p whimbrel-motion --test simulator -- seeds --nocapture
-//! WHIMBREL_SIM_SEEDS=n    how many seeds are run
+//! WHIMBREL_SIM_SEED=n     shows the trace of one seed; run with `no_seed --nocapture`
+//! WHIMBREL_SIM_SEEDS=n    how many seeds are run, 2,000 where nothing is said
+//! WHIMBREL_SIM_FROM=n     the first of them, 1 where nothing is said
 //! ```
 
 extern crate whimbrel_motion as motion;
 
 mod book;
+mod builder;
 mod call;
 mod checks;
 mod destination;
@@ -27,6 +29,7 @@ mod rng;
 mod scenario;
 mod senders;
 mod source;
+mod stage;
 mod story;
 mod strike;
 mod tally;
@@ -41,16 +44,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tally::Tally;
 
-/// Where the seeds begin.
-const FIRST: u64 = 1;
-
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().expect("a number"))
 }
 
 /// Runs seeds on all processors until one fails; says which, and what all of them came across.
-fn run_seeds(count: u64, mutant: Option<Mutant>) -> (Option<u64>, Tally) {
-    let next = AtomicU64::new(FIRST);
+fn run_seeds(first: u64, count: u64, mutant: Option<Mutant>) -> (Option<u64>, Tally) {
+    let next = AtomicU64::new(first);
     let failed = AtomicU64::new(u64::MAX);
     let total = Mutex::new(Tally::default());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -60,7 +60,7 @@ fn run_seeds(count: u64, mutant: Option<Mutant>) -> (Option<u64>, Tally) {
                 let mut tally = Tally::default();
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= FIRST + count || seed > failed.load(Ordering::Relaxed) {
+                    if seed >= first + count || seed > failed.load(Ordering::Relaxed) {
                         break;
                     }
                     let run = world::run(seed, mutant, false);
@@ -94,7 +94,8 @@ fn no_seed_loses_a_guest() {
         return;
     }
     let count = setting("WHIMBREL_SIM_SEEDS").unwrap_or(2_000);
-    let (failed, tally) = run_seeds(count, None);
+    let first = setting("WHIMBREL_SIM_FROM").unwrap_or(1);
+    let (failed, tally) = run_seeds(first, count, None);
     if let Some(seed) = failed {
         panic!("{}", explain(seed, None));
     }
@@ -104,7 +105,7 @@ fn no_seed_loses_a_guest() {
         for spot in SPOTS {
             for what in ["kill source", "kill destination", "cut", "stall", "cancel"] {
                 let name = format!("{what} in {}", spot.name());
-                assert!(tally.of(&name) > 0, "no seed came to `{name}`");
+                assert!(tally.of(&name) > 0, "no seed came to: {name}");
             }
         }
     }
@@ -116,7 +117,7 @@ fn every_mutant_is_caught() {
     let most = setting("WHIMBREL_SIM_MUTANT_SEEDS").unwrap_or(3_000);
     let mut survivors = Vec::new();
     for mutant in Mutant::ALL {
-        match run_seeds(most, Some(mutant)).0 {
+        match run_seeds(1, most, Some(mutant)).0 {
             Some(seed) => {
                 let why = world::run(seed, Some(mutant), false).wrong.unwrap_or_default();
                 println!("{mutant:?}: caught after {seed} seeds: {why}");

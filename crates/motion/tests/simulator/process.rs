@@ -14,6 +14,8 @@ pub struct Process {
     pub life: Arc<Life>,
     /// Its thread is busy until then.
     pub busy_until: u64,
+    /// It does nothing at all until then, and nor does its guest.
+    pub frozen_until: u64,
     /// The machine that was booted here.
     pub booted: Option<Arc<SimMachine>>,
     /// The last one is the motion under way.
@@ -27,6 +29,7 @@ impl Process {
         Self {
             life,
             busy_until: 0,
+            frozen_until: 0,
             booted: None,
             sources: Vec::new(),
             destination: None,

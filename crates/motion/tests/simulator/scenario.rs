@@ -78,6 +78,8 @@ pub enum Kind {
     /// The whole host, with its journal.
     SourceHostDies,
     DestinationHostDies,
+    /// The source's process stands still for so long, or the destination's.
+    Freeze(bool, u64),
     Cut(Option<Use>),
     /// Nobody is told.
     CutSilently(Option<Use>),
@@ -93,6 +95,8 @@ pub enum Kind {
     SetBlackout(u64),
     SetBandwidth(u64),
     GuestGone,
+    /// An undecided source is to ask now.
+    Ask,
     /// An operator decides, and makes sure of what it says.
     Resolve,
 }
@@ -106,6 +110,8 @@ impl Kind {
             Self::DestinationDies(_) => "destination dies within a step",
             Self::SourceHostDies => "source's host dies",
             Self::DestinationHostDies => "destination's host dies",
+            Self::Freeze(true, _) => "freeze source",
+            Self::Freeze(false, _) => "freeze destination",
             Self::Cut(_) => "cut",
             Self::CutSilently(_) => "cut silently",
             Self::Stall(..) | Self::Partition(_) => "stall",
@@ -117,6 +123,7 @@ impl Kind {
             Self::SetBlackout(_) => "set blackout",
             Self::SetBandwidth(_) => "set bandwidth",
             Self::GuestGone => "guest gone",
+            Self::Ask => "ask",
             Self::Resolve => "resolve",
         }
     }
@@ -145,6 +152,24 @@ pub const SPOTS: [Spot; 19] = [
     Spot::Destination(AtDestination::Failed),
 ];
 
+impl Round {
+    /// Nothing goes wrong, though some things may take long: this motion must complete.
+    fn keep_the_peace(&mut self, rng: &mut Rng) {
+        self.faults.clear();
+        self.absent = false;
+        self.refuses = false;
+        self.clock_ahead = 0;
+        self.options.check_only = false;
+        self.options.blackout = Blackout::Unlimited;
+        self.options.timeout_action = TimeoutAction::Switch;
+        self.nature.fails = None;
+        if rng.chance(30) {
+            self.destination.stall_limit = self.options.stall_limit * 8;
+            self.nature.save = rng.magnitude(SECOND, 4 * SECOND);
+        }
+    }
+}
+
 impl Scenario {
     pub fn of(rng: &mut Rng) -> Self {
         let latency = rng.magnitude(20 * MICROSECOND, 10 * MILLISECOND);
@@ -162,10 +187,15 @@ impl Scenario {
         };
         let rounds = rng.pick(&[1, 1, 2, 3]);
         let mut scenario = Self { conditions, habits, rounds: Vec::new() };
+        let peaceful = rng.chance(10);
         for _ in 0..rounds {
-            let round = scenario.round(rng);
+            let mut round = scenario.round(rng);
+            if peaceful {
+                round.keep_the_peace(rng);
+            }
             scenario.rounds.push(round);
         }
+        scenario.conditions.lossy &= !peaceful;
         scenario
     }
 
@@ -191,7 +221,7 @@ impl Scenario {
             },
             destination: DestinationOptions {
                 name: "guest".into(),
-                stall_limit: stall,
+                stall_limit: stall * rng.pick(&[1, 1, 1, 4]),
                 hold: rng
                     .chance(15)
                     .then(|| Duration::from_nanos(rng.magnitude(SECOND, 20 * SECOND))),
@@ -202,7 +232,7 @@ impl Scenario {
                 save: rng.below(step),
                 restore: if slow { rng.magnitude(restore, 3 * SECOND) } else { restore },
                 rehearsed: restore,
-                build: rng.magnitude(MILLISECOND, SECOND),
+                build: rng.magnitude(MILLISECOND, if slow { 8 * SECOND } else { SECOND }),
                 fails: rng.chance(8).then(|| rng.pick(&Operation::ALL)),
                 defect: None,
             },
@@ -353,7 +383,7 @@ fn kind(rng: &mut Rng, spot: Spot) -> Kind {
         Spot::Source(AtSource::AwaitingRunning | AtSource::Undecided)
             | Spot::Destination(AtDestination::Ready | AtDestination::Holding)
     );
-    match rng.below(if after_ready { 24 } else { 20 }) {
+    match rng.below(if after_ready { 27 } else { 22 }) {
         0 | 1 if rng.chance(15) => Kind::SourceHostDies,
         2 | 3 if rng.chance(15) => Kind::DestinationHostDies,
         6..=8 if rng.chance(25) => Kind::CutSilently(rng.chance(60).then_some(purpose)),
@@ -374,7 +404,9 @@ fn kind(rng: &mut Rng, spot: Spot) -> Kind {
             _ => Kind::SetBandwidth(rng.magnitude(1 << 20, 1 << 30)),
         },
         19 => Kind::GuestGone,
-        20 | 21 => Kind::LoseAnswers(rng.pick(&[1, 1, 3, 10])),
+        20 | 21 => Kind::Freeze(rng.chance(50), long),
+        22 | 23 => Kind::LoseAnswers(rng.pick(&[1, 1, 3, 10])),
+        24 => Kind::Ask,
         _ => Kind::Resolve,
     }
 }

@@ -1,25 +1,19 @@
 //! What is done in a world: motion after motion, what goes wrong in them, and who puts it right.
 
-use crate::call::Caller;
 use crate::checks;
-use crate::destination::DestinationSide;
 use crate::env::{MILLISECOND, SECOND};
 use crate::life::Pid;
-use crate::machine::Builder;
 use crate::mutants::Mutant;
 use crate::net::Port;
 use crate::scenario::{Round, Scenario, Spot};
 use crate::source::SourceSide;
-use crate::watcher::Watcher;
 use crate::witness::WitnessSide;
 use crate::world::World;
-use motion::destination::{Destination, Phase as AtDestination};
-use motion::handover::{Journal as _, Particulars, Role, Token, Witness};
-use motion::source::{Command, Phase as AtSource, Source};
-use motion::{Machine as _, Status};
+use motion::Status;
+use motion::destination::Phase as AtDestination;
+use motion::handover::Token;
+use motion::source::{Command, Phase as AtSource};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, Weak};
-use uuid::Uuid;
 
 /// Something that is to happen at some time.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +52,8 @@ pub struct Story {
     pub guest_gone: bool,
     pub next_port: Port,
     /// Where each handover's destination is to be asked.
-    addresses: BTreeMap<Token, Port>,
-    hosts: BTreeMap<Port, usize>,
+    pub addresses: BTreeMap<Token, Port>,
+    pub hosts: BTreeMap<Port, usize>,
     pub closing: bool,
     /// Processes that did not end by themselves.
     pub killed: BTreeSet<Pid>,
@@ -84,6 +78,8 @@ pub struct Motion {
     pub promise_changed: bool,
     waits_since: Option<u64>,
     pub waited: u64,
+    /// For how long the source's process stood still.
+    pub frozen: u64,
     pub over: bool,
 }
 
@@ -111,6 +107,38 @@ impl Story {
     }
 }
 
+impl Motion {
+    pub fn new(
+        plan: Round,
+        source: Pid,
+        destination: Pid,
+        port: Port,
+        begun: u64,
+        ran_before: bool,
+    ) -> Self {
+        Self {
+            fired: vec![false; plan.faults.len()],
+            reached: vec![0; plan.faults.len()],
+            plan,
+            source,
+            destination,
+            port,
+            begun,
+            ran_before,
+            at_source: AtSource::Connecting,
+            at_destination: AtDestination::Waiting,
+            unresolved: false,
+            calm: false,
+            overdue: false,
+            promise_changed: false,
+            waits_since: None,
+            waited: 0,
+            frozen: 0,
+            over: false,
+        }
+    }
+}
+
 impl World {
     pub fn carry_out(&mut self, plan: Plan) {
         match plan {
@@ -127,149 +155,6 @@ impl World {
             }
             Plan::Operate(begun) => self.look_after(begun),
             Plan::GiveUp => self.env.book.wrong("after an hour it has not ended"),
-        }
-    }
-
-    /// A process on the other host begins to wait, unless one waits already.
-    fn wait_for_guest(&mut self) {
-        let Some(owner) = self.owner() else { return self.wind_up() };
-        let host = 1 - self.processes[&owner].life.host;
-        let waits = |pid: &Pid| {
-            self.processes.get(pid).is_some_and(|process| {
-                let destination = process.destination.as_ref();
-                process.life.host == host
-                    && destination.is_some_and(|d| d.destination.phase() == AtDestination::Waiting)
-            })
-        };
-        let port = self.ports.iter().find(|(_, pid)| waits(pid)).map(|(port, _)| *port);
-        let port = port.unwrap_or_else(|| {
-            self.story.next_port += 1;
-            self.story.hosts.insert(self.story.next_port, host);
-            self.listen(self.story.next_port);
-            self.story.next_port
-        });
-        self.plan(MILLISECOND, Plan::Start(port));
-    }
-
-    /// Starts a process that waits on this port.
-    fn listen(&mut self, port: Port) {
-        let pid = self.spawn(self.story.hosts[&port]);
-        let round = &self.story.scenario.rounds[self.story.round];
-        let mut nature = round.nature;
-        nature.defect = self.env.mutant.and_then(Mutant::defect);
-        let life = self.processes[&pid].life.clone();
-        let builder = Arc::new(Builder {
-            life: life.clone(),
-            guest: self.env.guest.clone(),
-            book: self.env.book.clone(),
-            nature,
-            refuses: round.refuses,
-            built: Mutex::new(Weak::new()),
-        });
-        let options = round.destination.clone();
-        let gives_up = options.hold.is_some();
-        let journal = Box::new(self.journal(&life));
-        let watcher = Arc::new(Watcher::new(self.env.book.clone(), "destination", false));
-        let destination = Destination::new(builder.clone(), options, journal, watcher, || 0);
-        let side = DestinationSide::new(destination, builder, life, port, gives_up);
-        if let Some(process) = self.processes.get_mut(&pid) {
-            process.destination = Some(side);
-        }
-        self.ports.insert(port, pid);
-        self.env.book.note(|| format!("p{pid} waits on port {port}"));
-    }
-
-    fn restart(&mut self, port: Port) {
-        if self.ports.get(&port).is_some_and(|pid| self.story.killed.contains(pid)) {
-            self.listen(port);
-        }
-    }
-
-    fn start_motion(&mut self, port: Port) {
-        let machine = |owner| self.processes.get(&owner).and_then(|process| process.machine());
-        let Some((owner, machine)) = self.owner().and_then(|pid| Some((pid, machine(pid)?))) else {
-            return self.wind_up();
-        };
-        let round = self.story.scenario.rounds[self.story.round].clone();
-        let number = u128::try_from(self.story.round).expect("there are three") + 1;
-        let token = Token(number.to_be_bytes());
-        let target = if round.absent { port + 1000 } else { port };
-        let destination = self.ports[&port];
-        let particulars =
-            Particulars::new(token, Uuid::from_u128(7), "guest", "the destination", 0)
-                .expect("they are short");
-        let session = (number << 64).to_be_bytes();
-        let caller = Caller {
-            pid: owner,
-            hello: wire::Hello::new(
-                session,
-                *Uuid::from_u128(7).as_bytes(),
-                wire::Role::Control,
-                0,
-            ),
-            port: target,
-            stall: motion::clock::nanos(round.options.stall_limit),
-            clock_ahead: round.clock_ahead,
-        };
-        let life = self.processes[&owner].life.clone();
-        let journal = Box::new(self.journal(&life));
-        let (options, limit) = (round.options.clone(), round.options.max_bandwidth);
-        let ran_before = machine.is_running();
-        let watcher = Arc::new(Watcher::new(self.env.book.clone(), "source", ran_before));
-        let source =
-            Source::new(machine.clone(), particulars, options, session, journal, watcher.clone());
-        let mut side = SourceSide::new(source, machine, watcher, caller, limit);
-        self.env.book.note(|| format!("p{owner} begins motion {number} to port {target}"));
-        self.story.addresses.insert(token, target);
-        self.story.motion = Some(Motion {
-            source: owner,
-            destination,
-            port,
-            begun: self.env.now,
-            ran_before,
-            fired: vec![false; round.faults.len()],
-            reached: vec![0; round.faults.len()],
-            plan: round,
-            at_source: side.source.phase(),
-            at_destination: AtDestination::Waiting,
-            unresolved: false,
-            calm: false,
-            overdue: false,
-            promise_changed: false,
-            waits_since: None,
-            waited: 0,
-            over: false,
-        });
-        side.begin(&mut self.env);
-        if let Some(process) = self.processes.get_mut(&owner) {
-            process.sources.push(side);
-        }
-    }
-
-    /// Somebody adopts the records of dead sources, and passes on what they say.
-    fn speak_up(&mut self, host: usize) {
-        let keys = self.env.disks[host].orphans(Role::Source);
-        if keys.is_empty() {
-            return;
-        }
-        let pid = self.spawn(host);
-        let life = self.processes[&pid].life.clone();
-        for key in keys {
-            let mut journal = self.journal(&life);
-            let record = journal.adopt(key).expect("its process is dead").expect("it is there");
-            let caller = Caller {
-                pid,
-                hello: wire::Hello::new([9; 16], [7; 16], wire::Role::Question, 0),
-                port: self.story.addresses[&key.token],
-                stall: 2 * SECOND,
-                clock_ahead: 0,
-            };
-            self.env.book.note(|| format!("p{pid} speaks for a dead source: {record:?}"));
-            let mut side = WitnessSide::new(Witness::new(record), journal, caller);
-            side.wake_up(&mut self.env);
-            if let Some(process) = self.processes.get_mut(&pid) {
-                process.witnesses.push(side);
-            }
         }
     }
 
@@ -338,7 +223,7 @@ impl World {
             if let Some(since) = motion.waits_since.take() {
                 motion.waited = now - since;
             }
-            self.tally.count(format!("reached source {phase:?}"));
+            self.tally.count(format!("reached in source {phase:?}"));
             if phase == AtSource::PreSwitchover {
                 motion.waits_since = Some(now);
                 let after = motion.plan.proceeds_after;
@@ -354,7 +239,7 @@ impl World {
             let (pid, before) = (motion.destination, motion.at_destination);
             self.env.book.note(|| format!("p{pid} destination: {before:?} → {phase:?}"));
             motion.at_destination = phase;
-            self.tally.count(format!("reached destination {phase:?}"));
+            self.tally.count(format!("reached in destination {phase:?}"));
         }
     }
 
@@ -457,7 +342,7 @@ impl World {
     }
 
     /// No more motions.
-    fn wind_up(&mut self) {
+    pub fn wind_up(&mut self) {
         self.story.closing = true;
         self.calm();
     }

@@ -30,6 +30,8 @@ impl World {
             Kind::DestinationDies(after) => self.dies_after(destination, after),
             Kind::SourceHostDies => self.kill_host(source),
             Kind::DestinationHostDies => self.kill_host(destination),
+            Kind::Freeze(of_source, time) => self.freeze(of_source, time),
+            Kind::Ask => drop(self.command(source, Command::Ask)),
             Kind::Cut(purpose) => {
                 self.env.net.cut_some(&mut self.env.rng, purpose, false, now, &self.env.book);
             }
@@ -113,6 +115,19 @@ impl World {
         if let Some(process) = self.processes.get(&pid) {
             process.life.kill();
             self.bury(pid);
+        }
+    }
+
+    /// `kill -STOP`, and `-CONT` later.
+    fn freeze(&mut self, of_source: bool, time: u64) {
+        let Some(motion) = &mut self.story.motion else { return };
+        let pid = if of_source { motion.source } else { motion.destination };
+        if of_source {
+            motion.frozen += time;
+        }
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.busy_until = process.busy_until.max(self.env.now + time);
+            process.frozen_until = process.busy_until;
         }
     }
 
@@ -223,7 +238,7 @@ impl World {
 
     fn resolve_source(&mut self, pid: Pid, owner: Side) {
         self.env.book.note(|| format!("p{pid} source is resolved: {owner:?}"));
-        self.tally.count(format!("resolved at source: {owner}"));
+        self.tally.count(format!("resolved: {owner} in source"));
         self.story.forgone |= owner == Side::Peer;
         let unfenced = self.command(pid, Command::Resolve { owner, fenced: false });
         self.check_unfenced(unfenced);
@@ -233,7 +248,7 @@ impl World {
 
     fn resolve_destination(&mut self, pid: Pid, owner: Side) {
         self.env.book.note(|| format!("p{pid} destination is resolved: {owner:?}"));
-        self.tally.count(format!("resolved at destination: {owner}"));
+        self.tally.count(format!("resolved: {owner} in destination"));
         self.story.forgone |= owner == Side::Peer;
         for fenced in [false, true] {
             let result = self.command_destination(pid, ToDestination::Resolve { owner, fenced });

@@ -28,9 +28,15 @@ impl Tally {
         self.counts.get(what).copied().unwrap_or_default()
     }
 
+    /// A line for each place, with what happened there.
     pub fn show(&self) -> String {
-        let lines: Vec<String> =
-            self.counts.iter().map(|(what, n)| format!("{n:>8} {what}")).collect();
-        format!("{}\n{:>8} steps", lines.join("\n"), self.steps)
+        let mut lines: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (what, count) in &self.counts {
+            let (what, place) = what.rsplit_once(" in ").unwrap_or((what, "motions"));
+            lines.entry(place).or_default().push(format!("{what} {count}"));
+        }
+        let lines = lines.into_iter().map(|(place, what)| format!("{place}: {}", what.join(", ")));
+        let lines: Vec<String> = lines.collect();
+        format!("{}\n{} steps", lines.join("\n"), self.steps)
     }
 }

@@ -15,6 +15,7 @@ use crate::scenario::Scenario;
 use crate::story::{Plan, Story};
 use crate::tally::Tally;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 /// More steps than any run needs: what takes more goes round in circles.
@@ -41,11 +42,20 @@ pub struct Run {
     pub trace: String,
 }
 
-/// Runs the world of a seed to its end.
+/// Runs the world of a seed to its end. An engine that panics is wrong, too.
 pub fn run(seed: u64, mutant: Option<Mutant>, tracing: bool) -> Run {
+    let book = Book::new(tracing);
+    let lived = catch_unwind(AssertUnwindSafe(|| live(seed, mutant, &book)));
+    let tally = lived.unwrap_or_else(|_| {
+        book.wrong("something panicked");
+        Tally::default()
+    });
+    Run { tally, wrong: book.verdict(), trace: book.trace() }
+}
+
+fn live(seed: u64, mutant: Option<Mutant>, book: &Book) -> Tally {
     let mut rng = Rng::new(seed);
     let scenario = Scenario::of(&mut rng.fork());
-    let book = Book::new(tracing);
     book.note(|| format!("{scenario:#?}"));
     let guest = Guest::new(scenario.habits, rng.fork(), 1);
     let env = Env {
@@ -76,7 +86,7 @@ pub fn run(seed: u64, mutant: Option<Mutant>, tracing: bool) -> Run {
         world.step();
     }
     world.tally.steps(steps);
-    Run { tally: world.tally, wrong: book.verdict(), trace: book.trace() }
+    world.tally
 }
 
 impl World {
@@ -140,7 +150,9 @@ impl World {
         if passed > 0 {
             self.env.now = at;
             self.env.book.set_time(at);
-            self.machines().for_each(|(_, machine)| machine.runs_for(passed));
+            let awake = |process: &&Process| process.frozen_until < at;
+            let machines = self.processes.values().filter(awake).filter_map(Process::machine);
+            machines.for_each(|machine| machine.runs_for(passed));
         }
     }
 

@@ -1,0 +1,149 @@
+//! Who comes on when: processes that wait, motions that begin, and whoever speaks for the dead.
+
+use crate::builder::Builder;
+use crate::call::Caller;
+use crate::destination::DestinationSide;
+use crate::env::{MILLISECOND, SECOND};
+use crate::life::Pid;
+use crate::mutants::Mutant;
+use crate::net::Port;
+use crate::source::SourceSide;
+use crate::story::{Motion, Plan};
+use crate::watcher::Watcher;
+use crate::witness::WitnessSide;
+use crate::world::World;
+use motion::Machine as _;
+use motion::clock::nanos;
+use motion::destination::{Destination, Phase as AtDestination};
+use motion::handover::{Journal as _, Particulars, Role, Token, Witness};
+use motion::source::Source;
+use std::sync::{Arc, Mutex, Weak};
+use uuid::Uuid;
+
+impl World {
+    /// A process on the other host begins to wait, unless one waits already.
+    pub fn wait_for_guest(&mut self) {
+        let Some(owner) = self.owner() else { return self.wind_up() };
+        let host = 1 - self.processes[&owner].life.host;
+        let waits = |pid: &Pid| {
+            self.processes.get(pid).is_some_and(|process| {
+                let destination = process.destination.as_ref();
+                process.life.host == host
+                    && destination.is_some_and(|d| d.destination.phase() == AtDestination::Waiting)
+            })
+        };
+        let port = self.ports.iter().find(|(_, pid)| waits(pid)).map(|(port, _)| *port);
+        let port = port.unwrap_or_else(|| {
+            self.story.next_port += 1;
+            self.story.hosts.insert(self.story.next_port, host);
+            self.listen(self.story.next_port);
+            self.story.next_port
+        });
+        self.plan(MILLISECOND, Plan::Start(port));
+    }
+
+    /// Starts a process that waits on this port.
+    fn listen(&mut self, port: Port) {
+        let pid = self.spawn(self.story.hosts[&port]);
+        let round = &self.story.scenario.rounds[self.story.round];
+        let mut nature = round.nature;
+        nature.defect = self.env.mutant.and_then(Mutant::defect);
+        let life = self.processes[&pid].life.clone();
+        let builder = Arc::new(Builder {
+            life: life.clone(),
+            guest: self.env.guest.clone(),
+            book: self.env.book.clone(),
+            nature,
+            refuses: round.refuses,
+            built: Mutex::new(Weak::new()),
+        });
+        let options = round.destination.clone();
+        let gives_up = options.hold.is_some();
+        let journal = Box::new(self.journal(&life));
+        let watcher = Arc::new(Watcher::new(self.env.book.clone(), "destination", false));
+        let destination = Destination::new(builder.clone(), options, journal, watcher, || 0);
+        let side = DestinationSide::new(destination, builder, life, port, gives_up);
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.destination = Some(side);
+        }
+        self.ports.insert(port, pid);
+        self.env.book.note(|| format!("p{pid} waits on port {port}"));
+    }
+
+    pub fn restart(&mut self, port: Port) {
+        if self.ports.get(&port).is_some_and(|pid| self.story.killed.contains(pid)) {
+            self.listen(port);
+        }
+    }
+
+    pub fn start_motion(&mut self, port: Port) {
+        let machine = |owner| self.processes.get(&owner).and_then(|process| process.machine());
+        let Some((owner, machine)) = self.owner().and_then(|pid| Some((pid, machine(pid)?))) else {
+            return self.wind_up();
+        };
+        let round = self.story.scenario.rounds[self.story.round].clone();
+        let number = u128::try_from(self.story.round).expect("there are three") + 1;
+        let token = Token(number.to_be_bytes());
+        let target = if round.absent { port + 1000 } else { port };
+        let destination = self.ports[&port];
+        let particulars =
+            Particulars::new(token, Uuid::from_u128(7), "guest", "the destination", 0)
+                .expect("they are short");
+        let session = (number << 64).to_be_bytes();
+        let caller = Caller {
+            pid: owner,
+            hello: wire::Hello::new(
+                session,
+                *Uuid::from_u128(7).as_bytes(),
+                wire::Role::Control,
+                0,
+            ),
+            port: target,
+            stall: nanos(round.options.stall_limit),
+            clock_ahead: round.clock_ahead,
+        };
+        let life = self.processes[&owner].life.clone();
+        let journal = Box::new(self.journal(&life));
+        let (options, limit) = (round.options.clone(), round.options.max_bandwidth);
+        let ran_before = machine.is_running();
+        let watcher = Arc::new(Watcher::new(self.env.book.clone(), "source", ran_before));
+        let source =
+            Source::new(machine.clone(), particulars, options, session, journal, watcher.clone());
+        let mut side = SourceSide::new(source, machine, watcher, caller, limit);
+        self.env.book.note(|| format!("p{owner} begins motion {number} to port {target}"));
+        self.story.addresses.insert(token, target);
+        let begun = self.env.now;
+        self.story.motion = Some(Motion::new(round, owner, destination, port, begun, ran_before));
+        side.begin(&mut self.env);
+        if let Some(process) = self.processes.get_mut(&owner) {
+            process.sources.push(side);
+        }
+    }
+
+    /// Somebody adopts the records of dead sources, and passes on what they say.
+    pub fn speak_up(&mut self, host: usize) {
+        let keys = self.env.disks[host].orphans(Role::Source);
+        if keys.is_empty() {
+            return;
+        }
+        let pid = self.spawn(host);
+        let life = self.processes[&pid].life.clone();
+        for key in keys {
+            let mut journal = self.journal(&life);
+            let record = journal.adopt(key).expect("its process is dead").expect("it is there");
+            let caller = Caller {
+                pid,
+                hello: wire::Hello::new([9; 16], [7; 16], wire::Role::Question, 0),
+                port: self.story.addresses[&key.token],
+                stall: 2 * SECOND,
+                clock_ahead: 0,
+            };
+            self.env.book.note(|| format!("p{pid} speaks for a dead source: {record:?}"));
+            let mut side = WitnessSide::new(Witness::new(record), journal, caller);
+            side.wake_up(&mut self.env);
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.witnesses.push(side);
+            }
+        }
+    }
+}
