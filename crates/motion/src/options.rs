@@ -12,6 +12,17 @@ pub enum Blackout {
     Unlimited,
 }
 
+impl Blackout {
+    /// In nanoseconds; `None` is unlimited.
+    #[must_use]
+    pub fn limit_ns(self) -> Option<u64> {
+        match self {
+            Self::Limit(limit) => Some(crate::clock::nanos(limit)),
+            Self::Unlimited => None,
+        }
+    }
+}
+
 /// What to do when a motion has not converged in the time it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeoutAction {

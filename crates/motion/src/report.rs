@@ -111,7 +111,7 @@ pub struct Stage {
     pub ns: u64,
 }
 
-/// The stages of a blackout, in order. Together they are the blackout.
+/// The stages of a blackout, in order. Together they are the blackout: nothing lies between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StageName {
@@ -121,9 +121,10 @@ pub enum StageName {
     Waiting,
     /// Collecting and sending the last pages.
     LastPages,
-    /// Saving vCPUs and devices.
+    /// Saving vCPUs and devices, and encoding that.
     Save,
-    /// Encoding and sending the state, until the destination had it, and READY's way back.
+    /// The rest of the last pages and the state on their way, until the destination had both, and
+    /// READY's way back.
     Transfer,
     /// Loading the state at the destination.
     Restore,
@@ -159,6 +160,16 @@ pub struct BlackoutReport {
 pub struct Progress {
     /// Where it stands.
     pub status: StatusOrNone,
+    /// The other side.
+    pub peer: String,
+    /// Data connections in use.
+    pub connections: u16,
+    /// The promise, in nanoseconds; `None` is unlimited.
+    pub limit_ns: Option<u64>,
+    /// The most that is sent, in bytes per second; `None` is unlimited.
+    pub max_bandwidth: Option<u64>,
+    /// The guest is stopped for the whole motion.
+    pub frozen: bool,
     /// Since the command.
     pub elapsed_ns: u64,
     /// The pass that is under way.
@@ -175,9 +186,12 @@ pub struct Progress {
     pub dirty_rate: u64,
     /// What the blackout would be if the guest were stopped at the end of this pass.
     pub predicted_blackout_ns: u64,
-    /// Until the guest runs at the destination, if it goes on like this.
+    /// Until the guest runs at the destination, if it goes on like this. `None` where that cannot
+    /// be told, or would be never.
     pub eta_ns: Option<u64>,
-    /// What it waits for, or why it does not converge.
+    /// Passes no longer bring the blackout down, and it is above the promise.
+    pub stuck: bool,
+    /// What it waits for, or why the guest is not stopped yet.
     pub note: String,
     /// The handover is undecided: what it waits for. See `docs/handover.md`.
     pub undecided: Option<Undecided>,

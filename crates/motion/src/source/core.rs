@@ -8,6 +8,7 @@ use crate::report::{Progress, Report, StatusOrNone};
 use crate::switch::{StateCost, Switch};
 use crate::{MotionError, Observer, SourceMachine, SourceOptions, Status};
 use state::{Code, Refusal};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 use wire::{Describe, Message};
@@ -53,7 +54,7 @@ pub struct Source {
     pub(super) switch_anyway: bool,
     /// Who owns the guest, once the handover has decided it.
     pub(super) decided: Option<Side>,
-    pub(super) times: super::switchover::Times,
+    pub(super) times: super::times::Times,
 }
 
 impl Source {
@@ -78,6 +79,13 @@ impl Source {
             ..Report::default()
         };
         report.ram.total_pages = pages;
+        let progress = Progress {
+            peer: report.peer.clone(),
+            connections: options.connections,
+            max_bandwidth: options.max_bandwidth.map(NonZeroU64::get),
+            limit_ns: options.blackout.limit_ns(),
+            ..Progress::default()
+        };
         Self {
             switch: Switch::new(options.blackout, options.switchover_bandwidth),
             timers: super::timers::Timers::new(options.stall_limit),
@@ -91,7 +99,7 @@ impl Source {
             status: Status::None,
             cost: StateCost { stop: Duration::from_micros(200), ..StateCost::default() },
             report,
-            progress: Progress::default(),
+            progress,
             begun: Moment::default(),
             linked: false,
             logging: false,
@@ -102,7 +110,7 @@ impl Source {
             pass_acknowledged: false,
             switch_anyway: false,
             decided: None,
-            times: super::switchover::Times::default(),
+            times: super::times::Times::default(),
         }
     }
 
@@ -158,6 +166,7 @@ impl Source {
             return;
         }
         self.timers.wait_for_answer(io.now());
+        "connecting to the destination".clone_into(&mut self.progress.note);
         io.dial();
     }
 
@@ -209,11 +218,13 @@ impl Source {
             )),
             Command::SetBlackout(blackout) => {
                 self.options.blackout = blackout;
+                self.progress.limit_ns = blackout.limit_ns();
                 self.switch.set_blackout(blackout);
                 Ok(())
             }
             Command::SetBandwidth(limit) => {
                 self.options.max_bandwidth = limit;
+                self.progress.max_bandwidth = limit.map(NonZeroU64::get);
                 io.set_bandwidth(limit);
                 Ok(())
             }
@@ -297,6 +308,8 @@ impl Source {
             token: self.particulars.token().0,
         }))?;
         self.phase = Phase::Checking;
+        "the destination checks the machine and builds one like it"
+            .clone_into(&mut self.progress.note);
         self.timers.wait_for_answer(io.now());
         Ok(())
     }
@@ -318,6 +331,7 @@ impl Source {
                     self.checked(io);
                 } else {
                     self.phase = Phase::Joining;
+                    self.progress.note.clear();
                     self.timers.wait_for_answer(io.now());
                     io.join(self.options.connections);
                 }

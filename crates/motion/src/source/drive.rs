@@ -1,11 +1,12 @@
 //! Driving a source with threads and sockets.
 
+use super::outlook::look_ahead;
 use super::workers::{Bandwidth, Word, Workers, send_error};
 use super::{Command, Event, Source, SourceIo};
 use crate::clock::{Moment, nanos};
 use crate::handover::{self, Journal, Particulars};
 use crate::ram::send::Sender as PageSender;
-use crate::ram::{Pacer, Pass, PassTotals};
+use crate::ram::{Pacer, Pass};
 use crate::report::{Progress, Report};
 use crate::{MotionError, Observer, SourceMachine, SourceOptions};
 use links::{Address, Descriptors, Stream, Waker, wait_readable};
@@ -181,24 +182,6 @@ impl SourceJob {
             view = self.shared.finished.wait(view).unwrap_or_else(PoisonError::into_inner);
         }
     }
-}
-
-/// Adds what follows from the pass under way: how fast it goes, and how long the rest will take if
-/// there is no other pass.
-fn look_ahead(progress: &mut Progress, totals: PassTotals, elapsed: Duration) {
-    let per_second = |amount: u64| -> u64 {
-        let rate = u128::from(amount) * 1_000_000_000 / elapsed.as_nanos().max(1);
-        u64::try_from(rate).unwrap_or(u64::MAX)
-    };
-    // Too short a time says nothing.
-    if elapsed < Duration::from_millis(50) || totals.seen == 0 {
-        return;
-    }
-    progress.rate = per_second(totals.bytes);
-    let left = progress.pass_pages.saturating_sub(totals.seen);
-    let rest = u128::from(left) * elapsed.as_nanos() / u128::from(totals.seen);
-    let rest = u64::try_from(rest).unwrap_or(u64::MAX);
-    progress.eta_ns = Some(rest.saturating_add(progress.predicted_blackout_ns));
 }
 
 struct Coordinator {

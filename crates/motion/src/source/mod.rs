@@ -6,11 +6,13 @@
 mod core;
 mod drive;
 mod ending;
+mod outlook;
 mod passes;
 mod phase;
 mod switchover;
 mod testimony;
 mod timers;
+mod times;
 mod workers;
 
 pub use self::core::Source;

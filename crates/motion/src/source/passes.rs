@@ -23,6 +23,7 @@ impl Source {
         self.report.setup_ns = nanos(now.since(self.begun));
         if self.options.frozen || !self.was_running {
             self.report.frozen = true;
+            self.progress.frozen = true;
             "the guest is stopped for the whole motion".clone_into(&mut self.report.switch);
             self.stop_guest(io, Duration::ZERO)?;
             if self.was_running {
@@ -130,6 +131,7 @@ impl Source {
                 tracing::debug!(pass = self.progress.pass, dirty, %why, "another pass");
                 self.report.switch.clone_from(&why);
                 self.progress.note = why;
+                self.progress.stuck = stuck;
                 if stuck {
                     self.phase = Phase::Resting;
                     self.timers.rest_until = Some(io.now().after(REST));

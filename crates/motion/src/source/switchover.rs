@@ -5,7 +5,7 @@ use super::{Phase, Source, SourceIo};
 use crate::clock::{Moment, nanos};
 use crate::handover::{self, Input, Notice, Output, Side, SourceHandover, SourcePhase, Timer};
 use crate::ram::{Pass, PassKind};
-use crate::report::{BlackoutReport, Stage, StageName, Undecided};
+use crate::report::{BlackoutReport, Undecided};
 use crate::{Blackout, MotionError, Status};
 use state::Code;
 use std::sync::Arc;
@@ -17,50 +17,6 @@ use wire::{Message, State};
 const INLINE_PAGES: u64 = 256;
 /// Kept of a promised blackout for what comes after READY: COMMIT, and the first instruction.
 const RESERVE: Duration = Duration::from_millis(2);
-
-/// The moments of a blackout.
-#[derive(Debug, Default)]
-pub(super) struct Times {
-    stop: Moment,
-    paused: Moment,
-    pages: Moment,
-    saved: Moment,
-    ready: Moment,
-    committed: Moment,
-    running: Moment,
-    restore_ns: u64,
-    start_ns: u64,
-    predicted: Duration,
-    bytes_before: u64,
-    data_before: u64,
-    /// Waiting in [`Phase::PreSwitchover`] is no part of what was promised.
-    waited: Duration,
-    pub(super) begun: bool,
-    /// That the guest was stopped has been told.
-    told: bool,
-}
-
-impl Times {
-    /// Notes the times that a message of the handover brings.
-    pub(super) fn heard(&mut self, message: &Message, now: Moment) {
-        match message {
-            Message::Ready(ready) => {
-                self.ready = now;
-                self.restore_ns = ready.restore;
-            }
-            Message::Running(running) => {
-                self.running = now;
-                self.start_ns = running.start;
-            }
-            _ => {}
-        }
-    }
-
-    /// How long the guest has been stopped.
-    pub(super) fn so_far(&self, now: Moment) -> Duration {
-        now.since(self.stop)
-    }
-}
 
 impl Source {
     /// Stops the guest and takes its permit, which the handover holds from now on.
@@ -98,10 +54,14 @@ impl Source {
         io: &mut dyn SourceIo,
     ) -> Result<(), MotionError> {
         tracing::debug!(?predicted, %why, "stopping the guest");
+        self.progress.note.clone_from(&why);
+        self.progress.stuck = false;
         self.report.switch = why;
         self.stop_guest(io, predicted)?;
         if self.options.pause_before_switchover {
             self.phase = Phase::PreSwitchover;
+            "the guest is stopped and waits for the word to go on (`migrate-continue`)"
+                .clone_into(&mut self.progress.note);
             self.tell_stopped();
             self.set_status(Status::PreSwitchover);
             return Ok(());
@@ -114,6 +74,7 @@ impl Source {
     pub(super) fn last_pages(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
         if self.phase == Phase::PreSwitchover {
             self.times.waited = io.now().since(self.times.paused);
+            self.progress.note.clear();
         }
         if let Blackout::Limit(limit) = self.switch.blackout() {
             let reserve = (self.cost.round_trip * 2 + RESERVE).min(limit / 2);
@@ -319,41 +280,21 @@ impl Source {
 
     /// What the blackout was, by this side's clock and the round trip.
     pub(super) fn blackout_report(&self) -> Option<BlackoutReport> {
-        let t = &self.times;
-        if !t.begun || t.running == Moment::default() {
+        let times = &self.times;
+        if !times.begun || times.running == Moment::default() {
             return None;
         }
-        let between = |from: Moment, to: Moment| nanos(to.since(from));
-        let answer = between(t.committed, t.running).saturating_sub(t.start_ns);
-        // COMMIT's way there belongs to the blackout, RUNNING's way back does not.
-        let there = answer / 2;
-        let transfer = between(t.saved, t.ready).saturating_sub(t.restore_ns);
-        let ns = between(t.stop, t.committed) + there + t.start_ns;
-        let stage = |name, ns| Stage { name, ns };
         Some(BlackoutReport {
-            ns,
-            uncertainty_ns: answer - there,
-            predicted_ns: nanos(t.predicted),
+            ns: times.blackout_ns(),
+            uncertainty_ns: times.uncertainty_ns(),
+            predicted_ns: nanos(times.predicted),
             limit_ns: match self.switch.blackout() {
                 Blackout::Limit(limit) if !self.report.frozen => Some(nanos(limit)),
                 _ => None,
             },
-            pages: self.report.ram.data_pages + self.report.ram.zero_pages - t.data_before,
-            bytes: self.report.ram.bytes - t.bytes_before,
-            stages: vec![
-                stage(StageName::Pause, between(t.stop, t.paused)),
-                stage(StageName::Waiting, nanos(t.waited)),
-                stage(
-                    StageName::LastPages,
-                    between(t.paused, t.pages).saturating_sub(nanos(t.waited)),
-                ),
-                stage(StageName::Save, between(t.pages, t.saved)),
-                stage(StageName::Transfer, transfer),
-                stage(StageName::Restore, t.restore_ns),
-                stage(StageName::Commit, between(t.ready, t.committed)),
-                stage(StageName::Answer, there),
-                stage(StageName::Start, t.start_ns),
-            ],
+            pages: self.report.ram.data_pages + self.report.ram.zero_pages - times.data_before,
+            bytes: self.report.ram.bytes - times.bytes_before,
+            stages: times.stages(),
         })
     }
 }

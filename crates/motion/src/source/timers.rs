@@ -257,6 +257,7 @@ impl Source {
         match self.options.timeout_action {
             TimeoutAction::Switch => {
                 self.switch.set_blackout(Blackout::Unlimited);
+                self.progress.limit_ns = None;
                 self.switch_anyway = true;
                 if self.phase == Phase::Resting {
                     self.timers.rest_until = None;
