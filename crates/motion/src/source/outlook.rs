@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Too short a time says nothing.
 const TELLING: Duration = Duration::from_millis(50);
+/// So few bytes say nothing of the link.
+const TELLING_BYTES: u64 = 1 << 20;
 
 /// Adds what follows from the pass under way: how fast it goes, and how long the rest will take.
 ///
@@ -17,7 +19,10 @@ pub(super) fn look_ahead(progress: &mut Progress, totals: PassTotals, elapsed: D
         return;
     }
     let per_second = u128::from(totals.bytes) * 1_000_000_000 / elapsed.as_nanos();
-    progress.rate = whole(per_second);
+    // So short a pass is over before it is as fast as the link.
+    if progress.rate == 0 || totals.bytes >= TELLING_BYTES {
+        progress.rate = whole(per_second);
+    }
     let left = progress.pass_pages.saturating_sub(totals.seen);
     let rest = u128::from(left) * elapsed.as_nanos() / u128::from(totals.seen);
     let written = u128::from(progress.dirty_rate) * u128::from(PAGE_SIZE);

@@ -203,13 +203,12 @@ impl Source {
         }
         // What has to be said again goes another way: a link can be dead and nobody the wiser.
         if self.linked && !self.has_ended() {
+            if message.word == handover::Word::Commit {
+                // Not after it: the destination may be running before this side goes on.
+                self.times.committed = io.now();
+            }
             match io.send(&wire_message(message)) {
-                Ok(()) => {
-                    if message.word == handover::Word::Commit {
-                        self.times.committed = io.now();
-                    }
-                    return;
-                }
+                Ok(()) => return,
                 Err(error) => {
                     tracing::debug!(%error, "the control connection is gone");
                     self.linked = false;
