@@ -362,8 +362,9 @@ fn where_there_is_no_terminal_a_long_move_says_how_far_it_is_line_by_line() {
     let _source = host.selfcheck("a", &["--memory", "64M", "--cmdline", "ws=24M rate=0"]);
     let (_destination, to) = host.incoming("b", &[]);
     let text = host.ok(&["migrate", "a", &to, "--max-bandwidth", "8M"]);
-    let progress: Vec<_> = text.lines().filter(|line| line.contains(" of ")).collect();
-    assert!(progress.iter().any(|line| line.contains("64.0 MiB, pass 1,")), "{text}");
+    let told = |line: &str| line.contains("pass 1,") && line.contains("of 64.0 MiB looked at");
+    assert!(text.lines().any(told), "{text}");
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
     assert!(text.contains("motion: completed") && text.contains("blackout"), "{text}");
 }
 

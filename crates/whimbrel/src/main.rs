@@ -6,7 +6,9 @@
 mod cli;
 mod exit;
 mod machine;
+mod motion;
 mod output;
+mod terminal;
 mod units;
 mod verbs;
 

@@ -4,12 +4,15 @@ mod watch;
 
 use crate::exit::Exit;
 use crate::machine::Machine;
+use crate::motion::motion_lines;
 use crate::output::{print_json, print_line};
+use crate::terminal::Style;
 use crate::units::{Rate, Time};
 use clap::ValueEnum;
 use links::Address;
 use monitor::MachineName;
 use qmp::command::{Command, SetParameters, TimeoutAction};
+use std::io::stdout;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -91,13 +94,14 @@ impl Migrate {
         let mut machine = Machine::find(&self.name)?;
         machine.run(&Command::MigrateSetParameters(self.parameters()))?;
         machine.run(&Command::Migrate(self.command()))?;
-        let info = watch::until_the_end(&mut machine, self.json)?;
+        let info = watch::until_the_end(&mut machine, &self.name, self.json)?;
         let exit = watch::exit(&info);
         if self.json {
             print_json(&info.report)?;
         } else {
-            for line in super::status::motion_lines(&info) {
-                print_line(&line);
+            let style = Style::of(&stdout());
+            for line in motion_lines(&self.name, &info, &style) {
+                print_line(&line.whole(&style));
             }
         }
         Ok(exit)

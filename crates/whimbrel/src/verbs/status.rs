@@ -1,16 +1,15 @@
 //! `whimbrel status`
 
-mod motion;
-
 use crate::exit::Exit;
 use crate::machine::Machine;
+use crate::motion::motion_lines;
 use crate::output::{bytes, print_json, print_line, table};
+use crate::terminal::{Ink, Line, Style, wrap};
 use monitor::{MachineName, MachineView};
 use qmp::reply::HandoverInfo;
 use serde_json::json;
+use std::io::stdout;
 use std::time::Duration;
-
-pub use motion::motion_lines;
 
 /// Show how a machine is: one screen
 #[derive(Debug, clap::Args)]
@@ -35,11 +34,11 @@ impl Status {
         for line in table(&machine_rows(&view)) {
             print_line(&line);
         }
-        for handover in &view.undecided {
-            print_line(&undecided_line(&self.name, handover));
-        }
-        for line in motion_lines(&migration) {
-            print_line(&line);
+        let style = Style::of(&stdout());
+        let undecided = view.undecided.iter();
+        let undecided = undecided.flat_map(|about| undecided_lines(&self.name, about, &style));
+        for line in undecided.chain(motion_lines(&self.name, &migration, &style)) {
+            print_line(&line.whole(&style));
         }
         Ok(Exit::Done)
     }
@@ -60,7 +59,13 @@ fn machine_rows(view: &MachineView) -> Vec<Vec<String>> {
     row("up", view.uptime_seconds.map(uptime).unwrap_or_default());
     if let Some(memory) = &view.memory {
         let (size, touched) = (bytes(memory.size), bytes(memory.touched));
-        row("memory", format!("{size} {}, {touched} of it touched", memory.backing));
+        let pages = match memory.backing.as_str() {
+            "off" => "pages of 4 KiB",
+            "thp" => "transparent huge pages",
+            "2M" => "pages of 2 MiB",
+            other => other,
+        };
+        row("memory", format!("{size} in {pages}, {touched} of it touched"));
         row("processors", view.cpus.to_string());
     }
     row("devices", view.devices.join(", "));
@@ -80,10 +85,12 @@ fn uptime(seconds: f64) -> String {
     }
 }
 
-fn undecided_line(name: &MachineName, handover: &HandoverInfo) -> String {
-    format!(
+fn undecided_lines(name: &MachineName, handover: &HandoverInfo, style: &Style) -> Vec<Line> {
+    let text = format!(
         "It is not known which side owns the guest: handover {} is {}. See `whimbrel handover \
-         query {name}`.",
+         query {name}`, and docs/operating.md before you resolve it.",
         handover.token, handover.state
-    )
+    );
+    let lines = wrap(&text, style.width).into_iter();
+    lines.map(|line| Line::default().ink(Ink::Red, line)).collect()
 }

@@ -2,31 +2,35 @@
 
 use crate::exit::Exit;
 use crate::machine::Machine;
-use crate::output::{bytes, nanos, print_json, print_line};
-use indicatif::{ProgressBar, ProgressStyle};
-use monitor::{Signals, Woken};
+use crate::motion::{frame, has_ended, one_line};
+use crate::output::{print_json, print_line};
+use crate::terminal::{Screen, Style, is_screen};
+use monitor::{MachineName, Signals, Woken};
 use qmp::command::Command;
 use qmp::reply::{MigrationInfo, MigrationStatus};
 use state::Code;
-use std::io::{IsTerminal, stderr};
+use std::io::stderr;
 use std::time::{Duration, Instant};
 
 /// How often the machine is asked.
 const STEP: Duration = Duration::from_millis(100);
-/// What takes longer than this is worth a progress bar.
+/// What takes longer than this is worth watching.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often a line is printed where there is no terminal.
 const LINE_STEP: Duration = Duration::from_secs(2);
 
 /// Asks until the motion has ended, and shows how far it is. The first Ctrl-C cancels it; after
 /// that it is waited for as before, since only then is it known where the guest is.
-pub fn until_the_end(machine: &mut Machine, json: bool) -> anyhow::Result<MigrationInfo> {
+pub fn until_the_end(
+    machine: &mut Machine,
+    name: &MachineName,
+    json: bool,
+) -> anyhow::Result<MigrationInfo> {
     let signals = Signals::catch()?;
-    let mut display = Display::new(json);
+    let mut display = Display::new(name, json);
     loop {
         let info = machine.migration()?;
-        if ended(&info) {
-            display.clear();
+        if has_ended(&info) {
             return Ok(info);
         }
         display.show(&info)?;
@@ -38,11 +42,6 @@ pub fn until_the_end(machine: &mut Machine, json: bool) -> anyhow::Result<Migrat
             }
         }
     }
-}
-
-fn ended(info: &MigrationInfo) -> bool {
-    use MigrationStatus::{Cancelled, Completed, Failed, None};
-    matches!(info.status, Option::None | Some(None | Cancelled | Completed | Failed))
 }
 
 /// The exit status for how a motion ended.
@@ -59,19 +58,28 @@ pub fn exit(info: &MigrationInfo) -> Exit {
     }
 }
 
-/// A bar on a terminal, lines elsewhere, objects for scripts.
-struct Display {
+/// A picture on a terminal, lines elsewhere, objects for scripts.
+struct Display<'a> {
+    name: &'a MachineName,
     started: Instant,
     json: bool,
-    bar: Option<ProgressBar>,
+    /// The picture, on stderr: what was asked for goes to stdout.
+    screen: Option<Screen>,
     last: Option<(Option<MigrationStatus>, u64)>,
     last_line: Instant,
+    /// Where it has stood, so that what could be done there is said once.
+    stood: Vec<Standing>,
 }
 
-impl Display {
-    fn new(json: bool) -> Self {
+/// Where somebody may have to do something: the status, whether it does not converge, and whether
+/// it is undecided.
+type Standing = (Option<MigrationStatus>, bool, bool);
+
+impl<'a> Display<'a> {
+    fn new(name: &'a MachineName, json: bool) -> Self {
         let now = Instant::now();
-        Self { started: now, json, bar: None, last: None, last_line: now }
+        let screen = is_screen(&stderr()).then(Screen::default);
+        Self { name, started: now, json, screen, last: None, last_line: now, stood: Vec::new() }
     }
 
     fn show(&mut self, info: &MigrationInfo) -> anyhow::Result<()> {
@@ -83,63 +91,44 @@ impl Display {
                 print_json(&info.report.as_ref().map(|report| &report["progress"]))?;
             }
         } else if self.started.elapsed() < PATIENCE {
-            // Most motions are over before anybody could read a bar.
-        } else if stderr().is_terminal() {
-            let bar = self.bar.get_or_insert_with(new_bar);
-            let (done, all) = amount(info);
-            bar.set_length(all);
-            bar.set_position(done);
-            bar.set_message(describe(info));
-        } else if self.last_line.elapsed() >= LINE_STEP {
-            self.last_line = Instant::now();
-            let (done, all) = amount(info);
-            print_line(&format!("{} of {}, {}", bytes(done), bytes(all), describe(info)));
+            // Most motions are over before anybody could read anything.
+        } else if let Some(screen) = &mut self.screen {
+            let style = Style::of(&stderr());
+            screen.draw(&mut stderr().lock(), &frame(self.name, info, &style), &style);
+        } else {
+            let standing = standing(info);
+            let is_new = !self.stood.contains(&standing);
+            if is_new || self.last_line.elapsed() >= LINE_STEP {
+                self.last_line = Instant::now();
+                print_line(&one_line(self.name, info, is_new));
+            }
+            if is_new {
+                self.stood.push(standing);
+            }
         }
         Ok(())
     }
 
-    fn say(&self, what: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(what),
-            None => eprintln!("{what}"),
-        }
+    fn say(&mut self, what: &str) {
+        self.clear();
+        eprintln!("{what}");
     }
 
     fn clear(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
+        if let Some(screen) = &mut self.screen {
+            screen.clear(&mut stderr().lock(), &Style::of(&stderr()));
         }
     }
 }
 
-fn new_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{elapsed:>5} [{bar:24}] {percent:>3}%  {msg}")
-        .expect("the template is a constant and valid");
-    ProgressBar::new(0).with_style(style.progress_chars("=> "))
+fn standing(info: &MigrationInfo) -> Standing {
+    let stuck = info.report.as_ref().is_some_and(|report| report["progress"]["stuck"] == true);
+    (info.status, stuck, info.undecided.is_some())
 }
 
-/// Bytes of this pass that are done, and all of them.
-fn amount(info: &MigrationInfo) -> (u64, u64) {
-    let Some(ram) = &info.ram else { return (0, 0) };
-    let all = ram.total;
-    (all.saturating_sub(ram.remaining), all)
-}
-
-fn describe(info: &MigrationInfo) -> String {
-    let Some(ram) = &info.ram else { return "connecting".into() };
-    let rate = bytes(ram.pages_per_second.saturating_mul(ram.page_size));
-    let dirty = bytes(ram.dirty_pages_rate.saturating_mul(ram.page_size));
-    let mut text = format!("pass {}, {rate}/s, guest writes {dirty}/s", ram.dirty_sync_count);
-    if let Some(expected) = info.expected_downtime {
-        text.push_str(&format!(", blackout about {}", nanos(expected.saturating_mul(1_000_000))));
+/// However it ends, what comes next begins on a clean line.
+impl Drop for Display<'_> {
+    fn drop(&mut self) {
+        self.clear();
     }
-    let eta = info.report.as_ref().and_then(|report| report["progress"]["eta_ns"].as_u64());
-    if let Some(eta) = eta {
-        text.push_str(&format!(", done in {}", nanos(eta)));
-    }
-    let note = info.report.as_ref().and_then(|report| report["progress"]["note"].as_str());
-    if let Some(note) = note.filter(|note| !note.is_empty()) {
-        text.push_str(&format!("; {note}"));
-    }
-    text
 }
