@@ -8,15 +8,19 @@ extern crate whimbrel_motion as motion;
 mod simulated;
 
 use links::{Address, Descriptors, Listener};
-use motion::destination::{DestinationJob, Phase};
+use motion::clock::Moment;
+use motion::destination::{
+    AsRam, Destination, DestinationIo, DestinationJob, Event, Phase, Question,
+};
 use motion::handover::{MemoryJournal, Particulars, Token};
 use motion::source::{PeerAddress, SourceJob};
-use motion::{Blackout, DestinationOptions, Machine, SourceOptions, Status};
+use motion::{Blackout, DestinationOptions, Machine, MotionError, SourceOptions, Status};
 use simulated::{Builder, Notes, Simulated};
 use state::{Code, Refusal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use wire::{Hello, Message, Role};
 
 struct Waiting {
     job: DestinationJob,
@@ -296,4 +300,43 @@ fn after_the_guest_has_come_the_port_takes_nobody_else() {
     assert_eq!(report.status.0, Status::Failed);
     assert!(other.is_running());
     assert!(matches!(waiting.job.phase(), Phase::Owner | Phase::Ended));
+}
+
+/// A destination's surroundings in which only time passes.
+struct Still(Moment);
+
+impl DestinationIo for Still {
+    fn now(&self) -> Moment {
+        self.0
+    }
+    fn send(&mut self, _: &Message) -> Result<(), MotionError> {
+        Ok(())
+    }
+    fn answer(&mut self, _: Question, _: &Message) {}
+    fn receive_into(&mut self, _: Arc<dyn AsRam>) {}
+    fn received(&self) -> u64 {
+        0
+    }
+    fn hang_up(&mut self) {}
+}
+
+#[test]
+fn a_source_whose_message_is_long_in_coming_is_not_silent() {
+    let (builder, notes) = (Arc::new(Builder::default()), Arc::new(Notes::default()));
+    let options = DestinationOptions::default();
+    let patience = options.stall_limit;
+    let mut io = Still(Moment::default());
+    let journal = Box::new(MemoryJournal::default());
+    let mut destination = Destination::new(builder, options, journal, notes, || 0);
+    let hello = Hello::new([1; 16], [2; 16], Role::Control, 0);
+    let _ = destination.admit(&hello, "far", io.0);
+    for _ in 0..10 {
+        io.0 = io.0.after(patience / 2);
+        // A piece of a description; the rest of it is on the way.
+        destination.handle(Event::Heard, &mut io);
+        assert_eq!(destination.phase(), Phase::Greeted);
+    }
+    io.0 = io.0.after(patience);
+    destination.handle(Event::Tick, &mut io);
+    assert_eq!(destination.phase(), Phase::Waiting);
 }

@@ -218,6 +218,7 @@ impl Destination {
     pub fn handle(&mut self, event: Event, io: &mut dyn DestinationIo) {
         let begun = io.now();
         match event {
+            Event::Heard => self.heard = begun,
             Event::Message(message) => {
                 self.heard = io.now();
                 if let Err(error) = self.message(message, io) {

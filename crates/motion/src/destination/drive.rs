@@ -256,6 +256,7 @@ impl Waiter {
             Ok(0) => wire::FrameError::Closed,
             Ok(count) => {
                 frames.feed(&buffer[..count]);
+                self.destination.handle(Event::Heard, &mut self.io);
                 loop {
                     match frames.next_item() {
                         Ok(None) => return,

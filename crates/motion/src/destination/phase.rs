@@ -49,6 +49,8 @@ pub enum Admission {
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event {
+    /// Bytes came over the control connection. Whoever sends a long message is not silent.
+    Heard,
     /// A message came over the control connection.
     Message(Message),
     /// Pages came over the control connection, with their contents.

@@ -218,6 +218,9 @@ impl DestinationSide {
 
     /// What the coordinator does when the control connection can be read.
     fn read(&mut self, env: &mut Env, piece: &Piece) {
+        if matches!(piece, Piece::Bytes(_)) {
+            self.handle(env, Event::Heard);
+        }
         let mut piece = Some(piece);
         let error = loop {
             let pages = self.wires.ram.as_ref().map(|ram| ram.as_ram().pages());
