@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 #[command(name = "whimbrel", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     /// What to log to stderr: off, error, warn, info, debug, trace, or a filter such as
-    /// `motion=debug`. WHIMBREL_LOG says the same.
+    /// `whimbrel_motion=debug`. WHIMBREL_LOG says the same.
     #[arg(long, global = true, value_name = "LEVEL")]
     pub log: Option<String>,
     /// What to do.
