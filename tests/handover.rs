@@ -7,15 +7,16 @@
 mod link;
 mod support;
 
-use link::{Link, Loses};
+use link::Link;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::process::{Child, Stdio};
 use support::{Host, Machine, wait};
+use wire::Kind;
 
 const SHAPE: [&str; 6] = ["--memory", "64M", "--cpus", "2", "--cmdline", "ws=16M rate=5000"];
 
-/// A move over a link that loses the one thing, at the moment at which it has lost it.
+/// A move over a link that is cut where the one thing was on the way, and was lost with it.
 struct Cut {
     host: Host,
     source: Machine,
@@ -24,23 +25,24 @@ struct Cut {
     job: Child,
 }
 
-fn cut(loses: Loses) -> Cut {
-    cut_from(loses, &[])
+fn cut(at: Kind) -> Cut {
+    cut_from(at, &[])
 }
 
 /// The same with further flags of the destination.
-fn cut_from(loses: Loses, flags: &[&str]) -> Cut {
+fn cut_from(at: Kind, flags: &[&str]) -> Cut {
     let host = Host::new();
     let source = host.selfcheck("a", &SHAPE);
     let (destination, to) = host.incoming("b", flags);
-    let link = Link::to(&to, loses);
+    let link = Link::holding(&to, at);
     let job = host
         .whimbrel(&["migrate", "a", link.address(), "--max-blackout", "unlimited", "--json"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    wait("the link to fail", || link.has_lost().then_some(()));
+    wait("the moment to cut the link", || link.has_held().then_some(()));
+    link.cut();
     Cut { host, source, destination, link, job }
 }
 
@@ -75,7 +77,7 @@ fn resolve(host: &Host, name: &str, token: &str, owner: &str) {
 
 #[test]
 fn a_destination_that_lost_its_source_holds_the_guest_until_somebody_decides() {
-    let mut cut = cut(Loses::Ready);
+    let mut cut = cut(Kind::Ready);
     cut.source.kill();
     let _ = cut.job.wait();
     let token = undecided(&cut.host, "b")["token"].as_str().unwrap().to_owned();
@@ -91,7 +93,7 @@ fn a_destination_that_lost_its_source_holds_the_guest_until_somebody_decides() {
 
 #[test]
 fn a_guest_is_held_no_longer_than_was_said() {
-    let mut cut = cut_from(Loses::Ready, &["--handover-hold", "300ms"]);
+    let mut cut = cut_from(Kind::Ready, &["--handover-hold", "300ms"]);
     assert_eq!(cut.destination.wait_for_end(), Some(1));
     assert_eq!(cut.job.wait().unwrap().code(), Some(1));
     cut.host.wait_for_state("a", "running");
@@ -100,7 +102,7 @@ fn a_guest_is_held_no_longer_than_was_said() {
 
 #[test]
 fn a_guest_held_in_vain_is_given_up_by_a_word() {
-    let mut cut = cut(Loses::Ready);
+    let mut cut = cut(Kind::Ready);
     let token = undecided(&cut.host, "b")["token"].as_str().unwrap().to_owned();
     assert_eq!(cut.job.wait().unwrap().code(), Some(1));
     cut.host.wait_for_state("a", "running");
@@ -111,7 +113,7 @@ fn a_guest_held_in_vain_is_given_up_by_a_word() {
 
 #[test]
 fn a_source_that_never_heard_ready_goes_on_and_says_so_when_it_can() {
-    let mut cut = cut(Loses::Ready);
+    let mut cut = cut(Kind::Ready);
     undecided(&cut.host, "b");
     assert_eq!(cut.job.wait().unwrap().code(), Some(1));
     assert_eq!(cut.host.motion("a")["status"], "failed");
@@ -123,7 +125,7 @@ fn a_source_that_never_heard_ready_goes_on_and_says_so_when_it_can() {
 
 #[test]
 fn a_source_whose_commit_was_lost_asks_and_goes_on_when_it_is_refused() {
-    let mut cut = cut(Loses::Commit);
+    let mut cut = cut(Kind::Commit);
     undecided(&cut.host, "a");
     assert_eq!(cut.host.state("a"), "finish-migrate");
     cut.link.heal();
@@ -135,7 +137,7 @@ fn a_source_whose_commit_was_lost_asks_and_goes_on_when_it_is_refused() {
 
 #[test]
 fn a_source_that_gets_no_answer_waits_and_runs_the_guest_only_when_told() {
-    let mut cut = cut(Loses::Commit);
+    let mut cut = cut(Kind::Commit);
     let handover = undecided(&cut.host, "a");
     let token = handover["token"].as_str().unwrap();
     assert_eq!(handover["side"], "source");

@@ -1,52 +1,83 @@
-//! A link between two machines that fails at the worst moment.
+//! A link between two machines that can be brought to a stand at any message of the protocol, and
+//! cut, stalled and healed there.
 
-use std::io::{Read, Write};
+#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use wire::{Inbox, Item, MAGIC, Message};
+use wire::{FrameError, Header, Kind, MAGIC, PagesHeader};
 
-/// What the link does not let through. It is down from then on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Loses {
-    Ready,
-    Commit,
-}
+/// What pages are numbered within, as far as a link cares.
+const ANY_RAM: u64 = 1 << 40;
+const PAGE: u64 = 4096;
 
-/// Carries the connections of a motion, reading along.
+/// Carries the connections of a motion, frame by frame.
 pub struct Link {
     shared: Arc<Shared>,
     address: String,
 }
 
 struct Shared {
-    loses: Loses,
     to: String,
-    lost: AtomicBool,
-    down: AtomicBool,
-    streams: Mutex<Vec<TcpStream>>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    traffic: Traffic,
+    /// The kind of message at which a connection comes to a stand.
+    hold: Option<Kind>,
+    /// One has come.
+    held: bool,
+    /// Counts the cuts: whatever was under way before one is gone.
+    cuts: u64,
+    streams: Vec<TcpStream>,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Traffic {
+    #[default]
+    Carried,
+    /// Nothing moves, and no connection ends.
+    Stalled,
+    /// There are no connections.
+    Cut,
 }
 
 impl Link {
-    /// A link to this address.
-    pub fn to(address: &str, loses: Loses) -> Self {
+    /// A link to this address, which carries everything.
+    pub fn to(address: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let shared = Arc::new(Shared {
-            loses,
             to: address.strip_prefix("tcp:").unwrap().to_owned(),
-            lost: AtomicBool::new(false),
-            down: AtomicBool::new(false),
-            streams: Mutex::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
         });
         let address = format!("tcp:{}", listener.local_addr().unwrap());
         let carrying = shared.clone();
         thread::spawn(move || {
             for from in listener.incoming().map_while(Result::ok) {
-                carrying.carry(from);
+                if carrying.state().closed {
+                    return;
+                }
+                let carrying = carrying.clone();
+                thread::spawn(move || carrying.carry(from));
             }
         });
         Self { shared, address }
+    }
+
+    /// The same, but the first message of this kind stays on the way, and so does whatever follows
+    /// it in the same direction on the same connection.
+    pub fn holding(address: &str, kind: Kind) -> Self {
+        let link = Self::to(address);
+        link.shared.state().hold = Some(kind);
+        link
     }
 
     /// Where its source is to connect to.
@@ -54,61 +85,133 @@ impl Link {
         &self.address
     }
 
-    /// Whether it has lost what it was to lose.
-    pub fn has_lost(&self) -> bool {
-        self.shared.lost.load(Ordering::SeqCst)
+    /// Whether the message that it holds has come.
+    pub fn has_held(&self) -> bool {
+        self.shared.state().held
     }
 
-    /// Carries everything from now on.
+    /// Ends all connections, with everything that is on the way, and lets none be made.
+    pub fn cut(&self) {
+        self.change(|state| {
+            state.traffic = Traffic::Cut;
+            state.cuts += 1;
+            for stream in state.streams.drain(..) {
+                // It may have ended before.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        });
+    }
+
+    /// Carries nothing any more, and ends no connection either.
+    pub fn stall(&self) {
+        self.change(|state| state.traffic = Traffic::Stalled);
+    }
+
+    /// Carries everything from now on, beginning with what was held.
     pub fn heal(&self) {
-        self.shared.down.store(false, Ordering::SeqCst);
+        self.change(|state| {
+            state.traffic = Traffic::Carried;
+            state.hold = None;
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.shared.state());
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.cut();
+        self.change(|state| state.closed = true);
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(self.address.trim_start_matches("tcp:"));
     }
 }
 
 impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
     fn carry(self: &Arc<Self>, from: TcpStream) {
-        if self.down.load(Ordering::SeqCst) {
+        let cuts = self.state().cuts;
+        // A connection over a link that is stalled is not refused: it is not made yet.
+        if !self.lets_pass(None, cuts) {
             return;
         }
         let Ok(to) = TcpStream::connect(&self.to) else { return };
-        let pair = [from.try_clone().unwrap(), to.try_clone().unwrap()];
-        self.streams.lock().unwrap().extend(pair);
+        {
+            let mut state = self.state();
+            if state.cuts != cuts {
+                return;
+            }
+            state.streams.extend([from.try_clone().unwrap(), to.try_clone().unwrap()]);
+        }
+        for stream in [&from, &to] {
+            stream.set_nodelay(true).unwrap();
+        }
         for (read, write) in [(from.try_clone().unwrap(), to.try_clone().unwrap()), (to, from)] {
             let shared = self.clone();
-            thread::spawn(move || shared.pump(read, write));
+            thread::spawn(move || shared.pump(&read, &write, cuts));
         }
     }
 
-    fn pump(&self, mut read: TcpStream, mut write: TcpStream) {
-        let mut frames = Inbox::new();
-        frames.allow_pages(1 << 32);
-        let mut magic = MAGIC.len();
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(count @ 1..) = read.read(&mut buffer) {
-            let skip = magic.min(count);
-            magic -= skip;
-            frames.feed(&buffer[skip..count]);
-            while let Some(item) = frames.next_item().unwrap() {
-                if self.is_to_be_lost(&item) && !self.lost.swap(true, Ordering::SeqCst) {
-                    self.down.store(true, Ordering::SeqCst);
-                    for stream in self.streams.lock().unwrap().drain(..) {
-                        let _ = stream.shutdown(Shutdown::Both);
-                    }
-                    return;
-                }
+    /// Carries one direction of a connection to its end.
+    fn pump(&self, mut read: &TcpStream, mut write: &TcpStream, cuts: u64) {
+        let mut kind = None;
+        let mut bytes = vec![0; MAGIC.len()];
+        let mut came = read.read_exact(&mut bytes).is_ok();
+        while came {
+            if !self.lets_pass(kind, cuts) {
+                return;
             }
-            if write.write_all(&buffer[..count]).is_err() {
-                break;
+            if write.write_all(&bytes).is_err() {
+                // The other direction may still have something to bring, and its end tells this one.
+                let _ = io::copy(&mut read, &mut io::sink());
+                return;
             }
+            (kind, came) = match frame(&mut read, &mut bytes) {
+                Ok(kind) => (Some(kind), true),
+                Err(_) => (None, false),
+            };
         }
-        let _ = write.shutdown(Shutdown::Write);
+        // An end is carried too, or not.
+        if self.lets_pass(None, cuts) {
+            let _ = write.shutdown(Shutdown::Write);
+        }
     }
 
-    fn is_to_be_lost(&self, item: &Item) -> bool {
-        match item {
-            Item::Message(Message::Ready(_)) => self.loses == Loses::Ready,
-            Item::Message(Message::Commit(_)) => self.loses == Loses::Commit,
-            _ => false,
+    /// Waits until this may pass; whether it may, or is gone in a cut.
+    fn lets_pass(&self, kind: Option<Kind>, cuts: u64) -> bool {
+        let mut state = self.state();
+        loop {
+            if state.cuts != cuts || state.traffic == Traffic::Cut {
+                return false;
+            }
+            let holds = kind.is_some() && state.hold == kind;
+            state.held |= holds;
+            if !holds && state.traffic == Traffic::Carried {
+                return true;
+            }
+            state = self.changed.wait(state).unwrap();
         }
     }
+}
+
+/// Reads one frame, with the contents of pages that follow it.
+fn frame(read: &mut impl Read, bytes: &mut Vec<u8>) -> Result<Kind, FrameError> {
+    let header = Header::read(read)?;
+    let body = header.read_body(read)?;
+    bytes.clear();
+    bytes.extend_from_slice(&header.encode());
+    bytes.extend_from_slice(&body);
+    if header.kind == Kind::Pages {
+        let contents = PagesHeader::decode(&body, ANY_RAM)?.data_pages() * PAGE;
+        let begin = bytes.len();
+        bytes.resize(begin + usize::try_from(contents).unwrap(), 0);
+        read.read_exact(&mut bytes[begin..])?;
+    }
+    Ok(header.kind)
 }

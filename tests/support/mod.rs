@@ -3,18 +3,19 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use qmp::{Client, ClientError};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Far beyond what anything takes, also on a busy machine: a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A folder of machines that know nothing of other tests'.
 pub struct Host {
@@ -51,7 +52,7 @@ impl Host {
     }
 
     /// Where its machines' sockets are.
-    pub fn folder(&self) -> &std::path::Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
@@ -95,6 +96,7 @@ impl Host {
             name: name.to_owned(),
             process,
             log,
+            console: socket.clone(),
             said: Arc::default(),
             typed: Arc::default(),
         };
@@ -165,6 +167,22 @@ impl Host {
         report
     }
 
+    /// Has a machine carry out one QMP command, without a process in between.
+    pub fn ask(
+        &self,
+        name: &str,
+        command: &str,
+        arguments: impl Into<Option<Value>>,
+    ) -> Result<Value, ClientError> {
+        let mut client = Client::connect(&self.folder().join(format!("{name}.sock")))?;
+        client.execute(command, arguments.into(), Some(PATIENCE))
+    }
+
+    /// What a machine says of itself, if its process is there to say anything.
+    pub fn view(&self, name: &str) -> Option<Value> {
+        self.ask(name, "x-whimbrel-query-machine", None).ok()
+    }
+
     /// Sends one QMP command.
     pub fn qmp(&self, name: &str, command: &str, arguments: &str) -> Output {
         self.run(&["qmp", name, command, arguments])
@@ -188,6 +206,7 @@ pub struct Machine {
     pub name: String,
     process: Child,
     log: PathBuf,
+    console: PathBuf,
     said: Arc<Mutex<String>>,
     typed: Arc<Mutex<Option<UnixStream>>>,
 }
@@ -287,10 +306,43 @@ impl Machine {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
+    /// Stops the process where it is, and returns when all of it stands still.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        wait("a process to stand still", || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            let stands = |task: std::fs::DirEntry| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                // What follows the name, which is in brackets: the state.
+                stat.rsplit(')').next().is_none_or(|rest| rest.starts_with(" T"))
+            };
+            tasks.map_while(Result::ok).all(stands).then_some(())
+        });
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Where its console is.
+    pub fn console(&self) -> &Path {
+        &self.console
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn kill(&mut self) {
         // SIGKILL to a child that has not been waited for: the pid is still its own.
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Whether the process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
     }
 
     /// Waits for the process to end by itself, and gives its exit status.
