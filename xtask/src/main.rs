@@ -1,6 +1,7 @@
 //! Tasks that are run more than twice: `cargo xtask --help`.
 #![forbid(unsafe_code)]
 
+mod again;
 mod cpio;
 mod debian;
 mod lab;
@@ -24,6 +25,10 @@ struct Xtask {
 enum Task {
     /// Run everything that has to hold before a change goes in
     Test(test::Test),
+    /// Play everything that can go wrong in a move, again and again
+    Matrix(again::Matrix),
+    /// Move a guest, and fail to move it, for long
+    Soak(again::Soak),
     /// Boot stock Linux guests on a complete KVM, in an emulated host
     Lab(lab::Lab),
 }
@@ -31,6 +36,8 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Xtask::parse().task {
         Task::Test(args) => Ok(test::run(&args)),
+        Task::Matrix(args) => args.run().map(|()| ExitCode::SUCCESS),
+        Task::Soak(args) => args.run().map(|()| ExitCode::SUCCESS),
         Task::Lab(args) => lab::run(&args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

@@ -1,0 +1,56 @@
+//! What a process has of the host.
+
+use crate::support::wait;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+/// Memory may differ by so much: what an allocator keeps is not the same twice.
+const MEMORY_SLACK: u64 = 1 << 20;
+
+/// Descriptors, threads and memory of a process. The guest's RAM is shared memory and not counted:
+/// how much of it there is, is up to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    pub descriptors: usize,
+    pub threads: usize,
+    /// Anonymous memory in RAM, in bytes.
+    pub memory: u64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Self {
+        let count = |what| fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let kib =
+            |line: &str| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse().ok();
+        let memory: u64 = status.lines().find_map(kib).unwrap();
+        Self { descriptors: count("fd"), threads: count("task"), memory: memory << 10 }
+    }
+
+    /// What it has when whatever was just done is done: connections close and threads end a little
+    /// after their work.
+    pub fn at_rest(pid: u32) -> Self {
+        let mut last = Self::of(pid);
+        let mut same = 0;
+        wait("a process to come to rest", || {
+            thread::sleep(Duration::from_millis(100));
+            let now = Self::of(pid);
+            let alike = (now.descriptors, now.threads) == (last.descriptors, last.threads);
+            same = if alike { same + 1 } else { 0 };
+            last = now;
+            (same >= 15).then_some(now)
+        })
+    }
+
+    /// Requires that this process has, at rest, what another one had, or what it had itself before.
+    pub fn is_still_that_of(self, pid: u32, who: &str) -> Self {
+        let now = Self::at_rest(pid);
+        println!("{who}: {self:?} before, {now:?} now");
+        assert_eq!(now.descriptors, self.descriptors, "descriptors of {who}");
+        assert_eq!(now.threads, self.threads, "threads of {who}");
+        let grown = now.memory.saturating_sub(self.memory);
+        assert!(grown <= MEMORY_SLACK, "{who} has grown by {grown} bytes");
+        now
+    }
+}
