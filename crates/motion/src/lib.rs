@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+mod courtesy;
 pub mod destination;
 mod error;
 pub mod handover;

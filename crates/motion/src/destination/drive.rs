@@ -339,7 +339,10 @@ impl Waiter {
                 self.io.control = Some(stream);
                 Ok(())
             }
-            Admission::Data => self.io.receive(hello.index, stream),
+            Admission::Data => {
+                let connections = self.destination.report().connections;
+                self.io.receive(hello.index, connections, stream)
+            }
             Admission::Question => {
                 self.io.hear_question(stream);
                 Ok(())
@@ -404,20 +407,21 @@ struct Io {
 }
 
 impl Io {
-    fn receive(&mut self, index: u16, stream: Stream) -> Result<(), MotionError> {
+    fn receive(&mut self, index: u16, connections: u16, stream: Stream) -> Result<(), MotionError> {
         let Some(ram) = self.ram.clone() else { return Ok(()) };
         // Between passes nothing comes; the control connection says whether the source lives.
         stream.set_read_limit(None).map_err(|e| MotionError::sending("setting a limit", e))?;
         let (words, waker) = (self.words.clone(), self.waker.clone());
         let (motion, received) = (self.motion, self.received.clone());
-        let receiver = ReceiverThread::start(index, stream, ram, received, move |word| {
+        let say = move |word| {
             let word = match word {
                 Word::PassEnd(end) => Inner::PassEnd(motion, index, end),
                 Word::Failed(error) => Inner::DataLost(motion, error),
             };
             let _ = words.send(word);
             waker.wake();
-        })?;
+        };
+        let receiver = ReceiverThread::start(index, connections, stream, ram, received, say)?;
         self.receivers.push(receiver);
         Ok(())
     }

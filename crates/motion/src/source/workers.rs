@@ -1,12 +1,14 @@
-//! The workers: a thread for each data connection, all equal.
+//! The workers: threads that send pages, on data connections that are all equal.
 
 use crate::MotionError;
 use crate::SourceMachine;
 use crate::clock::Moment;
+use crate::courtesy::{Courtesy, Manner};
 use crate::ram::send::{PIECE_PAGES, SendError, Sender};
 use crate::ram::{Pacer, Pass, PassTotals};
 use links::{Closer, Stream};
 use state::Code;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -25,7 +27,7 @@ impl Bandwidth {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Pacer> {
-        self.pacer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pacer)
     }
 
     fn now(&self) -> Moment {
@@ -53,7 +55,8 @@ pub(super) enum Word {
     Failed(MotionError),
 }
 
-/// A thread for each data connection. Ends with the value.
+/// Two threads for each data connection, of which one serves: a polite one while the guest runs,
+/// a prompt one when it is stopped or the polite one starves. Ends with the value.
 pub(super) struct Workers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -63,60 +66,98 @@ pub(super) struct Workers {
 struct Shared {
     machine: Arc<dyn SourceMachine>,
     bandwidth: Bandwidth,
+    lanes: Vec<Mutex<Lane>>,
     job: Mutex<Job>,
+    /// Set when polite threads starve: prompt ones do the rest of the motion.
+    hurried: AtomicBool,
     changed: Condvar,
     say: Box<dyn Fn(Word) + Send + Sync>,
+}
+
+/// A connection and what is sent over it. Whoever serves it holds it.
+struct Lane {
+    stream: Stream,
+    sender: Sender,
+    /// What it has taken of the pass under way.
+    totals: PassTotals,
 }
 
 #[derive(Default)]
 struct Job {
     pass: Option<Arc<Pass>>,
-    /// Workers that have not ended the pass yet.
+    manner: Manner,
+    /// Of each lane, the last pass that it has ended.
+    ended: Vec<u32>,
+    /// Lanes that have not ended the pass yet.
     busy: usize,
     quit: bool,
 }
 
 impl Shared {
     fn job(&self) -> MutexGuard<'_, Job> {
-        self.job.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.job)
+    }
+
+    fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Relaxed)
+    }
+
+    /// Has prompt threads do what is left.
+    fn hurry(&self) {
+        let mut job = self.job();
+        if !self.hurried.swap(true, Ordering::Relaxed) {
+            tracing::debug!("polite threads get next to no processor: sending as an equal now");
+        }
+        job.manner = Manner::Prompt;
+        self.changed.notify_all();
     }
 }
 
 impl Workers {
-    /// Starts a worker on each connection.
+    /// Starts the workers of each connection.
     pub(super) fn start(
         machine: Arc<dyn SourceMachine>,
         bandwidth: Bandwidth,
         connections: Vec<Stream>,
         say: Box<dyn Fn(Word) + Send + Sync>,
     ) -> Result<Self, MotionError> {
+        let count = connections.len();
+        let closers = connections.iter().map(Stream::closer).collect();
+        let lane =
+            |stream| Lane { stream, sender: Sender::default(), totals: PassTotals::default() };
         let shared = Arc::new(Shared {
             machine,
             bandwidth,
-            job: Mutex::default(),
+            lanes: connections.into_iter().map(|stream| Mutex::new(lane(stream))).collect(),
+            job: Mutex::new(Job { ended: vec![0; count], ..Job::default() }),
+            hurried: AtomicBool::new(false),
             changed: Condvar::new(),
             say,
         });
-        let mut workers = Self { shared, threads: Vec::new(), closers: Vec::new() };
-        for (index, stream) in connections.into_iter().enumerate() {
-            workers.closers.push(stream.closer());
-            let shared = workers.shared.clone();
-            let thread = thread::Builder::new()
-                .name(format!("move-send-{index}"))
-                .spawn(move || work(&shared, stream))
-                .map_err(|e| {
-                    MotionError::new(Code::HostIo, format!("starting a thread to send pages: {e}"))
-                })?;
-            workers.threads.push(thread);
+        let mut workers = Self { shared, threads: Vec::new(), closers };
+        for index in 0..count {
+            for (manner, name) in [(Manner::Polite, "polite"), (Manner::Prompt, "send")] {
+                let shared = workers.shared.clone();
+                let thread = thread::Builder::new()
+                    .name(format!("move-{name}-{index}"))
+                    .spawn(move || work(&shared, index, manner))
+                    .map_err(|e| {
+                        let why = format!("starting a thread to send pages: {e}");
+                        MotionError::new(Code::HostIo, why)
+                    })?;
+                workers.threads.push(thread);
+            }
         }
         Ok(workers)
     }
 
-    /// Has all of them send a pass.
+    /// Has all of them send a pass: politely if a guest runs beside it.
     pub(super) fn send(&self, pass: &Arc<Pass>) {
+        let polite = self.shared.machine.is_running() && !self.shared.is_hurried();
         let mut job = self.shared.job();
-        job.busy = self.threads.len();
+        job.busy = self.closers.len();
         job.pass = Some(pass.clone());
+        job.manner = if polite { Manner::Polite } else { Manner::Prompt };
         self.shared.changed.notify_all();
     }
 }
@@ -133,37 +174,41 @@ impl Drop for Workers {
     }
 }
 
-fn work(shared: &Shared, mut stream: Stream) {
-    let mut sender = Sender::default();
-    let mut last = 0;
-    loop {
-        let pass = {
-            let mut job = shared.job();
-            loop {
-                if job.quit {
-                    return;
-                }
-                match &job.pass {
-                    Some(pass) if pass.number() != last => break pass.clone(),
-                    _ => {
-                        job = shared.changed.wait(job).unwrap_or_else(PoisonError::into_inner);
-                    }
-                }
-            }
-        };
-        last = pass.number();
-        let result = send_share(shared, &pass, &mut sender, &mut stream);
+/// How a thread's part in a pass ended.
+enum Share {
+    /// Nothing is left, and the destination was told so.
+    Sent,
+    /// The pass was stopped.
+    Stopped,
+    /// A thread of the other manner goes on.
+    HandedOver,
+}
+
+fn work(shared: &Shared, index: usize, manner: Manner) {
+    let mut courtesy = match manner {
+        Manner::Prompt => None,
+        Manner::Polite => match Courtesy::begin(shared.lanes.len()) {
+            Some(courtesy) => Some(courtesy),
+            None => return shared.hurry(),
+        },
+    };
+    while let Some(pass) = next_pass(shared, index, manner) {
+        let result = send_share(shared, &pass, &mut lock(&shared.lanes[index]), &mut courtesy);
         let all_sent = {
             let mut job = shared.job();
             if job.quit {
                 return;
             }
+            if matches!(result, Ok(Share::HandedOver)) {
+                continue;
+            }
+            job.ended[index] = pass.number();
             job.busy -= 1;
             job.busy == 0
         };
         match result {
-            Ok(()) if all_sent && !pass.is_stopped() => (shared.say)(Word::Sent),
-            Ok(()) => {}
+            Ok(Share::Sent) if all_sent && !pass.is_stopped() => (shared.say)(Word::Sent),
+            Ok(_) => {}
             Err(error) => {
                 if !pass.is_stopped() {
                     pass.stop();
@@ -174,28 +219,59 @@ fn work(shared: &Shared, mut stream: Stream) {
     }
 }
 
+/// Waits for a pass that is this thread's to serve. `None` when there will be none.
+fn next_pass(shared: &Shared, index: usize, manner: Manner) -> Option<Arc<Pass>> {
+    let mut job = shared.job();
+    loop {
+        if job.quit {
+            return None;
+        }
+        match &job.pass {
+            Some(pass) if job.manner == manner && pass.number() != job.ended[index] => {
+                return Some(pass.clone());
+            }
+            _ => job = shared.changed.wait(job).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
 /// Sends chunks of the pass as long as there are any, then says that this was all.
 fn send_share(
     shared: &Shared,
     pass: &Pass,
-    sender: &mut Sender,
-    stream: &mut Stream,
-) -> Result<(), MotionError> {
-    let mut totals = PassTotals::default();
+    lane: &mut Lane,
+    courtesy: &mut Option<Courtesy>,
+) -> Result<Share, MotionError> {
     let mut pace = |bytes| shared.bandwidth.pace(bytes);
-    while let Some(chunk) = pass.claim() {
-        let sent = sender
-            .send_chunk(&*shared.machine, pass, chunk, &mut pace, stream)
+    loop {
+        if let Some(courtesy) = courtesy {
+            if courtesy.is_starved() {
+                shared.hurry();
+            }
+            if shared.is_hurried() {
+                return Ok(Share::HandedOver);
+            }
+        }
+        let Some(chunk) = pass.claim() else { break };
+        let sent = lane
+            .sender
+            .send_chunk(&*shared.machine, pass, chunk, &mut pace, &mut lane.stream)
             .map_err(send_error)?;
         pass.count(sent);
-        totals.add(sent);
+        lane.totals.add(sent);
     }
+    let totals = std::mem::take(&mut lane.totals);
     if pass.is_stopped() {
-        return Ok(());
+        return Ok(Share::Stopped);
     }
     let end = PassEnd { pass: pass.number(), data_pages: totals.data, zero_pages: totals.zero };
-    wire::write_message(stream, &Message::PassEnd(end))
-        .map_err(|e| MotionError::sending("sending pages", e))
+    wire::write_message(&mut lane.stream, &Message::PassEnd(end))
+        .map_err(|e| MotionError::sending("sending pages", e))?;
+    Ok(Share::Sent)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn send_error(error: SendError) -> MotionError {
@@ -204,3 +280,6 @@ pub(super) fn send_error(error: SendError) -> MotionError {
         SendError::Link(error) => MotionError::sending("sending pages", error),
     }
 }
+
+#[cfg(test)]
+mod tests;
