@@ -286,12 +286,16 @@ impl Monitor {
                     tracing::error!(%error, "the guest asked for a reset");
                 }
             }
-            VmEvent::GuestError { vcpu, reason } => {
+            VmEvent::GuestError { vcpu, reason, registers } => {
                 if let Some(motion) = self.motion_under_way() {
                     motion.guest_gone();
                 }
                 self.events.send(&Event::Stop);
-                let registers = serde_json::Value::Null;
+                // As text: not every reader of JSON keeps 64 bits.
+                let text = |(name, value): (&str, u64)| (name.to_owned(), format!("{value:#x}"));
+                let registers: std::collections::BTreeMap<_, _> =
+                    registers.0.into_iter().map(text).collect();
+                let registers = serde_json::json!(registers);
                 self.events.send(&Event::GuestError { cpu: vcpu, reason, registers });
             }
         }

@@ -33,6 +33,6 @@ pub use config::{BootSource, MOST_VCPUS, MachineConfig};
 pub use description::{MOST_BOOT_BYTES, SavedBoot, SavedCpuid, SavedMachine, SavedSchemas};
 pub use error::VmError;
 pub use kvm::{Hypervisor, OpenError};
-pub use status::{EventSink, RunState, VmEvent};
+pub use status::{EventSink, Registers, RunState, VmEvent};
 pub use vcpu::SavedVcpu;
 pub use vm::Vm;

@@ -3,7 +3,7 @@
 use crate::board::Board;
 use crate::config::BootSource;
 use crate::error::VmError;
-use crate::status::RunState;
+use crate::status::{Registers, RunState};
 use crate::vcpu::{SavedVcpu, StateError, Vcpu};
 use crate::vm::{Control, Vm};
 use crate::{SavedClock, clock::ClockError};
@@ -214,7 +214,7 @@ impl Vm {
             return Err(MachineError::new(Code::Unsupported, what, why));
         };
         self.reset_to(source).map_err(|e| {
-            self.shared().status.fail(0, &e.to_string());
+            self.shared().status.fail(0, &e.to_string(), Registers::default());
             MachineError::new(e.code(), what, e)
         })
     }

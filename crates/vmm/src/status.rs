@@ -82,13 +82,29 @@ pub enum VmEvent {
     Shutdown,
     /// The guest asked to be reset, and waits for [`Vm::reset`](crate::Vm::reset).
     Reset,
-    /// A vCPU cannot go on: run state [`RunState::InternalError`]. Its registers are in the log.
+    /// A vCPU cannot go on: run state [`RunState::InternalError`].
     GuestError {
         /// The vCPU.
         vcpu: u32,
         /// What happened.
         reason: String,
+        /// Its registers.
+        registers: Registers,
     },
+}
+
+/// Registers of a vCPU, by name; none where they could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Registers(pub Vec<(&'static str, u64)>);
+
+impl fmt::Display for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            write!(f, "{space}{name}={value:#x}")?;
+        }
+        Ok(())
+    }
 }
 
 /// Where events go. Called on the vCPU's thread: it must neither block nor ask anything of the
@@ -145,7 +161,7 @@ impl Status {
     }
 
     /// A vCPU cannot go on. `false` if the guest had ended already: then it is no news.
-    pub fn fail(&self, vcpu: u32, reason: &str) -> bool {
+    pub fn fail(&self, vcpu: u32, reason: &str, registers: Registers) -> bool {
         {
             let mut now = self.now();
             if now.state.is_end() {
@@ -154,7 +170,7 @@ impl Status {
             now.state = RunState::InternalError;
             now.failure = Some(format!("vCPU {vcpu}: {reason}"));
         }
-        (self.events)(VmEvent::GuestError { vcpu, reason: reason.to_owned() });
+        (self.events)(VmEvent::GuestError { vcpu, reason: reason.to_owned(), registers });
         true
     }
 
@@ -203,14 +219,17 @@ mod tests {
     #[test]
     fn only_the_first_end_is_an_event() {
         let (status, events) = status();
-        assert!(status.fail(3, "triple fault"));
-        assert!(!status.fail(1, "triple fault"));
+        let registers = Registers(vec![("rip", 0xfff0), ("cs", 8)]);
+        assert_eq!(registers.to_string(), "rip=0xfff0 cs=0x8");
+        assert!(status.fail(3, "triple fault", registers.clone()));
+        assert!(!status.fail(1, "triple fault", Registers::default()));
         status.shut_down();
         status.want_reset();
         status.set(RunState::Paused);
         assert_eq!(status.state(), RunState::InternalError);
         assert_eq!(status.failure().as_deref(), Some("vCPU 3: triple fault"));
-        let event = VmEvent::GuestError { vcpu: 3, reason: "triple fault".to_owned() };
+        let reason = "triple fault".to_owned();
+        let event = VmEvent::GuestError { vcpu: 3, reason, registers };
         assert_eq!(events.try_iter().collect::<Vec<_>>(), [event]);
     }
 

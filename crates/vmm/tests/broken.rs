@@ -14,8 +14,9 @@ fn fails_with(code: &[u8], vcpus: u32, words: &str) -> Rig {
     let rig = Rig::of_image(elf(code), "", vcpus, 16 * MIB);
     rig.start();
     let event = rig.events.recv_timeout(PATIENCE).unwrap();
-    let VmEvent::GuestError { vcpu: 0, reason } = event else { panic!("{event:?}") };
+    let VmEvent::GuestError { vcpu: 0, reason, registers } = event else { panic!("{event:?}") };
     assert!(reason.contains(words), "{reason}");
+    assert!(registers.0.iter().any(|(name, value)| *name == "rip" && *value != 0), "{registers}");
     assert_eq!(rig.vm.state(), RunState::InternalError);
     assert!(rig.vm.failure().unwrap().contains(words));
     rig

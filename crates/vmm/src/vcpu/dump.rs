@@ -1,14 +1,14 @@
-//! A vCPU's registers for the log.
+//! A vCPU's registers, for those who look at a guest that failed.
 
 use super::Vcpu;
-use std::fmt::Write as _;
+use crate::status::Registers;
 
 impl Vcpu {
-    /// Its registers as text, as far as KVM gives them.
-    pub fn dump(&self) -> String {
-        let mut text = String::new();
+    /// Its registers, as far as KVM gives them.
+    pub fn dump(&self) -> Registers {
+        let mut all = Vec::new();
         if let Ok(r) = self.fd.get_regs() {
-            let names = [
+            all.extend([
                 ("rip", r.rip),
                 ("rflags", r.rflags),
                 ("rax", r.rax),
@@ -27,13 +27,10 @@ impl Vcpu {
                 ("r13", r.r13),
                 ("r14", r.r14),
                 ("r15", r.r15),
-            ];
-            for (name, value) in names {
-                let _ = write!(text, "{name}={value:#x} ");
-            }
+            ]);
         }
         if let Ok(s) = self.fd.get_sregs() {
-            for (name, value) in [
+            all.extend([
                 ("cr0", s.cr0),
                 ("cr2", s.cr2),
                 ("cr3", s.cr3),
@@ -42,16 +39,18 @@ impl Vcpu {
                 ("apic_base", s.apic_base),
                 ("gdt", s.gdt.base),
                 ("idt", s.idt.base),
-            ] {
-                let _ = write!(text, "{name}={value:#x} ");
-            }
-            for (name, segment) in
-                [("cs", s.cs), ("ss", s.ss), ("ds", s.ds), ("es", s.es), ("tr", s.tr)]
-            {
-                let _ = write!(text, "{name}={:#x}:{:#x} ", segment.selector, segment.base);
-            }
+                ("cs", s.cs.selector.into()),
+                ("cs_base", s.cs.base),
+                ("ss", s.ss.selector.into()),
+                ("ss_base", s.ss.base),
+                ("ds", s.ds.selector.into()),
+                ("ds_base", s.ds.base),
+                ("es", s.es.selector.into()),
+                ("es_base", s.es.base),
+                ("tr", s.tr.selector.into()),
+                ("tr_base", s.tr.base),
+            ]);
         }
-        text.truncate(text.trim_end().len());
-        text
+        Registers(all)
     }
 }

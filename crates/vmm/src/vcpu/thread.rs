@@ -56,8 +56,9 @@ fn serve(shared: &Shared, index: usize, order: Order) {
     vcpu.was_stopped = true;
     if let Some(reason) = failed {
         gate.close();
-        if status.fail(vcpu.index, &reason) {
-            tracing::error!(vcpu = vcpu.index, registers = vcpu.dump(), "{reason}");
+        let registers = vcpu.dump();
+        if status.fail(vcpu.index, &reason, registers.clone()) {
+            tracing::error!(vcpu = vcpu.index, %registers, "{reason}");
         }
     }
 }
