@@ -36,9 +36,16 @@ pub fn motion_lines(name: &MachineName, info: &MigrationInfo, style: &Style) -> 
         lines.extend(sent(report, style));
         lines.extend(passes::table(report));
         if let Some(switch) = report["switch"].as_str().filter(|why| !why.is_empty()) {
-            let stopped = report["blackout"].is_object();
+            let stopped =
+                status == MigrationStatus::Completed || report["given_up_pause_ns"].is_u64();
             lines.extend(labelled(if stopped { "stopped" } else { "not yet" }, switch, style));
         }
+    }
+    let came_here = info.socket_address.is_some();
+    if status == MigrationStatus::Completed && !came_here && report["blackout"].is_null() {
+        let text = "not known: the destination did not get to say when the guest ran, or it was \
+                    stopped before";
+        lines.extend(labelled("blackout", text, style));
     }
     lines.extend(blackout::chart(&report["blackout"], style));
     if let Some(pause) = report["given_up_pause_ns"].as_u64() {

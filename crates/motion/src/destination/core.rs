@@ -202,7 +202,7 @@ impl Destination {
             peer: peer.to_owned(),
             ..Report::default()
         };
-        self.progress = Progress::default();
+        self.progress = Progress { peer: peer.to_owned(), ..Progress::default() };
         self.control_bytes = 0;
         self.session = Some(Session {
             hello,

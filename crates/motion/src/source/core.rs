@@ -232,9 +232,7 @@ impl Source {
                 self.guest_gone(io);
                 Ok(())
             }
-            Command::Resolve { owner, fenced } => {
-                self.drive(handover::Input::Resolve { owner, fenced }, io)
-            }
+            Command::Resolve { owner, fenced } => self.resolve(owner, fenced, io),
             Command::Ask => {
                 if self.phase != Phase::Undecided {
                     return Err(MotionError::new(

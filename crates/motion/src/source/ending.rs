@@ -137,6 +137,27 @@ impl Source {
         }
     }
 
+    /// An operator decides.
+    pub(super) fn resolve(
+        &mut self,
+        owner: Side,
+        fenced: bool,
+        io: &mut dyn SourceIo,
+    ) -> Result<(), MotionError> {
+        let before = self.report.error.clone();
+        if owner == Side::Here && before.is_none() {
+            let why = "an operator decided that the guest stays here; the destination had not \
+                       answered COMMIT";
+            let (code, why) = (Code::PeerFailed, why.to_owned());
+            self.report.error = Some(ErrorReport { code, why });
+        }
+        let result = self.drive(Input::Resolve { owner, fenced }, io);
+        if result.is_err() {
+            self.report.error = before;
+        }
+        result
+    }
+
     /// The guest runs at the destination.
     pub(super) fn completed(&mut self, io: &mut dyn SourceIo) {
         self.progress.undecided = None;

@@ -13,7 +13,8 @@ const PAGE: u64 = memory::PAGE_SIZE;
 /// would have been after it is why there was a next one.
 pub fn table(report: &Value) -> Vec<Line> {
     let passes = report["passes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let stopped = report["blackout"].is_object();
+    // The last pass of a motion that came so far was sent while the guest stood still.
+    let stopped = report["status"] == "completed" || report["given_up_pause_ns"].is_u64();
     let row = |cells: [&str; 6]| {
         let [pass, sent, took, rate, written, then] = cells;
         format!("{pass:>6}  {sent:>9}  {took:>8}  {rate:>11}  {written:>10}  {then:>13}")

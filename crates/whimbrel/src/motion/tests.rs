@@ -121,7 +121,7 @@ fn a_motion_that_completed_tells_its_passes_and_where_the_blackout_went() {
     let lines = lines(&info(
         MigrationStatus::Completed,
         json!({
-            "total_ns": 2_000_000, "setup_ns": 500_000, "connections": 1, "peer": "unix:/b",
+            "status": "completed", "total_ns": 2_000_000, "setup_ns": 500_000, "connections": 1, "peer": "unix:/b",
             "ram": { "bytes": 8192, "data_pages": 2, "zero_pages": 2, "skipped_pages": 65_536 },
             "passes": [
                 { "pass": 1, "bytes": 4096, "duration_ns": 1_000_000, "dirtied_pages": 9,
