@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::exit::Exit;
+use crate::terminal::Style;
 use crate::verbs::{
     bench, demo, guest, handover, kill, list, migrate, pause, qmp, resume, run, shutdown, status,
 };
@@ -95,7 +96,13 @@ pub fn start_log(level: Option<&str>) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .parse(filter)
         .with_context(|| format!("`{filter}` is no log level; use info, debug, …"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // In the background stderr soon is a file, whatever it is now.
+    let stays = !std::env::args_os().any(|word| word == "--background");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(stays && Style::of(&std::io::stderr()).colour)
+        .init();
     Ok(())
 }
 

@@ -4,6 +4,7 @@ mod detach;
 mod parse;
 
 use crate::exit::Exit;
+use crate::output::{print_error, print_json};
 use crate::units::{Size, Time};
 use guest::Builtin;
 use memory::Backing;
@@ -86,8 +87,9 @@ pub struct Run {
     /// Allow addresses beyond this host, although nothing is encrypted
     #[arg(long, conflicts_with_all = ["guest", "kernel"])]
     insecure: bool,
-    /// With --detach: answer with a JSON object
-    #[arg(long, requires = "detach")]
+    /// Answer with a JSON object as soon as it runs, or waits; the guest's console has to be
+    /// elsewhere
+    #[arg(long)]
     pub json: bool,
     /// Report on stdout to the process that went to the background for us
     #[arg(long, hide = true)]
@@ -99,7 +101,7 @@ impl Run {
         if self.detach {
             return detach::start(self.json);
         }
-        let background = self.background;
+        let (background, json) = (self.background, self.json);
         let runtime = RuntimeDir::from_environment()?;
         let config = self.config()?;
         let at_the_terminal = config.console == Console::Stdio && stdin().is_terminal();
@@ -116,6 +118,8 @@ impl Run {
         };
         if background {
             detach::report_success(&machine, &runtime)?;
+        } else if json {
+            print_json(&detach::answer(machine.name().as_str(), std::process::id()))?;
         } else if !at_the_terminal {
             for line in machine.greeting() {
                 eprintln!("{line}");
@@ -125,8 +129,9 @@ impl Run {
         tracing::info!("{ending}");
         Ok(match ending {
             Ending::Failed(error) => {
-                eprintln!("whimbrel: {error}");
-                Exit::of_code(error.code)
+                let exit = Exit::of_code(error.code);
+                print_error(&error.into(), json);
+                exit
             }
             _ => Exit::Done,
         })
@@ -149,6 +154,14 @@ impl Run {
             true => Console::Off,
             false => Console::Stdio,
         });
+        if self.json && console == Console::Stdio {
+            return Err(monitor::Error::new(
+                state::Code::InvalidArgument,
+                "--json answers on stdout, which is the guest's console: give --console or \
+                 --detach",
+            )
+            .into());
+        }
         Ok(RunConfig {
             name: self.name,
             uuid: self.uuid,

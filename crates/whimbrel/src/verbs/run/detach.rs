@@ -38,7 +38,7 @@ pub fn start(json: bool) -> anyhow::Result<Exit> {
     }
     match serde_json::from_str(&line) {
         Ok(Report::Runs { name, pid, .. }) if json => {
-            print_json(&serde_json::json!({ "name": name, "pid": pid }))?;
+            print_json(&answer(&name, pid))?;
             Ok(Exit::Done)
         }
         Ok(Report::Runs { greeting, .. }) => {
@@ -56,6 +56,11 @@ pub fn start(json: bool) -> anyhow::Result<Exit> {
             Err(error) => bail!("{doing}: {error}"),
         },
     }
+}
+
+/// What scripts are told of a machine that runs, or waits.
+pub fn answer(name: &str, pid: u32) -> serde_json::Value {
+    serde_json::json!({ "name": name, "pid": pid })
 }
 
 /// Tells the process in the foreground that the machine runs, and lets go of its terminal.

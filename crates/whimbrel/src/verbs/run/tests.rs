@@ -62,6 +62,12 @@ fn a_console_is_on_the_terminal_unless_there_is_none() {
 }
 
 #[test]
+fn json_and_the_console_do_not_share_stdout() {
+    assert!(config("--guest clock --json --console off").is_ok());
+    assert!(config("--guest clock --json --console stdio").is_err());
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_with_the_reason() {
     for (line, reason) in [
         ("", "nothing to run"),
