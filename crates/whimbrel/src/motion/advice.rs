@@ -9,17 +9,24 @@ use serde_json::Value;
 pub struct Advice {
     pub ink: Ink,
     pub what: String,
-    /// What can be done about it, where anything can.
-    pub remedy: Option<String>,
+    /// What can be done about it.
+    pub remedies: Vec<Remedy>,
+}
+
+/// What a command is for, and the command, to be copied.
+pub struct Remedy {
+    pub to: &'static str,
+    pub command: String,
 }
 
 impl Advice {
     fn new(ink: Ink, what: impl Into<String>) -> Self {
-        Self { ink, what: what.into(), remedy: None }
+        Self { ink, what: what.into(), remedies: Vec::new() }
     }
 
-    fn remedy(self, remedy: String) -> Self {
-        Self { remedy: Some(remedy), ..self }
+    fn or(mut self, to: &'static str, command: String) -> Self {
+        self.remedies.push(Remedy { to, command });
+        self
     }
 }
 
@@ -29,21 +36,20 @@ pub fn advice(name: &MachineName, info: &MigrationInfo) -> Option<Advice> {
     let progress = &info.report.as_ref()?["progress"];
     let note = progress["note"].as_str().unwrap_or_default();
     if info.undecided.is_some() {
-        let remedy = format!(
-            "see `whimbrel handover query {name}`; if the other side is gone for good, first make \
-             sure that it cannot come back, then `whimbrel handover resolve` (docs/operating.md)"
+        return Some(
+            Advice::new(Ink::Red, note)
+                .or("see", format!("whimbrel handover query {name}"))
+                .or("decide (docs/operating.md first)", "whimbrel handover resolve".to_owned()),
         );
-        return Some(Advice::new(Ink::Red, note).remedy(remedy));
     }
     match info.status? {
         PreSwitchover => {
-            let remedy = format!(
-                "`whimbrel qmp {name} migrate-continue '{{\"state\": \"pre-switchover\"}}'` lets \
-                 it go on; {} gives up, and the guest goes on here",
-                cancel(name)
+            let word = "'{\"state\": \"pre-switchover\"}'";
+            return Some(
+                Advice::new(Ink::Yellow, "the guest is stopped and waits for the word to go on")
+                    .or("go on", format!("whimbrel qmp {name} migrate-continue {word}"))
+                    .or(GIVE_UP, cancel(name)),
             );
-            let what = "the guest is stopped and waits for the word to go on";
-            return Some(Advice::new(Ink::Yellow, what).remedy(remedy));
         }
         Device => {
             let what = "the guest is stopped: its last pages and its state are on their way";
@@ -54,11 +60,11 @@ pub fn advice(name: &MachineName, info: &MigrationInfo) -> Option<Advice> {
         _ => {}
     }
     if progress["stuck"] == true {
-        return Some(Advice::new(Ink::Yellow, note).remedy(stuck(name, info, progress)));
+        return Some(stuck(Advice::new(Ink::Yellow, note), name, info, progress));
     }
     if is_losing(info, progress) {
         let what = "hardly converging: the guest writes about as fast as can be sent";
-        return Some(Advice::new(Ink::Yellow, what).remedy(stuck(name, info, progress)));
+        return Some(stuck(Advice::new(Ink::Yellow, what), name, info, progress));
     }
     if progress["frozen"] == true {
         let what = "the guest is stopped for the whole motion";
@@ -79,30 +85,27 @@ fn is_losing(info: &MigrationInfo, progress: &Value) -> bool {
 }
 
 /// What helps where the guest writes faster than can be sent.
-fn stuck(name: &MachineName, info: &MigrationInfo, progress: &Value) -> String {
+fn stuck(advice: Advice, name: &MachineName, info: &MigrationInfo, progress: &Value) -> Advice {
     let number = |key: &str| progress[key].as_u64();
     let page = info.ram.as_ref().map_or(0, |ram| ram.page_size);
     let written = number("dirty_rate").unwrap_or(0).saturating_mul(page);
-    let set = |what: String| format!("`whimbrel qmp {name} migrate-set-parameters '{{{what}}}'`");
-    match number("max_bandwidth") {
+    let set = |what: String| format!("whimbrel qmp {name} migrate-set-parameters '{{{what}}}'");
+    let advice = match number("max_bandwidth") {
         // Nine tenths: what the limit leaves beside the tables that name the pages.
-        Some(limit) if written >= limit / 10 * 9 => format!(
-            "the limit on bandwidth is below what the guest writes: lift it with {}, or {}",
-            set("\"max-bandwidth\": 0".into()),
-            cancel(name)
-        ),
+        Some(limit) if written >= limit / 10 * 9 => {
+            advice.or("lift the limit on bandwidth", set("\"max-bandwidth\": 0".into()))
+        }
         _ => {
             // With a quarter to spare, since no pass is like the other.
             let enough = number("predicted_blackout_ns").unwrap_or(0).div_ceil(800_000);
-            format!(
-                "allow a longer blackout with {}, wait until the guest writes less, or {}",
-                set(format!("\"downtime-limit\": {enough}")),
-                cancel(name)
-            )
+            advice.or("allow a longer blackout", set(format!("\"downtime-limit\": {enough}")))
         }
-    }
+    };
+    advice.or(GIVE_UP, cancel(name))
 }
 
+const GIVE_UP: &str = "give up; the guest goes on here";
+
 fn cancel(name: &MachineName) -> String {
-    format!("`whimbrel qmp {name} migrate_cancel`")
+    format!("whimbrel qmp {name} migrate_cancel")
 }

@@ -1,6 +1,6 @@
 //! A motion under way, at a glance.
 
-use super::advice::{Advice, advice};
+use super::advice::{Advice, Remedy, advice};
 use super::{bar, label_of, number};
 use crate::output::{bytes, nanos};
 use crate::terminal::{Ink, Line, Style, wrap};
@@ -54,21 +54,25 @@ pub fn one_line(name: &MachineName, info: &MigrationInfo, with_remedy: bool) -> 
             text.push_str(&format!(", {} left", nanos(eta)));
         }
     }
-    if let Some(Advice { what, remedy, .. }) = advice(name, info) {
+    if let Some(Advice { what, remedies, .. }) = advice(name, info) {
         text.push_str(&format!("; {what}"));
-        if let Some(remedy) = remedy.filter(|_| with_remedy) {
-            text.push_str(&format!(": {remedy}"));
+        for Remedy { to, command } in remedies.iter().filter(|_| with_remedy) {
+            text.push_str(&format!("; to {to}: `{command}`"));
         }
     }
     text
 }
 
+/// What it waits for; then each command that helps, whole, on a line of its own.
 fn words(advice: &Advice, style: &Style) -> Vec<Line> {
-    let Advice { ink, what, remedy } = advice;
-    let width = style.width - 2;
-    let what = wrap(what, width).into_iter().map(|line| Line::of("  ").ink(*ink, line));
-    let remedy = remedy.iter().flat_map(|remedy| wrap(remedy, width));
-    what.chain(remedy.map(|line| Line::of(format!("  {line}")))).collect()
+    let Advice { ink, what, remedies } = advice;
+    let what = wrap(what, style.width - 2).into_iter();
+    let what = what.map(|line| Line::of("  ").ink(*ink, line));
+    let remedies = remedies.iter().flat_map(|Remedy { to, command }| {
+        let to = Line::default().ink(Ink::Faint, format!("    to {to}:"));
+        [to, Line::of(format!("      {command}"))]
+    });
+    what.chain(remedies).collect()
 }
 
 /// The figures.

@@ -113,7 +113,7 @@ fn whoever_is_waited_for_is_told_what_to_do() {
     let text = lines(&undecided).join(" ");
     assert!(text.contains("undecided: nothing came back"), "{text}");
     assert!(text.contains("handover query web"), "{text}");
-    assert!(text.contains("make sure that it cannot come back"), "{text}");
+    assert!(text.contains("handover resolve") && text.contains("operating.md"), "{text}");
 }
 
 #[test]
