@@ -225,7 +225,7 @@ impl Monitor {
     /// # Errors
     /// [`Code::Undecided`] where this process may hold the only copy.
     pub fn quit(&self, ending: Ending) -> Result<(), Error> {
-        if let Some(undecided) = self.undecided() {
+        if let Some(undecided) = self.in_doubt() {
             let name = &self.name;
             return Err(Error::new(
                 Code::Undecided,
@@ -270,6 +270,16 @@ impl Monitor {
         };
         let source = outgoing.and_then(|motion| motion.progress().undecided);
         source.or_else(|| incoming.and_then(|waiting| waiting.progress().undecided))
+    }
+
+    /// The handover because of which this process may hold the only copy of the guest.
+    fn in_doubt(&self) -> Option<motion::Undecided> {
+        let (outgoing, incoming) = {
+            let state = self.state();
+            (state.outgoing.clone(), state.incoming.clone())
+        };
+        let source = outgoing.and_then(|motion| motion.progress().in_doubt);
+        source.or_else(|| incoming.and_then(|waiting| waiting.progress().in_doubt))
     }
 
     /// What the machine said happened in it.

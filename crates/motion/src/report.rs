@@ -195,6 +195,10 @@ pub struct Progress {
     pub note: String,
     /// The handover is undecided: what it waits for. See `docs/handover.md`.
     pub undecided: Option<Undecided>,
+    /// The copy here may be the only one of the guest: this process must not end unless forced to.
+    /// Also where the handover has just begun, and nobody would call it undecided yet.
+    #[serde(skip)]
+    pub in_doubt: Option<Undecided>,
 }
 
 /// A handover of which this side does not know how it ended.

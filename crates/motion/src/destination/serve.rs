@@ -46,6 +46,8 @@ impl Destination {
             return Err(MotionError::new(Code::InvalidState, "no handover is under way"));
         };
         let result = handover.drive(input, &mut *journal, &mut |output| self.carry_out(output, io));
+        let in_doubt = handover.may_end().is_err().then(|| self.undecided(io));
+        self.progress.in_doubt = in_doubt;
         self.handover = Some(handover);
         self.journal = Some(journal);
         self.conclude(io);
@@ -97,11 +99,7 @@ impl Destination {
         match notice {
             Notice::Holding => {
                 self.phase = Phase::Holding;
-                self.progress.undecided = Some(Undecided {
-                    token: self.report.token.clone(),
-                    peer: self.report.peer.clone(),
-                    since_ns: crate::clock::nanos(io.now().since(self.begun)),
-                });
+                self.progress.undecided = Some(self.undecided(io));
                 "holding a complete guest whose source was lost; it waits for the source's word \
                  or for `handover resolve`"
                     .clone_into(&mut self.progress.note);
@@ -109,6 +107,14 @@ impl Destination {
             }
             Notice::Decided(side) => self.decided = Some(side),
             Notice::Undecided | Notice::Lost => {}
+        }
+    }
+
+    fn undecided(&self, io: &mut dyn DestinationIo) -> Undecided {
+        Undecided {
+            token: self.report.token.clone(),
+            peer: self.report.peer.clone(),
+            since_ns: crate::clock::nanos(io.now().since(self.begun)),
         }
     }
 

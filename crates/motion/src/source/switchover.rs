@@ -173,6 +173,8 @@ impl Source {
             return Err(MotionError::new(Code::InvalidState, "no handover is under way"));
         };
         let result = handover.drive(input, &mut *journal, &mut |output| self.carry_out(output, io));
+        let in_doubt = handover.may_end().is_err().then(|| self.undecided(io));
+        self.progress.in_doubt = in_doubt;
         self.handover = Some(handover);
         self.journal = Some(journal);
         self.conclude(io);
@@ -224,20 +226,23 @@ impl Source {
                 self.phase = Phase::Undecided;
                 self.linked = false;
                 io.hang_up();
-                let token = self.report.token.clone();
-                self.progress.undecided = Some(Undecided {
-                    token: token.clone(),
-                    peer: self.report.peer.clone(),
-                    since_ns: nanos(io.now().since(self.begun)),
-                });
+                self.progress.undecided = Some(self.undecided(io));
                 self.progress.note = format!(
                     "undecided: COMMIT was sent and nothing came back; asking {} what became of it",
                     self.report.peer
                 );
-                self.observer.undecided(&token);
+                self.observer.undecided(&self.report.token);
             }
             Notice::Decided(side) => self.decided = Some(side),
             Notice::Holding | Notice::Lost => {}
+        }
+    }
+
+    fn undecided(&self, io: &mut dyn SourceIo) -> Undecided {
+        Undecided {
+            token: self.report.token.clone(),
+            peer: self.report.peer.clone(),
+            since_ns: nanos(io.now().since(self.begun)),
         }
     }
 
