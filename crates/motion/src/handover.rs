@@ -35,7 +35,7 @@ mod token;
 /// Nothing in here can make a [`RunPermit`], whatever its [`Rules`](decision::Rules).
 pub mod decision {
     pub use super::decide::{
-        AllRules, Destination, DestinationPhase, Effect, Event, Rules, Source, SourcePhase,
+        AllRules, Destination, DestinationPhase, Effect, Event, Rule, Rules, Source, SourcePhase,
         Testimony, Witness,
     };
 }

@@ -17,6 +17,7 @@ mod observer;
 mod options;
 pub mod ram;
 mod report;
+mod rules;
 pub mod source;
 mod status;
 pub mod switch;
@@ -25,10 +26,13 @@ pub use error::MotionError;
 pub use machine::{
     DestinationMachine, Machine, MachineBuilder, MachineError, Rehearsal, SourceMachine,
 };
+#[cfg(feature = "mutate")]
+pub use mutate::{Broken, break_rule};
 pub use observer::Observer;
 pub use options::{Blackout, DestinationOptions, SourceOptions, TimeoutAction};
 pub use report::{
     BlackoutReport, ErrorReport, PassReport, Progress, RamReport, Report, Stage, StageName,
     StatusOrNone, Undecided,
 };
+pub use rules::Rule;
 pub use status::Status;

@@ -3,12 +3,17 @@
 //! `WHIMBREL_TEST_HOOK` names what is to be done to the motions of this process; each does it once,
 //! and says so on standard error.
 
+mod rules;
+
 use memory::{GuestRam, PageRange, PageSet};
 use state::Bundle;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Mutex;
 use wire::{Content, PagesHeader};
+
+pub use rules::{Broken, InForce, break_rule};
+pub(crate) use rules::{keeps, note_left, unsent};
 
 /// What a program with this feature contains and says.
 const MARKER: &str = "whimbrel-test-hook";

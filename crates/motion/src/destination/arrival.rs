@@ -4,6 +4,7 @@ use super::core::MachineRam;
 use super::{Destination, DestinationIo, Phase};
 use crate::handover::{DestinationHandover, Input, Particulars, Token};
 use crate::ram::receive::Receiver;
+use crate::rules::{Rule, keeps};
 use crate::{MachineError, MotionError, SourceOptions, Status};
 use state::{Bundle, Code, Refusal};
 use std::sync::Arc;
@@ -157,7 +158,8 @@ impl Destination {
                 _ => return wrong(format!("pass {} ended twice on one connection", end.pass)),
             },
         }
-        if index.is_none() || !pages.ended.contains(&false) {
+        let everywhere = !pages.ended.contains(&false) || !keeps(Rule::PassesEndEverywhere);
+        if index.is_none() || everywhere {
             pages.complete += 1;
             pages.ended.fill(false);
             self.progress.pass = end.pass;
@@ -197,8 +199,9 @@ impl Destination {
         let pages = &session.pages;
         let Some(state) = session.state.take_if(|state| {
             // The last pass may still be on its way on other connections.
-            (state.data_pages, state.zero_pages) == (pages.data_pages, pages.zero_pages)
-                && !pages.ended.contains(&true)
+            let sent = (state.data_pages, state.zero_pages);
+            let here = sent == (pages.data_pages, pages.zero_pages);
+            here && !pages.ended.contains(&true) || !keeps(Rule::RamIsComplete)
         }) else {
             return match &session.state {
                 Some(state)

@@ -5,6 +5,7 @@ use super::records::Records;
 use crate::clock::Moment;
 use crate::handover::{DestinationHandover, Input, Journal, RunPermit, Side};
 use crate::report::{ErrorReport, Progress, Report, StatusOrNone};
+use crate::rules::{Rule, keeps};
 use crate::source::handover_message;
 use crate::{
     DestinationMachine, DestinationOptions, MachineBuilder, MotionError, Observer, Status,
@@ -162,7 +163,9 @@ impl Destination {
             ),
             (Role::Data, _) => {
                 // An honest one comes late: what it belongs to has failed here meanwhile.
-                refuse(Code::PeerFailed, "no motion is under way that it belongs to", "")
+                let late = keeps(Rule::LateIsNotWrong);
+                let code = if late { Code::PeerFailed } else { Code::ProtocolError };
+                refuse(code, "no motion is under way that it belongs to", "")
             }
             (Role::Control, _) => refuse(
                 Code::Busy,

@@ -3,6 +3,7 @@
 use super::{Destination, DestinationIo, Phase};
 use crate::handover::{DestinationHandover, DestinationPhase, Input};
 use crate::report::ErrorReport;
+use crate::rules::{Rule, keeps};
 use crate::{MotionError, Status};
 use state::Code;
 use std::time::Duration;
@@ -108,7 +109,8 @@ impl Destination {
     /// Whether the source has yet to hear that the guest is its own: that is on record.
     fn must_answer(&self) -> bool {
         let phase = self.handover.as_ref().map(DestinationHandover::phase);
-        phase == Some(DestinationPhase::Refused { recorded: true })
+        let refused = phase == Some(DestinationPhase::Refused { recorded: true });
+        refused && keeps(Rule::RefusalsAreAnswered)
     }
 
     /// Stays for as long as the source may have something to say or to ask.

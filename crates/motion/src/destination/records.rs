@@ -3,6 +3,7 @@
 use crate::handover::{
     Decision, DestinationHandover, Input, Journal, Key, Message, Output, Record, Role, Witness,
 };
+use crate::rules::{Rule, keeps};
 
 /// The handovers of dead processes whose destination they were, and of motions that failed here:
 /// somebody may still ask about them.
@@ -20,6 +21,9 @@ impl Records {
             Vec::new()
         });
         let mut records = Self::default();
+        if !keeps(Rule::DeadAreSpokenFor) {
+            return records;
+        }
         for key in keys.into_iter().filter(|key| key.role == Role::Destination) {
             match journal.adopt(key) {
                 Ok(Some(record)) => records.witnesses.push(Witness::new(record)),
@@ -32,6 +36,9 @@ impl Records {
 
     /// Goes on answering for a handover of this process that was refused, and is on record as such.
     pub(super) fn keep(&mut self, handover: &DestinationHandover) {
+        if !keeps(Rule::RefusalsAreKept) {
+            return;
+        }
         self.witnesses.push(Witness::new(Record {
             role: Role::Destination,
             decision: Decision::Refused,

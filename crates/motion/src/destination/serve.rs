@@ -3,6 +3,7 @@
 use super::{Destination, DestinationIo, Phase, Question};
 use crate::handover::{self, Input, Notice, Output, Side, Timer};
 use crate::report::Undecided;
+use crate::rules::{Rule, keeps};
 use crate::source::wire_message;
 use crate::{MotionError, Status};
 use state::Code;
@@ -16,6 +17,9 @@ impl Destination {
         message: handover::Message,
         io: &mut dyn DestinationIo,
     ) {
+        if !keeps(Rule::QuestionsAreAnswered) {
+            return;
+        }
         let ours = self.handover.as_ref().is_some_and(|h| h.particulars().token() == message.token);
         if ours {
             if message.word == handover::Word::Commit {
@@ -47,7 +51,8 @@ impl Destination {
         };
         let result = handover.drive(input, &mut *journal, &mut |output| self.carry_out(output, io));
         let in_doubt = handover.may_end().is_err().then(|| self.undecided(io));
-        self.progress.in_doubt = in_doubt;
+        let known = keeps(Rule::DoubtIsKnown);
+        self.progress.in_doubt = if known { in_doubt } else { self.progress.undecided.clone() };
         self.handover = Some(handover);
         self.journal = Some(journal);
         self.conclude(io);
@@ -153,7 +158,9 @@ impl Destination {
     }
 
     fn must_hear(&self) -> bool {
-        self.linked && matches!(self.phase, Phase::Greeted | Phase::Receiving | Phase::Ready)
+        self.linked
+            && matches!(self.phase, Phase::Greeted | Phase::Receiving | Phase::Ready)
+            && keeps(Rule::SourceSilenceIsNoticed)
     }
 
     pub(super) fn look_at_timers(&mut self, io: &mut dyn DestinationIo) {

@@ -10,8 +10,14 @@ mod witness;
 
 use super::{Decision, Input, Output, Word};
 
+#[cfg(feature = "mutate")]
+pub(super) use crate::mutate::InForce;
+/// The rules that the engine goes by: all of them, unless a test has it break one.
+#[cfg(not(feature = "mutate"))]
+pub(super) use rules::AllRules as InForce;
+
 pub use destination::{Destination, DestinationPhase};
-pub use rules::{AllRules, Rules};
+pub use rules::{AllRules, Rule, Rules};
 pub use source::{Source, SourcePhase};
 pub use witness::{Testimony, Witness};
 

@@ -290,7 +290,7 @@ impl Witness {
     /// here; `None` for a message that asks nothing.
     #[must_use]
     pub fn answer_without_record(message: Message) -> Option<Message> {
-        let effects = decide::Witness::<decide::AllRules>::new(None)
+        let effects = decide::Witness::<decide::InForce>::new(None)
             .step(Input::Received(message.word))
             .ok()?;
         effects.into_iter().find_map(|effect| match effect {

@@ -1,5 +1,6 @@
 //! One sweep over a set of pages, shared out in chunks.
 
+use crate::rules::{Rule, keeps};
 use memory::{PageRange, PageSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -116,6 +117,9 @@ impl Pass {
                 return None;
             }
             let chunk = PageRange::new(start, CHUNK_PAGES.min(self.set.pages() - start));
+            if !keeps(Rule::EveryChunkIsSent) && start == CHUNK_PAGES {
+                continue;
+            }
             if self.set.runs_in(chunk).next().is_some() {
                 return Some(chunk);
             }

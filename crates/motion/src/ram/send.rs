@@ -3,6 +3,7 @@
 use super::{Pass, PassKind, PassTotals};
 use crate::MachineError;
 use crate::SourceMachine;
+use crate::rules::{Rule, keeps};
 use memory::{PAGE_SIZE, PageRange};
 use state::Code;
 use std::io::{self, IoSlice, Write};
@@ -52,11 +53,15 @@ impl Sender {
         pace: &mut dyn FnMut(u64) -> u64,
         to: &mut impl Write,
     ) -> Result<PassTotals, SendError> {
-        if pass.is_logged() {
-            machine
+        let rearm = || match pass.is_logged() {
+            true => machine
                 .dirty_log()
                 .rearm(pass.set(), chunk)
-                .map_err(|e| MachineError::new(Code::Kvm, "logging writes to guest RAM", e))?;
+                .map_err(|e| MachineError::new(Code::Kvm, "logging writes to guest RAM", e)),
+            false => Ok(()),
+        };
+        if keeps(Rule::RearmComesFirst) {
+            rearm()?;
         }
         let touched = machine.ram().touched(chunk).map_err(|e| {
             MachineError::new(Code::HostIo, "looking for pages that were touched", e)
@@ -82,6 +87,9 @@ impl Sender {
                 }
             }
             self.untouched(pass, PageRange::new(next, run.end() - next), &mut totals, to)?;
+        }
+        if !keeps(Rule::RearmComesFirst) {
+            rearm()?;
         }
         Ok(totals)
     }

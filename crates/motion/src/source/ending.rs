@@ -4,6 +4,7 @@ use super::{Phase, Source, SourceIo};
 use crate::clock::nanos;
 use crate::handover::{Input, RunPermit, Side, SourcePhase};
 use crate::report::ErrorReport;
+use crate::rules::{Rule, keeps};
 use crate::{MotionError, Status};
 use memory::{PageRange, PageSet};
 use state::Code;
@@ -98,7 +99,7 @@ impl Source {
 
     /// The permit is back.
     pub(super) fn take_back(&mut self, permit: RunPermit, io: &mut dyn SourceIo) {
-        let run = self.was_running && !self.guest_gone;
+        let run = self.was_running && !self.guest_gone && keeps(Rule::GuestResumes);
         let result = if run {
             self.machine.run(permit)
         } else {
@@ -182,10 +183,13 @@ impl Source {
 
     /// Stops the workers and the log, and closes the report.
     fn close_account(&mut self, io: &mut dyn SourceIo) {
-        io.stop_workers();
+        if keeps(Rule::WorkersEnd) {
+            io.stop_workers();
+        }
         let completed = self.decided == Some(Side::Peer);
         // A pass that was cut short counts too: what it sent was sent.
-        if self.pass.is_some() && self.progress.pass_done == 0 {
+        let cut_short = self.pass.is_some() && self.progress.pass_done == 0;
+        if cut_short && keeps(Rule::CutPassesCount) {
             let report = self.account(io.now().since(self.pass_begun));
             self.report.passes.push(report);
         }
@@ -193,7 +197,11 @@ impl Source {
             if !completed {
                 self.report.still_protected_pages = self.still_protected();
             }
-            if let Err(error) = self.machine.dirty_log().stop() {
+            #[cfg(feature = "mutate")]
+            crate::mutate::note_left(&*self.machine, !completed);
+            if keeps(Rule::LoggingEnds)
+                && let Err(error) = self.machine.dirty_log().stop()
+            {
                 tracing::warn!(%error, "the guest runs on with logging switched on");
             }
             self.logging = false;

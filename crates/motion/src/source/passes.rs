@@ -4,6 +4,7 @@ use super::{Phase, Source, SourceIo};
 use crate::clock::nanos;
 use crate::ram::{Pass, PassKind};
 use crate::report::PassReport;
+use crate::rules::{Rule, keeps};
 use crate::switch::{AfterPass, Decision};
 use crate::{MachineError, MotionError, Status};
 use memory::PageSet;
@@ -32,14 +33,18 @@ impl Source {
         } else {
             #[cfg(feature = "mutate")]
             crate::mutate::keep_state(&*self.machine);
-            self.machine
-                .dirty_log()
-                .start()
-                .map_err(|e| MachineError::new(Code::Kvm, "logging writes to guest RAM", e))?;
-            self.logging = true;
+            if keeps(Rule::WritesAreLogged) {
+                self.machine
+                    .dirty_log()
+                    .start()
+                    .map_err(|e| MachineError::new(Code::Kvm, "logging writes to guest RAM", e))?;
+                self.logging = true;
+            }
         }
         self.set_status(Status::Active);
         let all = PageSet::full(self.machine.ram().pages());
+        #[cfg(feature = "mutate")]
+        let all = crate::mutate::unsent(all);
         self.send_pass(Pass::new(1, PassKind::First, all, self.logging), io);
         Ok(())
     }
@@ -51,7 +56,8 @@ impl Source {
         #[cfg(feature = "mutate")]
         crate::mutate::forget_dirty(self.machine.ram(), &mut set);
         let number = self.next_number();
-        self.send_pass(Pass::new(number, PassKind::Later, set, self.logging), io);
+        let kind = if keeps(Rule::NewZeroesAreSent) { PassKind::Later } else { PassKind::First };
+        self.send_pass(Pass::new(number, kind, set, self.logging), io);
         Ok(())
     }
 
@@ -89,7 +95,7 @@ impl Source {
             Phase::Passing => {
                 self.phase = Phase::Draining;
                 // The destination may have been faster than the last worker's word.
-                if self.pass_acknowledged {
+                if self.pass_acknowledged || !keeps(Rule::PassesAreAwaited) {
                     self.try_to(io, Self::pass_done);
                 }
             }

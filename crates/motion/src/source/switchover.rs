@@ -6,6 +6,7 @@ use crate::clock::{Moment, nanos};
 use crate::handover::{self, Input, Notice, Output, Side, SourceHandover, SourcePhase, Timer};
 use crate::ram::{Pass, PassKind};
 use crate::report::{BlackoutReport, Undecided};
+use crate::rules::{Rule, keeps};
 use crate::{Blackout, MotionError, Status};
 use state::Code;
 use std::sync::Arc;
@@ -28,7 +29,9 @@ impl Source {
         self.times.stop = io.now();
         self.times.begun = self.was_running;
         self.times.predicted = predicted;
-        self.machine.pause()?;
+        if keeps(Rule::GuestStopsFirst) {
+            self.machine.pause()?;
+        }
         let permit = self.machine.surrender().ok_or_else(|| {
             MotionError::new(Code::NotOwner, "stopping the guest: it is not ours to hand over")
         })?;
@@ -80,15 +83,21 @@ impl Source {
             let reserve = (self.cost.round_trip * 2 + RESERVE).min(limit / 2);
             let allowed = self.times.waited + limit - reserve;
             let ready_by = self.times.stop.after(allowed);
-            self.timers.ready_by = Some(ready_by);
+            if keeps(Rule::ReadyIsTimed) {
+                self.timers.ready_by = Some(ready_by);
+            }
             // While this side waits for a link that takes nothing, no timer runs out.
-            io.send_by(Some(ready_by));
+            if keeps(Rule::SendingIsTimed) {
+                io.send_by(Some(ready_by));
+            }
         }
         self.timers.progress(io.now());
-        #[cfg_attr(not(feature = "mutate"), expect(unused_mut, reason = "a test forgets a page"))]
         let mut set = self.dirty()?;
         #[cfg(feature = "mutate")]
         crate::mutate::forget_dirty(self.machine.ram(), &mut set);
+        if !keeps(Rule::LastPagesAreSent) {
+            set = memory::PageSet::new(set.pages());
+        }
         let count = set.count();
         let pass = Arc::new(Pass::new(self.next_number(), PassKind::Later, set, false));
         self.pass = Some(pass.clone());
@@ -121,7 +130,7 @@ impl Source {
         self.times.saved = io.now();
         io.send(&Message::State(State {
             state,
-            run: self.was_running,
+            run: self.was_running || !keeps(Rule::StoppedStaysStopped),
             data_pages: self.report.ram.data_pages,
             zero_pages: self.report.ram.zero_pages,
         }))?;
@@ -132,6 +141,9 @@ impl Source {
             self.tell_stopped();
         }
         self.set_status(Status::Device);
+        if !keeps(Rule::CommitWaitsForReady) {
+            self.told(self.particulars.token().says(handover::Word::Ready), io);
+        }
         Ok(())
     }
 
@@ -174,7 +186,8 @@ impl Source {
         };
         let result = handover.drive(input, &mut *journal, &mut |output| self.carry_out(output, io));
         let in_doubt = handover.may_end().is_err().then(|| self.undecided(io));
-        self.progress.in_doubt = in_doubt;
+        let known = keeps(Rule::DoubtIsKnown);
+        self.progress.in_doubt = if known { in_doubt } else { self.progress.undecided.clone() };
         self.handover = Some(handover);
         self.journal = Some(journal);
         self.conclude(io);
@@ -204,7 +217,8 @@ impl Source {
             self.phase = Phase::AwaitingRunning;
         }
         // What has to be said again goes another way: a link can be dead and nobody the wiser.
-        if self.linked && !self.has_ended() {
+        let again = self.has_ended() && keeps(Rule::AbortGoesAnotherWay);
+        if self.linked && !again {
             if message.word == handover::Word::Commit {
                 // Not after it: the destination may be running before this side goes on.
                 self.times.committed = io.now();

@@ -3,6 +3,7 @@
 use super::{Phase, Source, SourceIo};
 use crate::clock::Moment;
 use crate::handover::{Input, Timer};
+use crate::rules::{Rule, keeps};
 use crate::{Blackout, MotionError, TimeoutAction};
 use state::Code;
 use std::time::Duration;
@@ -80,6 +81,7 @@ impl Timers {
 
     /// For so long this side did something else than listen.
     pub(super) fn was_busy(&mut self, time: Duration) {
+        let time = if keeps(Rule::BusyIsNoSilence) { time } else { Duration::ZERO };
         self.heard = self.heard.after(time);
         self.moved = self.moved.after(time);
     }
@@ -169,6 +171,7 @@ impl Source {
 
     fn may_time_out(&self) -> bool {
         matches!(self.phase, Phase::Passing | Phase::Draining | Phase::Resting)
+            && keeps(Rule::TimeIsUp)
     }
 
     pub(super) fn look_at_timers(&mut self, io: &mut dyn SourceIo) {
@@ -225,6 +228,9 @@ impl Source {
     }
 
     fn silence(&self, now: Moment) -> Option<MotionError> {
+        if !keeps(Rule::SilenceIsNoticed) {
+            return None;
+        }
         let t = &self.timers;
         let stall = t.stall.as_secs_f64();
         if self.waits_for_answer() && t.answer_by.is_some_and(|by| by <= now) {

@@ -1,6 +1,6 @@
 //! What the destination decides.
 
-use super::{AllRules, Effect, Event, Rules};
+use super::{Effect, Event, InForce, Rule, Rules};
 use crate::handover::{Decision, Denial, Input, Notice, Output, Side, Timer, Verdict, Word};
 use std::marker::PhantomData;
 
@@ -50,7 +50,7 @@ enum Unwritten {
 
 /// The destination's decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Destination<R: Rules = AllRules> {
+pub struct Destination<R: Rules = InForce> {
     phase: DestinationPhase,
     unwritten: Option<Unwritten>,
     rules: PhantomData<R>,
@@ -106,13 +106,13 @@ impl<R: Rules> Destination<R> {
         match (word, self.phase) {
             (Word::Commit, Ready | Holding) => Ok(self.commit()),
             (Word::Commit, Committed) => Ok(vec![Output::Send(Word::Running)]),
-            (Word::Commit, Refused { .. }) if !R::REFUSAL_IS_FINAL => Ok(self.commit()),
+            (Word::Commit, Refused { .. }) if !R::keep(Rule::RefusalIsFinal) => Ok(self.commit()),
             // Too late; the source hears why, so that it need not ask.
             (Word::Commit | Word::Query, Refused { .. }) => Ok(self.answer_refused()),
             // Nothing was promised, so no honest source can have committed.
             (Word::Commit, Preparing) => Err(Denial::Unexpected(word)),
 
-            (Word::Abort, Preparing | Ready | Holding) if R::ABORT_IS_OBEYED => {
+            (Word::Abort, Preparing | Ready | Holding) if R::keep(Rule::AbortIsObeyed) => {
                 Ok(self.obey_abort())
             }
             (Word::Abort, Refused { .. }) => {
@@ -122,14 +122,14 @@ impl<R: Rules> Destination<R> {
             (Word::Abort, Preparing | Ready | Holding) => Ok(vec![]),
             (Word::Abort, Committed) => Err(Denial::Contradiction(word)),
 
-            (Word::Query, Preparing | Ready | Holding) if R::QUESTION_DECIDES => {
+            (Word::Query, Preparing | Ready | Holding) if R::keep(Rule::QuestionDecides) => {
                 Ok(self.refuse(Unwritten::Refusal(self.phase)))
             }
             (Word::Query, Preparing | Ready | Holding) => {
                 Ok(vec![Output::Send(Word::Answer(Verdict::Unknown))])
             }
             (Word::Query, Committed) => {
-                Ok(vec![Output::Send(Word::Answer(if R::COMMITTED_IS_FINAL {
+                Ok(vec![Output::Send(Word::Answer(if R::keep(Rule::CommittedIsFinal) {
                     Verdict::Committed
                 } else {
                     Verdict::Refused
@@ -153,11 +153,11 @@ impl<R: Rules> Destination<R> {
         }
         self.phase = DestinationPhase::Ready;
         let mut effects = Vec::with_capacity(3);
-        if R::READY_IS_RECORDED {
+        if R::keep(Rule::ReadyIsRecorded) {
             self.unwritten = Some(Unwritten::Ready);
             effects.push(Output::Record(Decision::Open));
         }
-        if !R::READY_DOES_NOT_RUN {
+        if !R::keep(Rule::ReadyDoesNotRun) {
             effects.push(Output::Grant(()));
         }
         effects.push(Output::Send(Word::Ready));
@@ -172,12 +172,12 @@ impl<R: Rules> Destination<R> {
             Output::Notice(Notice::Decided(Side::Here)),
             Output::ClearTimer(Timer::Hold),
         ];
-        if R::COMMITTED_IS_RECORDED {
+        if R::keep(Rule::CommittedIsRecorded) {
             self.unwritten = Some(Unwritten::Commit);
             effects.push(Output::Record(Decision::Committed));
         }
         effects.push(Output::Send(Word::Running));
-        if !R::COMMITTED_STAYS_UNTIL_HEARD {
+        if !R::keep(Rule::CommittedStaysUntilHeard) {
             effects.push(Output::Forget);
         }
         effects
@@ -187,7 +187,7 @@ impl<R: Rules> Destination<R> {
     fn refuse(&mut self, unwritten: Unwritten) -> Vec<Effect> {
         self.phase = DestinationPhase::Refused { recorded: true };
         let mut effects = Vec::with_capacity(5);
-        if R::REFUSAL_IS_RECORDED {
+        if R::keep(Rule::RefusalIsRecorded) {
             self.unwritten = Some(unwritten);
             effects.push(Output::Record(Decision::Refused));
         }
@@ -215,7 +215,7 @@ impl<R: Rules> Destination<R> {
     fn answer_refused(&mut self) -> Vec<Effect> {
         let mut effects = Vec::with_capacity(2);
         let recorded = self.phase == DestinationPhase::Refused { recorded: true };
-        if !recorded && R::REFUSAL_IS_RECORDED {
+        if !recorded && R::keep(Rule::RefusalIsRecorded) {
             self.unwritten = Some(Unwritten::Refusal(self.phase));
             effects.push(Output::Record(Decision::Refused));
         }
@@ -227,7 +227,7 @@ impl<R: Rules> Destination<R> {
     fn link_lost(&mut self) -> Vec<Effect> {
         match self.phase {
             DestinationPhase::Preparing => self.give_up(),
-            DestinationPhase::Ready if !R::READY_HOLDS => self.give_up(),
+            DestinationPhase::Ready if !R::keep(Rule::ReadyHolds) => self.give_up(),
             DestinationPhase::Ready => {
                 self.phase = DestinationPhase::Holding;
                 vec![Output::Notice(Notice::Holding), Output::SetTimer(Timer::Hold)]
@@ -270,7 +270,7 @@ impl<R: Rules> Destination<R> {
 
     fn resolve(&mut self, owner: Side, fenced: bool) -> Result<Vec<Effect>, Denial> {
         use DestinationPhase::*;
-        if R::RESOLVE_NEEDS_FENCE && !fenced {
+        if R::keep(Rule::ResolveNeedsFence) && !fenced {
             return Err(Denial::NotFenced);
         }
         match (self.phase, owner) {

@@ -1,6 +1,6 @@
 //! What the source decides.
 
-use super::{AllRules, Effect, Event, Rules};
+use super::{Effect, Event, InForce, Rule, Rules};
 use crate::handover::{Decision, Denial, Input, Notice, Output, Side, Timer, Verdict, Word};
 use std::marker::PhantomData;
 
@@ -49,7 +49,7 @@ enum Unwritten {
 
 /// The source's decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Source<R: Rules = AllRules> {
+pub struct Source<R: Rules = InForce> {
     phase: SourcePhase,
     unwritten: Option<Unwritten>,
     rules: PhantomData<R>,
@@ -122,7 +122,9 @@ impl<R: Rules> Source<R> {
                 Err(Denial::Contradiction(word))
             }
 
-            (Word::Answer(Verdict::Refused), Released) if !R::REFUSED_RETURNS_ALWAYS => Ok(vec![]),
+            (Word::Answer(Verdict::Refused), Released) if !R::keep(Rule::RefusedReturnsAlways) => {
+                Ok(vec![])
+            }
             (Word::Answer(Verdict::Refused), Offered | Committing | Undecided | Released) => {
                 Ok(self.keep())
             }
@@ -130,7 +132,7 @@ impl<R: Rules> Source<R> {
             (Word::Answer(Verdict::Refused), Confirmed) => Err(Denial::Contradiction(word)),
 
             (Word::Answer(Verdict::Unknown), Committing | Undecided)
-                if !R::UNKNOWN_DECIDES_NOTHING =>
+                if !R::keep(Rule::UnknownDecidesNothing) =>
             {
                 Ok(self.keep())
             }
@@ -146,7 +148,7 @@ impl<R: Rules> Source<R> {
     /// What the source has to say when it is asked.
     fn word(phase: SourcePhase) -> Word {
         match phase {
-            SourcePhase::Offered if R::ASKED_BEFORE_COMMIT_KNOWS_NOTHING => {
+            SourcePhase::Offered if R::keep(Rule::AskedBeforeCommitKnowsNothing) => {
                 Word::Answer(Verdict::Unknown)
             }
             // Saying COMMIT again is the answer: it has been given away, and the one who asks may
@@ -164,7 +166,7 @@ impl<R: Rules> Source<R> {
     fn commit(&mut self) -> Vec<Effect> {
         self.phase = SourcePhase::Committing;
         let mut effects = vec![Output::ClearTimer(Timer::Ready)];
-        if R::COMMIT_IS_RECORDED {
+        if R::keep(Rule::CommitIsRecorded) {
             self.unwritten = Some(Unwritten::Commit);
             effects.push(Output::Record(Decision::Open));
         }
@@ -182,7 +184,7 @@ impl<R: Rules> Source<R> {
             Output::ClearTimer(Timer::Ready),
             Output::ClearTimer(Timer::Reply),
         ];
-        if R::ABORT_IS_RECORDED {
+        if R::keep(Rule::AbortIsRecorded) {
             self.unwritten = Some(Unwritten::Keep);
             effects.push(Output::Record(Decision::Refused));
         }
@@ -215,7 +217,7 @@ impl<R: Rules> Source<R> {
     fn silence(&mut self) -> Vec<Effect> {
         match self.phase {
             SourcePhase::Offered => self.keep(),
-            SourcePhase::Committing if !R::SILENCE_DECIDES_NOTHING => self.keep(),
+            SourcePhase::Committing if !R::keep(Rule::SilenceDecidesNothing) => self.keep(),
             SourcePhase::Committing => {
                 self.phase = SourcePhase::Undecided;
                 let mut effects = vec![
@@ -224,7 +226,7 @@ impl<R: Rules> Source<R> {
                     Output::Send(Word::Query),
                     Output::SetTimer(Timer::Retry),
                 ];
-                if !R::SOURCE_RECORD_STAYS_UNTIL_CONFIRMED {
+                if !R::keep(Rule::SourceRecordStaysUntilConfirmed) {
                     effects.push(Output::Forget);
                 }
                 effects
@@ -236,16 +238,16 @@ impl<R: Rules> Source<R> {
     fn ready_is_late(&mut self) -> Vec<Effect> {
         match self.phase {
             SourcePhase::Offered => self.keep(),
-            SourcePhase::Committing if !R::READY_TIMER_ENDS_WITH_COMMIT => self.keep(),
+            SourcePhase::Committing if !R::keep(Rule::ReadyTimerEndsWithCommit) => self.keep(),
             _ => vec![],
         }
     }
 
     fn say_again(&self) -> Vec<Effect> {
         let word = match self.phase {
-            SourcePhase::Undecided if R::UNDECIDED_ASKS_AGAIN => Word::Query,
-            SourcePhase::Released if R::RELEASE_IS_REPEATED => Word::Commit,
-            SourcePhase::Kept { settled: false } if R::ABORT_IS_REPEATED => Word::Abort,
+            SourcePhase::Undecided if R::keep(Rule::UndecidedAsksAgain) => Word::Query,
+            SourcePhase::Released if R::keep(Rule::ReleaseIsRepeated) => Word::Commit,
+            SourcePhase::Kept { settled: false } if R::keep(Rule::AbortIsRepeated) => Word::Abort,
             _ => return vec![],
         };
         vec![Output::Send(word), Output::SetTimer(Timer::Retry)]
@@ -254,7 +256,7 @@ impl<R: Rules> Source<R> {
     fn cancel(&mut self) -> Result<Vec<Effect>, Denial> {
         match self.phase {
             SourcePhase::Offered => Ok(self.keep()),
-            SourcePhase::Committing if !R::CANCEL_ENDS_WITH_COMMIT => Ok(self.keep()),
+            SourcePhase::Committing if !R::keep(Rule::CancelEndsWithCommit) => Ok(self.keep()),
             SourcePhase::Kept { .. } => Ok(vec![]),
             _ => Err(Denial::TooLate),
         }
@@ -263,7 +265,7 @@ impl<R: Rules> Source<R> {
     fn cont(&mut self) -> Result<Vec<Effect>, Denial> {
         match self.phase {
             SourcePhase::Offered => Err(Denial::InProgress),
-            SourcePhase::Undecided if !R::CONT_NEEDS_PERMISSION => Ok(self.keep()),
+            SourcePhase::Undecided if !R::keep(Rule::ContNeedsPermission) => Ok(self.keep()),
             SourcePhase::Committing | SourcePhase::Undecided => Err(Denial::Undecided),
             SourcePhase::Released | SourcePhase::Confirmed => Err(Denial::NotOwner),
             // It runs by its permit, which was given out.
@@ -273,7 +275,7 @@ impl<R: Rules> Source<R> {
 
     fn resolve(&mut self, owner: Side, fenced: bool) -> Result<Vec<Effect>, Denial> {
         use SourcePhase::*;
-        if R::RESOLVE_NEEDS_FENCE && !fenced {
+        if R::keep(Rule::ResolveNeedsFence) && !fenced {
             return Err(Denial::NotFenced);
         }
         match (self.phase, owner) {

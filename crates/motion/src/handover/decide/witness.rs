@@ -1,6 +1,6 @@
 //! What a process says about a handover of a process that is dead.
 
-use super::{AllRules, Event, Rules};
+use super::{Event, InForce, Rule, Rules};
 use crate::handover::{Decision, Denial, Input, Notice, Output, Role, Side, Timer, Verdict, Word};
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ pub type Testimony = Option<(Role, Decision)>;
 /// Speaks for a process that is dead, by what that wrote down. The guest's memory died with the
 /// process, so a witness never grants anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Witness<R: Rules = AllRules> {
+pub struct Witness<R: Rules = InForce> {
     testimony: Testimony,
     unwritten: Option<Testimony>,
     rules: PhantomData<R>,
@@ -38,7 +38,7 @@ impl<R: Rules> Witness<R> {
     #[must_use]
     pub fn wake(&self) -> Vec<Effect> {
         match self.testimony {
-            Some((Role::Source, _)) if R::RECORDED_WORD_IS_PASSED_ON => {
+            Some((Role::Source, _)) if R::keep(Rule::RecordedWordIsPassedOn) => {
                 vec![Output::Send(self.word()), Output::SetTimer(Timer::Retry)]
             }
             _ => vec![],
@@ -52,14 +52,14 @@ impl<R: Rules> Witness<R> {
             Some((Role::Source, Decision::Open | Decision::Committed)) => Word::Commit,
             Some((Role::Source, Decision::Refused)) => Word::Abort,
             // It may have run the guest before it died.
-            Some((Role::Destination, Decision::Open)) if R::LOST_READY_IS_UNKNOWN => {
+            Some((Role::Destination, Decision::Open)) if R::keep(Rule::LostReadyIsUnknown) => {
                 Word::Answer(Verdict::Unknown)
             }
             Some((Role::Destination, Decision::Committed)) => Word::Answer(Verdict::Committed),
             Some((Role::Destination, Decision::Open | Decision::Refused)) => {
                 Word::Answer(Verdict::Refused)
             }
-            None if R::NO_RECORD_IS_UNKNOWN => Word::Answer(Verdict::Unknown),
+            None if R::keep(Rule::NoRecordIsUnknown) => Word::Answer(Verdict::Unknown),
             None => Word::Answer(Verdict::Refused),
         }
     }
@@ -153,7 +153,7 @@ impl<R: Rules> Witness<R> {
     }
 
     fn resolve(&mut self, owner: Side, fenced: bool) -> Result<Vec<Effect>, Denial> {
-        if R::RESOLVE_NEEDS_FENCE && !fenced {
+        if R::keep(Rule::ResolveNeedsFence) && !fenced {
             return Err(Denial::NotFenced);
         }
         let (role, decision) = self.testimony.ok_or(Denial::NoSuchToken)?;

@@ -1,0 +1,117 @@
+//! The rules that the engine keeps around a handover, each by name. Those of the handover itself are
+//! [`crate::handover::decision::Rule`].
+
+/// A rule of the engine. None can be left out: with the feature `mutate` a test has the engine break
+/// one at a time, and a promise breaks. Without it nobody can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    // RAM, at the source.
+    /// A motion begins with all of RAM unsent, whatever an earlier one has sent.
+    DirtyIsPutBack,
+    /// Writes are logged from before the first page is read.
+    WritesAreLogged,
+    /// A page is rearmed before it is read.
+    RearmComesFirst,
+    /// A page that became zero after it was sent is said to be zero.
+    NewZeroesAreSent,
+    /// No pass begins before the destination has the one before in RAM.
+    PassesAreAwaited,
+    /// Every chunk of a pass is given out to be sent.
+    EveryChunkIsSent,
+    /// The guest does not run when its last pages are read.
+    GuestStopsFirst,
+    /// What was written since the last pass is sent while the guest is stopped.
+    LastPagesAreSent,
+
+    // The handover, at the source.
+    /// READY has to come in time.
+    ReadyIsTimed,
+    /// The promise holds for sending, too: no link that takes nothing may wait longer.
+    SendingIsTimed,
+    /// COMMIT goes out only after READY.
+    CommitWaitsForReady,
+    /// What has to be said again goes over a new connection.
+    AbortGoesAnotherWay,
+
+    // The end, at the source.
+    /// A destination that says nothing is taken for lost.
+    SilenceIsNoticed,
+    /// No time of one's own counts as the destination's silence.
+    BusyIsNoSilence,
+    /// A motion that does not converge ends in time.
+    TimeIsUp,
+    /// A guest that is kept runs again.
+    GuestResumes,
+    /// A guest that was stopped before the motion stays stopped.
+    StoppedStaysStopped,
+    /// A failed motion ends its logging.
+    LoggingEnds,
+    /// A motion that has ended has no workers.
+    WorkersEnd,
+    /// What a pass that was cut short has sent counts.
+    CutPassesCount,
+
+    // The destination.
+    /// READY needs every page that the source sent.
+    RamIsComplete,
+    /// A pass has ended when it has on every connection.
+    PassesEndEverywhere,
+    /// A source that says nothing is taken for lost.
+    SourceSilenceIsNoticed,
+    /// Questions are answered.
+    QuestionsAreAnswered,
+    /// Who begins to wait speaks for the dead.
+    DeadAreSpokenFor,
+    /// A refusal is answered for until the source has heard it, or for a minute.
+    RefusalsAreAnswered,
+    /// What a motion refused is answered for while the next is waited for.
+    RefusalsAreKept,
+    /// A copy that may be the only one is known as such from READY on.
+    DoubtIsKnown,
+    /// A source that comes too late is not told that it broke the protocol.
+    LateIsNotWrong,
+}
+
+#[cfg(feature = "mutate")]
+impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 29] = [
+        Self::DirtyIsPutBack,
+        Self::WritesAreLogged,
+        Self::RearmComesFirst,
+        Self::NewZeroesAreSent,
+        Self::PassesAreAwaited,
+        Self::EveryChunkIsSent,
+        Self::GuestStopsFirst,
+        Self::LastPagesAreSent,
+        Self::ReadyIsTimed,
+        Self::SendingIsTimed,
+        Self::CommitWaitsForReady,
+        Self::AbortGoesAnotherWay,
+        Self::SilenceIsNoticed,
+        Self::BusyIsNoSilence,
+        Self::TimeIsUp,
+        Self::GuestResumes,
+        Self::StoppedStaysStopped,
+        Self::LoggingEnds,
+        Self::WorkersEnd,
+        Self::CutPassesCount,
+        Self::RamIsComplete,
+        Self::PassesEndEverywhere,
+        Self::SourceSilenceIsNoticed,
+        Self::QuestionsAreAnswered,
+        Self::DeadAreSpokenFor,
+        Self::RefusalsAreAnswered,
+        Self::RefusalsAreKept,
+        Self::DoubtIsKnown,
+        Self::LateIsNotWrong,
+    ];
+}
+
+/// Whether the engine keeps this rule.
+#[cfg(not(feature = "mutate"))]
+pub(crate) const fn keeps(_: Rule) -> bool {
+    true
+}
+#[cfg(feature = "mutate")]
+pub(crate) use crate::mutate::keeps;
