@@ -7,6 +7,7 @@ mod debian;
 mod lab;
 mod places;
 mod process;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Task {
     Soak(again::Soak),
     /// Boot stock Linux guests on a complete KVM, in an emulated host
     Lab(lab::Lab),
+    /// Run the engine on simulated hosts, for as many seeds as there is time for
+    Sim(sim::Sim),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Matrix(args) => args.run().map(|()| ExitCode::SUCCESS),
         Task::Soak(args) => args.run().map(|()| ExitCode::SUCCESS),
         Task::Lab(args) => lab::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -23,6 +23,14 @@ impl Tally {
         Self { passed, ..Self::default() }
     }
 
+    /// Adds what another part of the step found.
+    pub fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.impossible = self.impossible.or(other.impossible);
+    }
+
     /// This machine cannot run the step.
     pub fn impossible(why: &'static str) -> Self {
         Self { impossible: Some(why), ..Self::default() }

@@ -13,9 +13,13 @@ pub fn run() -> Result<Tally> {
     tests(&["--workspace", "--all-targets"])
 }
 
-/// Runs the tests for which the engine is made to lose and damage pages.
+/// Runs the tests for which the engine is made to lose and damage pages, and to break its rules.
 pub fn run_mutations() -> Result<Tally> {
-    tests(&["--package", "whimbrel", "--features", "mutate", "--test", "mutations"])
+    let mut sum = tests(&["--package", "whimbrel", "--features", "mutate", "--test", "mutations"])?;
+    let simulated =
+        ["--package", "whimbrel-simulator", "--features", "mutate", "--test", "mutants"];
+    sum.add(&tests(&simulated)?);
+    Ok(sum)
 }
 
 /// Runs the tests that `which` selects, by `cargo nextest` where that is installed.

@@ -113,7 +113,8 @@ impl World {
         self.env.book.note(|| format!("p{owner} begins motion {number} to port {target}"));
         self.story.addresses.insert(token, target);
         let begun = self.env.now;
-        self.story.motion = Some(Motion::new(round, owner, destination, port, begun, ran_before));
+        self.story.motion =
+            Some(Motion::new(round, token, owner, destination, port, begun, ran_before));
         side.begin(&mut self.env);
         if let Some(process) = self.processes.get_mut(&owner) {
             process.sources.push(side);
@@ -130,7 +131,10 @@ impl World {
         let life = self.processes[&pid].life.clone();
         for key in keys {
             let mut journal = self.journal(&life);
-            let record = journal.adopt(key).expect("its process is dead").expect("it is there");
+            let Ok(Some(record)) = journal.adopt(key) else {
+                self.env.book.note(|| format!("p{pid} cannot read the record of a dead source"));
+                continue;
+            };
             let caller = Caller {
                 pid,
                 hello: wire::Hello::new([9; 16], [7; 16], wire::Role::Question, 0),

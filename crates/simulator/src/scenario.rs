@@ -4,6 +4,7 @@ use crate::env::{MICROSECOND, MILLISECOND, SECOND};
 use crate::guest::Habits;
 use crate::machine::{Nature, Operation};
 use crate::net::{Conditions, Use};
+use crate::plots::{PLOTS, Plot};
 use crate::rng::Rng;
 use motion::destination::Phase as AtDestination;
 use motion::source::Phase as AtSource;
@@ -56,6 +57,8 @@ pub struct Fault {
 pub enum Spot {
     Source(AtSource),
     Destination(AtDestination),
+    /// Wherever it is.
+    Any,
 }
 
 impl Spot {
@@ -63,6 +66,7 @@ impl Spot {
         match self {
             Self::Source(phase) => format!("source {phase:?}"),
             Self::Destination(phase) => format!("destination {phase:?}"),
+            Self::Any => "any step".into(),
         }
     }
 }
@@ -84,12 +88,14 @@ pub enum Kind {
     /// Nobody is told.
     CutSilently(Option<Use>),
     Stall(Use, u64),
+    /// What the source says, and not what it hears.
+    StallThere(u64),
     Partition(u64),
     RefuseConnections(u64),
     /// The next so many answers to questions.
     LoseAnswers(u32),
-    /// Of the source's host, or of the destination's; so many writes.
-    DiskFails(bool, u32),
+    /// Of the source's host, or of the destination's; so many times.
+    DiskFails(bool, Ailment, u32),
     Cancel,
     CancelDestination,
     SetBlackout(u64),
@@ -97,8 +103,26 @@ pub enum Kind {
     GuestGone,
     /// An undecided source is to ask now.
     Ask,
+    /// Somebody ends the source's machine, or the destination's, where that is allowed.
+    Quit(bool),
+    /// `stop` and `cont`, where the source may.
+    StopGuest,
+    ContGuest,
     /// An operator decides, and makes sure of what it says.
     Resolve,
+}
+
+/// What is the matter with a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ailment {
+    /// Nothing can be written; there is no room.
+    Full,
+    /// Nor removed.
+    ReadOnly,
+    /// What a dead process left cannot be read.
+    Torn,
+    /// Nobody can say what is there.
+    Unlisted,
 }
 
 impl Kind {
@@ -114,16 +138,20 @@ impl Kind {
             Self::Freeze(false, _) => "freeze destination",
             Self::Cut(_) => "cut",
             Self::CutSilently(_) => "cut silently",
-            Self::Stall(..) | Self::Partition(_) => "stall",
+            Self::Stall(..) | Self::StallThere(_) | Self::Partition(_) => "stall",
             Self::LoseAnswers(_) => "lose answers",
             Self::RefuseConnections(_) => "refuse connections",
-            Self::DiskFails(..) => "disk fails",
+            Self::DiskFails(_, Ailment::Full | Ailment::ReadOnly, _) => "disk fails",
+            Self::DiskFails(_, Ailment::Torn | Ailment::Unlisted, _) => "disk cannot be read",
             Self::Cancel => "cancel",
             Self::CancelDestination => "cancel at destination",
             Self::SetBlackout(_) => "set blackout",
             Self::SetBandwidth(_) => "set bandwidth",
             Self::GuestGone => "guest gone",
             Self::Ask => "ask",
+            Self::Quit(_) => "quit",
+            Self::StopGuest => "stop",
+            Self::ContGuest => "cont",
             Self::Resolve => "resolve",
         }
     }
@@ -154,7 +182,7 @@ pub const SPOTS: [Spot; 19] = [
 
 impl Round {
     /// Nothing goes wrong, though some things may take long: this motion must complete.
-    fn keep_the_peace(&mut self, rng: &mut Rng) {
+    pub fn keep_the_peace(&mut self, rng: &mut Rng) {
         self.faults.clear();
         self.absent = false;
         self.refuses = false;
@@ -171,7 +199,8 @@ impl Round {
 }
 
 impl Scenario {
-    pub fn of(rng: &mut Rng) -> Self {
+    /// What a seed decides; with a plot, that is its first motion.
+    pub fn of(rng: &mut Rng, plot: Option<&Plot>) -> Self {
         let latency = rng.magnitude(20 * MICROSECOND, 10 * MILLISECOND);
         let conditions = Conditions {
             latency,
@@ -196,6 +225,9 @@ impl Scenario {
             scenario.rounds.push(round);
         }
         scenario.conditions.lossy &= !peaceful;
+        if let Some(plot) = plot {
+            plot.arrange(&mut scenario.rounds[0], &mut scenario.habits, rng);
+        }
         scenario
     }
 
@@ -248,11 +280,17 @@ impl Scenario {
         if rng.chance(20) {
             round.options.max_bandwidth = NonZeroU64::new(rng.magnitude(1 << 20, 1 << 28));
         }
-        if rng.chance(15) {
-            plot(&mut round, rng);
+        if rng.chance(25) {
+            let plot = &PLOTS[rng.index(PLOTS.len())];
+            plot.arrange(&mut round, &mut self.habits, rng);
             return round;
         }
         for _ in 0..rng.pick(&[0, 1, 1, 1, 2, 2, 3]) {
+            if rng.chance(15) {
+                let (spot, skip) = (Spot::Any, rng.magnitude(1, 1024));
+                round.faults.push(Fault { spot, skip, kind: kind(rng, spot) });
+                continue;
+            }
             let spot = rng.pick(&SPOTS);
             self.lead_to(spot, &mut round, rng);
             round.faults.push(Fault {
@@ -321,60 +359,6 @@ impl Scenario {
     }
 }
 
-/// Misfortunes that chance alone would seldom bring together.
-fn plot(round: &mut Round, rng: &mut Rng) {
-    const READY: Spot = Spot::Destination(AtDestination::Ready);
-    const OWNER: Spot = Spot::Destination(AtDestination::Owner);
-    const AWAITING_READY: Spot = Spot::Source(AtSource::AwaitingReady);
-    const AWAITING_RUNNING: Spot = Spot::Source(AtSource::AwaitingRunning);
-    const UNDECIDED: Spot = Spot::Source(AtSource::Undecided);
-    let away = rng.magnitude(2 * SECOND, 16 * SECOND);
-    let few = rng.below(4);
-    let steps: &[(Spot, u64, Kind)] = match rng.below(6) {
-        // It ran the guest, and died with that not on record and not heard.
-        0 => &[
-            (READY, 0, Kind::DiskFails(false, 1)),
-            (OWNER, 0, Kind::Partition(away)),
-            (OWNER, 1 + few, Kind::KillDestination),
-        ],
-        // A refusal that is not heard.
-        1 => &[
-            (AWAITING_RUNNING, 0, Kind::Cut(None)),
-            (UNDECIDED, 0, Kind::LoseAnswers(1 + rng.pick(&[0, 1, 9]))),
-        ],
-        // An operator gives the guest to a destination that has refused it.
-        2 => &[
-            (AWAITING_RUNNING, 0, Kind::Cut(None)),
-            (UNDECIDED, 0, Kind::LoseAnswers(2)),
-            (UNDECIDED, 5 + rng.below(30), Kind::Resolve),
-        ],
-        // The guest was kept, the destination has not heard it, and nobody is left to say it.
-        3 => &[
-            (AWAITING_READY, few, Kind::Partition(away)),
-            (Spot::Source(AtSource::Settling), few, Kind::KillSource),
-        ],
-        // COMMIT is on record and never arrives.
-        4 => &[
-            (READY, 0, Kind::Partition(away)),
-            (AWAITING_READY, few, Kind::SourceDies(1 + rng.below(3))),
-        ],
-        // Both die, one after the other.
-        _ => &[
-            (AWAITING_RUNNING, few, Kind::KillDestination),
-            (UNDECIDED, rng.below(20), Kind::KillSource),
-        ],
-    };
-    round.faults.extend(steps.iter().map(|&(spot, skip, kind)| Fault { spot, skip, kind }));
-    round.absent = false;
-    round.refuses = false;
-    round.options.check_only = false;
-    round.clock_ahead = 0;
-    round.nature.fails = None;
-    if rng.chance(50) {
-        round.restarts_after = MILLISECOND;
-    }
-}
-
 fn kind(rng: &mut Rng, spot: Spot) -> Kind {
     let long = rng.magnitude(MILLISECOND, 16 * SECOND);
     let purpose = rng.pick(&[Use::Control, Use::Control, Use::Data, Use::Question]);
@@ -382,8 +366,9 @@ fn kind(rng: &mut Rng, spot: Spot) -> Kind {
         spot,
         Spot::Source(AtSource::AwaitingRunning | AtSource::Undecided)
             | Spot::Destination(AtDestination::Ready | AtDestination::Holding)
+            | Spot::Any
     );
-    match rng.below(if after_ready { 27 } else { 22 }) {
+    match rng.below(if after_ready { 30 } else { 25 }) {
         0 | 1 if rng.chance(15) => Kind::SourceHostDies,
         2 | 3 if rng.chance(15) => Kind::DestinationHostDies,
         6..=8 if rng.chance(25) => Kind::CutSilently(rng.chance(60).then_some(purpose)),
@@ -396,7 +381,11 @@ fn kind(rng: &mut Rng, spot: Spot) -> Kind {
         9 | 10 => Kind::Stall(purpose, long),
         11 | 12 => Kind::Partition(long),
         13 => Kind::RefuseConnections(long),
-        14 => Kind::DiskFails(rng.chance(50), 1 + u32::from(rng.chance(30))),
+        14 => {
+            let ailments = [Ailment::Full, Ailment::ReadOnly, Ailment::Torn, Ailment::Unlisted];
+            let times = rng.pick(&[1, 1, 2, 100]);
+            Kind::DiskFails(rng.chance(50), rng.pick(&ailments), times)
+        }
         15 | 16 => Kind::Cancel,
         17 => Kind::CancelDestination,
         18 => match rng.below(2) {
@@ -405,8 +394,11 @@ fn kind(rng: &mut Rng, spot: Spot) -> Kind {
         },
         19 => Kind::GuestGone,
         20 | 21 => Kind::Freeze(rng.chance(50), long),
-        22 | 23 => Kind::LoseAnswers(rng.pick(&[1, 1, 3, 10])),
-        24 => Kind::Ask,
+        22 => Kind::Quit(rng.chance(50)),
+        23 => Kind::StopGuest,
+        24 => Kind::ContGuest,
+        25 | 26 => Kind::LoseAnswers(rng.pick(&[1, 1, 3, 10])),
+        27 => Kind::Ask,
         _ => Kind::Resolve,
     }
 }

@@ -2,16 +2,18 @@
 
 use crate::env::SECOND;
 use crate::life::Pid;
+use crate::machine::SimMachine;
 use crate::process::Process;
-use crate::scenario::{Fault, Kind};
+use crate::scenario::{Ailment, Fault, Kind};
 use crate::story::Plan;
 use crate::world::World;
 use motion::destination::Command as ToDestination;
-use motion::handover::Side;
+use motion::handover::{Decision, Role, Side};
 use motion::source::{Command, Phase as AtSource};
 use motion::{Blackout, Machine as _, MotionError};
 use state::Code;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 impl World {
@@ -41,12 +43,14 @@ impl World {
             Kind::Stall(purpose, time) => {
                 self.env.net.stall(&mut self.env.rng, purpose, now + time, &self.env.book);
             }
+            Kind::StallThere(time) => self.env.net.stall_there(now + time, &self.env.book),
             Kind::Partition(time) => self.env.net.partition(now + time),
             Kind::LoseAnswers(answers) => self.env.net.lose_answers(answers),
             Kind::RefuseConnections(time) => self.env.net.refuse_all(now + time),
-            Kind::DiskFails(of_source, writes) => {
-                let host = self.processes.get(&source).map_or(0, |process| process.life.host);
-                self.env.disks[if of_source { host } else { 1 - host }].fail(writes);
+            Kind::DiskFails(of_source, ailment, times) => {
+                let host = self.story.hosts.get(&motion.port).map_or(0, |host| 1 - host);
+                self.env.disks[if of_source { host } else { 1 - host }].fail(ailment, times);
+                self.story.overlooked |= matches!(ailment, Ailment::Torn | Ailment::Unlisted);
                 self.plan(5 * SECOND, Plan::Mend);
             }
             Kind::Cancel => self.cancel(source),
@@ -65,8 +69,65 @@ impl World {
                 let _ = self.command(source, Command::SetBandwidth(NonZeroU64::new(rate)));
             }
             Kind::GuestGone => self.guest_goes(source),
+            Kind::Quit(true) => self.quit(source),
+            Kind::Quit(false) => self.quit(destination),
+            Kind::StopGuest => self.stop_guest(source),
+            Kind::ContGuest => self.cont_guest(source),
             Kind::Resolve => self.operate(),
         }
+    }
+
+    /// `quit`, which is refused where the only copy may be here.
+    fn quit(&mut self, pid: Pid) {
+        let Some(process) = self.processes.get(&pid) else { return };
+        let source = process.source().is_some_and(|side| side.source.progress().in_doubt.is_some());
+        let side = process.destination.as_ref();
+        let destination = side.is_some_and(|side| side.destination.progress().in_doubt.is_some());
+        if source || destination {
+            self.tally.count("refused: quit");
+            return;
+        }
+        let only = self.story.heir == Some(pid) && side.is_some_and(|side| side.holds());
+        self.env.book.check(!only, || format!("p{pid} may quit with the only copy of its guest"));
+        self.env.book.note(|| format!("p{pid} quits"));
+        self.kill(pid);
+    }
+
+    /// `stop`: there while a motion is under way nobody may.
+    fn stop_guest(&mut self, pid: Pid) {
+        let Some(machine) = self.free_machine(pid) else { return };
+        if machine.is_running() && machine.pause().is_ok() {
+            self.meddle();
+        }
+    }
+
+    /// `cont`: where the permit is, and nowhere else.
+    fn cont_guest(&mut self, pid: Pid) {
+        let Some(machine) = self.free_machine(pid) else { return };
+        if !machine.is_running() && !self.story.guest_gone {
+            let permit = machine.surrender().expect("a free machine has its permit");
+            // Where it fails it has said so.
+            let _ = machine.run(permit);
+            self.meddle();
+        }
+    }
+
+    fn meddle(&mut self) {
+        if let Some(motion) = &mut self.story.motion {
+            motion.meddled = true;
+        }
+    }
+
+    /// The machine of a source, unless its motion is in the way. Then it has no permit either, once
+    /// the guest has stopped for the handover.
+    fn free_machine(&mut self, pid: Pid) -> Option<Arc<SimMachine>> {
+        let process = self.processes.get(&pid)?;
+        let (side, machine) = (process.source()?, process.machine()?);
+        if side.source.has_ended() && machine.has_permit() {
+            return Some(machine);
+        }
+        self.tally.count("refused: stop or cont");
+        None
     }
 
     pub fn command(&mut self, source: Pid, command: Command) -> Option<Result<(), MotionError>> {
@@ -190,12 +251,31 @@ impl World {
             self.env.book.wrong(format!("{who}, and {since}"));
             return;
         }
+        self.unspoken();
         self.tally.count("operator called");
         self.operate();
         if let Some(motion) = &mut self.story.motion {
             motion.overdue = true;
         }
         self.plan(25 * SECOND, Plan::Operate(begun));
+    }
+
+    /// Nobody is asked for what is on record, where that can be read.
+    fn unspoken(&self) {
+        let Some(motion) = &self.story.motion else { return };
+        if self.story.overlooked {
+            return;
+        }
+        let (there, token) = (self.story.hosts[&motion.port], motion.token);
+        let theirs = self.env.disks[there].decision(token, Role::Destination);
+        let decided = theirs.is_some_and(|decision| decision != Decision::Open);
+        self.env.book.check(!(self.is_undecided() && decided), || {
+            format!("the source is undecided, and its destination left {theirs:?} on record")
+        });
+        let ours = self.env.disks[1 - there].decision(token, Role::Source);
+        self.env.book.check(self.holder().is_none() || ours.is_none(), || {
+            format!("the destination holds, and its source left {ours:?} on record")
+        });
     }
 
     pub fn is_undecided(&self) -> bool {

@@ -238,13 +238,6 @@ impl SimMachine {
         self.parts().running = false;
     }
 
-    /// Somebody takes a permit that nobody gave: what mutants do.
-    pub fn forge(&self) {
-        let mut parts = self.parts();
-        parts.permit.get_or_insert_with(RunPermit::for_new_machine);
-        parts.running = true;
-    }
-
     fn tries(&self, operation: Operation) -> Result<(), MachineError> {
         if self.nature.fails == Some(operation) && !self.life.is_dead() {
             self.parts().failed = true;

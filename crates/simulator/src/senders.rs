@@ -19,12 +19,16 @@ pub struct Senders {
     all: Vec<One>,
     /// Those that have not ended the pass.
     busy: usize,
+    /// Bytes of pages that all of them have sent.
+    sent: u64,
 }
 
 struct One {
     conn: ConnId,
     pass: Option<Arc<Pass>>,
     sent: PassTotals,
+    /// Bytes of pages, in all passes.
+    total: u64,
     sender: Sender,
     /// When it does its next step.
     at: u64,
@@ -37,11 +41,12 @@ impl Senders {
             conn,
             pass: None,
             sent: PassTotals::default(),
+            total: 0,
             sender: Sender::default(),
             at: 0,
             blocked_since: None,
         };
-        Self { all: conns.into_iter().map(one).collect(), busy: 0 }
+        Self { all: conns.into_iter().map(one).collect(), busy: 0, sent: 0 }
     }
 
     /// Has all of them send a pass.
@@ -52,6 +57,10 @@ impl Senders {
             one.sent = PassTotals::default();
             one.at = now + env.rng.below(100 * MICROSECOND);
         }
+    }
+
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     pub fn deadline(&self) -> Option<u64> {
@@ -68,7 +77,10 @@ impl Senders {
     ) -> Option<Event> {
         let one = self.all.iter_mut().filter(|one| one.pass.is_some()).min_by_key(|one| one.at)?;
         let pass = one.pass.clone()?;
-        let over = match one.step(env, &pass, machine, pacer, stall) {
+        let before = one.total;
+        let stepped = one.step(env, &pass, machine, pacer, stall);
+        self.sent += one.total - before;
+        let over = match stepped {
             Ok(false) => return None,
             Ok(true) => Ok(()),
             Err(error) => Err(error),
@@ -139,6 +151,7 @@ impl One {
             .map_err(send_error)?;
         pass.count(sent);
         self.sent.add(sent);
+        self.total += sent.bytes;
         self.write(env, now + waited, bytes).map_err(sending)?;
         self.at = now + waited + 20 * MICROSECOND + env.rng.below(20 * MICROSECOND);
         Ok(false)

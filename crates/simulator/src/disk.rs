@@ -3,6 +3,7 @@
 
 use crate::book::Book;
 use crate::life::{Life, Pid};
+use crate::scenario::Ailment;
 use motion::handover::{Decision, Journal, JournalError, Key, MemoryJournal, Record, Role, Token};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,6 +18,10 @@ struct State {
     dead: BTreeSet<Pid>,
     /// How many removals fail next.
     stuck: u32,
+    /// What is there cannot be read.
+    torn: bool,
+    /// Nobody can say what is there.
+    unlisted: bool,
     /// Records whose last write failed.
     unwritten: BTreeSet<Key>,
 }
@@ -35,15 +40,21 @@ impl Disk {
         self.0.lock().expect("nobody panics while holding it")
     }
 
-    /// The next `writes` writes and removals fail.
-    pub fn fail(&self, writes: u32) {
+    /// It fails so many times; where reading does, until it is mended.
+    pub fn fail(&self, ailment: Ailment, times: u32) {
         let mut state = self.state();
-        state.journal.failures = writes;
-        state.stuck = writes;
+        match ailment {
+            Ailment::Full => state.journal.failures = times,
+            Ailment::ReadOnly => (state.journal.failures, state.stuck) = (times, times),
+            Ailment::Torn => state.torn = true,
+            Ailment::Unlisted => state.unlisted = true,
+        }
     }
 
     pub fn heal(&self) {
-        self.fail(0);
+        let mut state = self.state();
+        (state.journal.failures, state.stuck) = (0, 0);
+        (state.torn, state.unlisted) = (false, false);
     }
 
     /// The host died: nothing is left.
@@ -138,7 +149,8 @@ impl Journal for ProcessJournal {
     }
 
     fn get(&self, key: Key) -> Result<Option<Record>, JournalError> {
-        self.disk.state().journal.get(key)
+        let state = self.disk.state();
+        if state.torn { Err(JournalError::ToldTo) } else { state.journal.get(key) }
     }
 
     fn adopt(&mut self, key: Key) -> Result<Option<Record>, JournalError> {
@@ -146,6 +158,9 @@ impl Journal for ProcessJournal {
             return Err(JournalError::InUse("simulated".into()));
         }
         let mut state = self.disk.state();
+        if state.torn {
+            return Err(JournalError::ToldTo);
+        }
         let record = state.journal.get(key)?;
         if record.is_some() {
             state.owners.insert(key, self.life.pid);
@@ -154,6 +169,7 @@ impl Journal for ProcessJournal {
     }
 
     fn list(&self) -> Result<Vec<Key>, JournalError> {
-        self.disk.state().journal.list()
+        let state = self.disk.state();
+        if state.unlisted { Err(JournalError::ToldTo) } else { state.journal.list() }
     }
 }

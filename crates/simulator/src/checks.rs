@@ -2,10 +2,12 @@
 
 use crate::env::MICROSECOND;
 use crate::guest;
+use crate::senders::Senders;
 use crate::source::SourceSide;
 use crate::world::World;
 use motion::clock::nanos;
 use motion::destination::Phase as AtDestination;
+use motion::handover::{Decision, Role};
 use motion::{Blackout, Machine as _, PassReport, Report, Status, TimeoutAction};
 use state::Code;
 use std::time::Duration;
@@ -47,6 +49,7 @@ pub fn motion(world: &World) {
         }
         promise(world, side);
         let undecided = side.source.phase() == motion::source::Phase::Undecided;
+        on_record(world, side);
         let said = side.source.progress();
         book.check(!undecided || said.undecided.is_some() && !said.note.is_empty(), || {
             "an undecided source does not say what it waits for".into()
@@ -84,6 +87,33 @@ pub fn motion(world: &World) {
     }
 }
 
+/// What was said and not yet heard is on record: the process may die at any time.
+fn on_record(world: &World, side: &SourceSide) {
+    let Some(motion) = &world.story.motion else { return };
+    let disk = &world.env.disks[side.machine.life.host];
+    let said = side.is_undecided() && !side.machine.life.is_dead();
+    let must = [Decision::Open, Decision::Committed];
+    world.env.book.check(!said || disk.has(motion.token, Role::Source, &must), || {
+        "COMMIT is out, and that is not on record".into()
+    });
+}
+
+/// After every step: whoever has the only complete copy of a guest keeps it, until somebody who may
+/// has decided against it.
+pub fn copy_is_kept(world: &World) {
+    let story = &world.story;
+    let Some(process) = story.heir.and_then(|heir| world.processes.get(&heir)) else { return };
+    let Some(side) = &process.destination else { return };
+    if world.processes.contains_key(&guest::lock(&world.env.guest).holder) {
+        return;
+    }
+    let may = story.forgone || side.wires.source_spoke || side.gives_up;
+    let owner = process.machine().is_some_and(|machine| machine.has_permit());
+    world.env.book.check(may || owner || side.holds(), || {
+        format!("process {} has dropped the only copy of the guest", process.life.pid)
+    });
+}
+
 /// What is true of a source whose motion has ended.
 fn ended(world: &World, side: &SourceSide) {
     let Some(motion) = &world.story.motion else { return };
@@ -96,7 +126,7 @@ fn ended(world: &World, side: &SourceSide) {
         format!("the motion is {status}, its error is {:?}", report.error)
     });
     honest(world, report);
-    accounts(world, report);
+    accounts(world, side, report);
     book.check(completed != machine.has_permit(), || {
         format!("the motion is {status}, the guest's permit is here: {}", machine.has_permit())
     });
@@ -107,6 +137,9 @@ fn ended(world: &World, side: &SourceSide) {
     if completed {
         book.check(!side.watcher.believes_running(), || "nobody was told that it stopped".into());
         blackout(world, side);
+    }
+    if motion.meddled {
+        return;
     }
     if machine.has_permit() && motion.ran_before && !world.story.guest_gone {
         book.check(side.watcher.believes_running() == machine.is_running(), || {
@@ -122,13 +155,17 @@ fn ended(world: &World, side: &SourceSide) {
 }
 
 /// Every page that was sent is accounted for once, and arrived.
-fn accounts(world: &World, report: &Report) {
+fn accounts(world: &World, side: &SourceSide, report: &Report) {
     let Some(motion) = &world.story.motion else { return };
     let book = &world.env.book;
     let sum = |of: fn(&PassReport) -> u64| report.passes.iter().map(of).sum::<u64>();
     let sent = (sum(|p| p.data_pages), sum(|p| p.zero_pages), sum(|p| p.bytes));
     let ram = (report.ram.data_pages, report.ram.zero_pages, report.ram.bytes);
     book.check(sent == ram, || format!("the passes make {sent:?}, the whole is {ram:?}"));
+    let pages_sent = side.wires.sent + side.wires.senders.as_ref().map_or(0, Senders::sent);
+    book.check(report.ram.bytes == pages_sent, || {
+        format!("{pages_sent} bytes of pages were sent, {} are reported", report.ram.bytes)
+    });
     let in_order = report.passes.windows(2).all(|two| two[0].pass < two[1].pass);
     book.check(in_order, || format!("passes come twice: {:?}", report.passes));
     let there = world.processes.get(&motion.destination);

@@ -4,7 +4,6 @@ use crate::call::{Call, Caller, Outcome, Purpose};
 use crate::env::{Env, MICROSECOND};
 use crate::life::Life;
 use crate::machine::SimMachine;
-use crate::mutants::Mutant;
 use crate::net::{ConnId, End, Piece};
 use crate::reader::Reader;
 use crate::senders::Senders;
@@ -45,13 +44,13 @@ pub struct Wires {
     pub senders: Option<Senders>,
     pub pacer: Pacer,
     inline: motion::ram::send::Sender,
+    /// Bytes of pages that were sent.
+    pub sent: u64,
     /// No write to the control connection waits for longer.
     send_by: Option<u64>,
     inbox: VecDeque<(u64, Inner)>,
     /// When COMMIT first went out.
     pub committed_at: Option<u64>,
-    /// Questions that were put, of whatever kind.
-    asked: u64,
 }
 
 /// What the kernel takes of a connection before a write has to wait, in bytes.
@@ -74,10 +73,10 @@ impl SourceSide {
             senders: None,
             pacer: Pacer::new(limit),
             inline: motion::ram::send::Sender::default(),
+            sent: 0,
             send_by: None,
             inbox: VecDeque::new(),
             committed_at: None,
-            asked: 0,
         };
         Self { source, machine, watcher, wires }
     }
@@ -100,13 +99,12 @@ impl SourceSide {
     }
 
     /// When something is to be done at the latest.
-    pub fn deadline(&self, mutant: Option<Mutant>) -> Option<u64> {
+    pub fn deadline(&self) -> Option<u64> {
         let wires = &self.wires;
         let calls = wires.calls.iter().map(|call| call.until);
         let senders = wires.senders.iter().filter_map(Senders::deadline);
         let inbox = wires.inbox.front().map(|(at, _)| *at);
-        let own = self.source.deadline().filter(|_| mutant != Some(Mutant::IgnoresTimers));
-        let own = own.map(|at| at.0);
+        let own = self.source.deadline().map(|at| at.0);
         calls.chain(senders).chain(inbox).chain(own).min()
     }
 
@@ -384,6 +382,7 @@ impl SourceIo for Io<'_> {
                 .map_err(crate::senders::send_error)?;
             self.wires.life.takes(waited);
             pass.count(sent);
+            self.wires.sent += sent.bytes;
             self.wires.write(self.env, bytes)?;
         }
         self.wires.inline = sender;
@@ -405,11 +404,7 @@ impl SourceIo for Io<'_> {
             return;
         }
         self.wires.says(self.env, message);
-        self.wires.asked += 1;
         let pid = self.wires.life.pid;
-        if self.env.mutant == Some(Mutant::AsksOnce) && self.wires.asked > 1 {
-            return;
-        }
         self.env.book.note(|| format!("p{pid} source asks {:?}", to_wire(message).kind()));
         let now = self.now().0;
         // A question may reach the other side twice, far apart.
@@ -428,6 +423,7 @@ impl SourceIo for Io<'_> {
     fn stop_workers(&mut self) {
         let now = self.now().0;
         if let Some(senders) = self.wires.senders.take() {
+            self.wires.sent += senders.sent();
             senders.stop(self.env, now);
         }
     }

@@ -4,7 +4,6 @@ use crate::builder::Builder;
 use crate::env::{Env, MICROSECOND};
 use crate::life::Life;
 use crate::machine::SimMachine;
-use crate::mutants::Mutant;
 use crate::net::{ConnId, End, Piece, Port};
 use crate::reader::{Reader, greeting};
 use crate::receivers::{Arrived, Intake};
@@ -379,21 +378,8 @@ impl DestinationIo for Io<'_> {
     fn answer(&mut self, question: Question, message: &Message) {
         let Some((conn, _)) = self.wires.questions.get(&question) else { return };
         let conn = *conn;
-        let mut message = message.clone();
-        let verdict = match self.env.mutant {
-            Some(Mutant::NeverAnswers) => return,
-            Some(Mutant::RefusedForUnknown) => Some(wire::Verdict::Refused),
-            Some(Mutant::CommittedForUnknown) => Some(wire::Verdict::Committed),
-            _ => None,
-        };
-        if let (Some(verdict), Message::Answer(_, said @ wire::Verdict::Unknown)) =
-            (verdict, &mut message)
-        {
-            *said = verdict;
-            self.wires.asked = None;
-        }
         // Whoever asked may have gone.
-        let _ = self.wires.write(self.env, conn, &message);
+        let _ = self.wires.write(self.env, conn, message);
     }
 
     fn receive_into(&mut self, ram: Arc<dyn AsRam>) {

@@ -4,7 +4,6 @@ use crate::destination::DestinationSide;
 use crate::env::Env;
 use crate::life::Life;
 use crate::machine::SimMachine;
-use crate::mutants::Mutant;
 use crate::net::{ConnId, Piece};
 use crate::source::SourceSide;
 use crate::witness::WitnessSide;
@@ -52,8 +51,8 @@ impl Process {
     }
 
     /// When it has something to do.
-    pub fn deadline(&self, mutant: Option<Mutant>) -> Option<u64> {
-        let sources = self.sources.iter().filter_map(|side| side.deadline(mutant));
+    pub fn deadline(&self) -> Option<u64> {
+        let sources = self.sources.iter().filter_map(SourceSide::deadline);
         let destination = self.destination.iter().filter_map(DestinationSide::deadline);
         let witnesses = self.witnesses.iter().filter_map(WitnessSide::deadline);
         let first = sources.chain(destination).chain(witnesses).min();
@@ -63,8 +62,7 @@ impl Process {
     /// Does one thing that is due.
     pub fn wake(&mut self, env: &mut Env) {
         let due = |deadline: Option<u64>| deadline.is_some_and(|at| at <= env.now);
-        let mutant = env.mutant;
-        if let Some(source) = self.sources.iter_mut().find(|side| due(side.deadline(mutant))) {
+        if let Some(source) = self.sources.iter_mut().find(|side| due(side.deadline())) {
             source.wake(env);
         } else if let Some(destination) =
             self.destination.as_mut().filter(|side| due(side.deadline()))

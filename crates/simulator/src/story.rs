@@ -3,7 +3,6 @@
 use crate::checks;
 use crate::env::{MILLISECOND, SECOND};
 use crate::life::Pid;
-use crate::mutants::Mutant;
 use crate::net::Port;
 use crate::scenario::{Round, Scenario, Spot};
 use crate::source::SourceSide;
@@ -55,6 +54,8 @@ pub struct Story {
     pub addresses: BTreeMap<Token, Port>,
     pub hosts: BTreeMap<Port, usize>,
     pub closing: bool,
+    /// Records may have been looked for in vain.
+    pub overlooked: bool,
     /// Processes that did not end by themselves.
     pub killed: BTreeSet<Pid>,
 }
@@ -62,6 +63,7 @@ pub struct Story {
 /// The motion under way.
 pub struct Motion {
     pub plan: Round,
+    pub token: Token,
     pub source: Pid,
     pub destination: Pid,
     pub port: Port,
@@ -76,6 +78,8 @@ pub struct Motion {
     /// Both are alive, and nothing has been in their way for long enough to have decided.
     pub overdue: bool,
     pub promise_changed: bool,
+    /// Somebody stopped or resumed the guest after the motion had ended.
+    pub meddled: bool,
     waits_since: Option<u64>,
     pub waited: u64,
     /// For how long the source's process stood still.
@@ -97,6 +101,7 @@ impl Story {
             addresses: BTreeMap::new(),
             hosts: BTreeMap::new(),
             closing: false,
+            overlooked: false,
             killed: BTreeSet::new(),
         }
     }
@@ -110,6 +115,7 @@ impl Story {
 impl Motion {
     pub fn new(
         plan: Round,
+        token: Token,
         source: Pid,
         destination: Pid,
         port: Port,
@@ -120,6 +126,7 @@ impl Motion {
             fired: vec![false; plan.faults.len()],
             reached: vec![0; plan.faults.len()],
             plan,
+            token,
             source,
             destination,
             port,
@@ -131,6 +138,7 @@ impl Motion {
             calm: false,
             overdue: false,
             promise_changed: false,
+            meddled: false,
             waits_since: None,
             waited: 0,
             frozen: 0,
@@ -186,7 +194,6 @@ impl World {
         self.retire();
         self.see_phases();
         self.inject();
-        self.mutate();
         self.bury_the_dead();
         self.see_phases();
         checks::motion(self);
@@ -256,6 +263,7 @@ impl World {
                 Spot::Destination(phase) => {
                     alive(motion.destination) && phase == motion.at_destination
                 }
+                Spot::Any => true,
             };
             motion.reached[*n] += u64::from(there);
             there && !motion.fired[*n] && motion.reached[*n] > fault.skip
@@ -265,37 +273,6 @@ impl World {
             motion.fired[n] = true;
             self.strike(fault);
         }
-    }
-
-    fn mutate(&mut self) {
-        let (Some(mutant), Some(motion)) = (self.env.mutant, &self.story.motion) else { return };
-        let (at_source, at_destination) = (motion.at_source, motion.at_destination);
-        let (source, destination) = (motion.source, motion.destination);
-        match mutant {
-            Mutant::NoReadyTimer
-                if matches!(at_source, AtSource::LastPass | AtSource::AwaitingReady) =>
-            {
-                let command = Command::SetBlackout(motion::Blackout::Unlimited);
-                let _ = self.command(source, command);
-            }
-            Mutant::RunsWhileUndecided if at_source == AtSource::Undecided => {
-                self.forge(source);
-            }
-            Mutant::RunsWhenReady if at_destination == AtDestination::Ready => {
-                self.forge(destination);
-            }
-            Mutant::DropsWhenHolding if at_destination == AtDestination::Holding => {
-                let owner = motion::handover::Side::Peer;
-                let command = motion::destination::Command::Resolve { owner, fenced: true };
-                let _ = self.command_destination(destination, command);
-            }
-            _ => {}
-        }
-    }
-
-    fn forge(&self, pid: Pid) {
-        let machine = self.processes.get(&pid).and_then(|process| process.machine());
-        machine.iter().for_each(|machine| machine.forge());
     }
 
     /// The next motion, or the end.
@@ -359,7 +336,7 @@ impl World {
                 })
         };
         let inbox = |process: &crate::process::Process| {
-            process.deadline(self.env.mutant).is_some_and(|at| at <= self.env.now + MILLISECOND)
+            process.deadline().is_some_and(|at| at <= self.env.now + MILLISECOND)
         };
         let settled = self.env.net.is_quiet() && !self.processes.values().any(inbox);
         if settled && !self.processes.values().any(busy) {

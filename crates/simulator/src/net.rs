@@ -337,6 +337,17 @@ impl Net {
         }
     }
 
+    /// Nothing more arrives of what the dialler says on control connections.
+    pub fn stall_there(&mut self, until: u64, book: &Book) {
+        for id in self.of_use(Some(Use::Control)) {
+            book.note(|| format!("connection {id} takes nothing more"));
+            if let Some(conn) = self.conns.get_mut(&id) {
+                let pipe = &mut conn.pipes[End::Listener as usize];
+                pipe.stalled_until = pipe.stalled_until.max(until);
+            }
+        }
+    }
+
     pub fn partition(&mut self, until: u64) {
         self.partition_until = self.partition_until.max(until);
     }

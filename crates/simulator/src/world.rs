@@ -9,6 +9,7 @@ use crate::life::{Life, Pid};
 use crate::machine::SimMachine;
 use crate::mutants::Mutant;
 use crate::net::{Net, Piece, Port};
+use crate::plots::Plot;
 use crate::process::Process;
 use crate::rng::Rng;
 use crate::scenario::Scenario;
@@ -35,6 +36,15 @@ pub struct World {
     pub over: bool,
 }
 
+/// What a seed is run with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Case {
+    /// What is wrong on purpose.
+    pub mutant: Option<Mutant>,
+    /// What happens in the first motion.
+    pub plot: Option<&'static Plot>,
+}
+
 /// How a run went.
 pub struct Run {
     pub tally: Tally,
@@ -43,9 +53,9 @@ pub struct Run {
 }
 
 /// Runs the world of a seed to its end. An engine that panics is wrong, too.
-pub fn run(seed: u64, mutant: Option<Mutant>, tracing: bool) -> Run {
+pub fn run(seed: u64, case: Case, tracing: bool) -> Run {
     let book = Book::new(tracing);
-    let lived = catch_unwind(AssertUnwindSafe(|| live(seed, mutant, &book)));
+    let lived = catch_unwind(AssertUnwindSafe(|| live(seed, case, &book)));
     let tally = lived.unwrap_or_else(|_| {
         book.wrong("something panicked");
         Tally::default()
@@ -53,9 +63,10 @@ pub fn run(seed: u64, mutant: Option<Mutant>, tracing: bool) -> Run {
     Run { tally, wrong: book.verdict(), trace: book.trace() }
 }
 
-fn live(seed: u64, mutant: Option<Mutant>, book: &Book) -> Tally {
+fn live(seed: u64, Case { mutant, plot }: Case, book: &Book) -> Tally {
+    Mutant::infect(mutant);
     let mut rng = Rng::new(seed);
-    let scenario = Scenario::of(&mut rng.fork());
+    let scenario = Scenario::of(&mut rng.fork(), plot);
     book.note(|| format!("{scenario:#?}"));
     let guest = Guest::new(scenario.habits, rng.fork(), 1);
     let env = Env {
@@ -116,10 +127,7 @@ impl World {
         let processes = &self.processes;
         let busy = |pid| processes.get(&pid).map_or(0, |process| process.busy_until);
         let net = self.env.net.next(busy);
-        let process = processes
-            .iter()
-            .filter_map(|(pid, p)| Some((p.deadline(self.env.mutant)?, *pid)))
-            .min();
+        let process = processes.iter().filter_map(|(pid, p)| Some((p.deadline()?, *pid))).min();
         let plan = self.agenda.keys().next().copied();
         let first = [net.map(|n| n.0), process.map(|p| p.0), plan.map(|p| p.0)];
         let Some(at) = first.into_iter().flatten().min() else {
@@ -177,6 +185,7 @@ impl World {
         self.processes.values_mut().for_each(|process| process.settle(now));
         self.bury_the_dead();
         checks::one_guest(self);
+        checks::copy_is_kept(self);
         self.follow();
     }
 

@@ -1,0 +1,112 @@
+//! What is wrong on purpose: whatever a simulator does not find, it does not prove.
+
+use crate::machine::Defect;
+use motion::handover::{Decision, Role};
+use std::fmt;
+
+/// Rules of the handover that the engine never comes to need: it has no `cont` of its own, its timer
+/// for READY ends as a failure does, and nobody can ask a source that has not said COMMIT. The model
+/// (`motion/tests/handover_model`) breaks them.
+#[cfg(feature = "mutate")]
+const NOT_USED: [motion::handover::decision::Rule; 3] = {
+    use motion::handover::decision::Rule;
+    [Rule::ContNeedsPermission, Rule::ReadyTimerEndsWithCommit, Rule::AskedBeforeCommitKnowsNothing]
+};
+
+/// A mistake, in the engine, or in what it relies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// The engine breaks one of its rules, or one of the handover's.
+    #[cfg(feature = "mutate")]
+    Engine(motion::Broken),
+    /// The machine does something wrong.
+    Machine(Defect),
+    /// The journal says that it has written this, and has not.
+    JournalLies(Role, Decision),
+    /// Frames are lost on the way to RAM.
+    LosesFrames,
+    /// A page is lost on the way to RAM.
+    LosesPages,
+    /// Half of a page is lost.
+    TearsPages,
+    /// Two pages change places.
+    SwapsPages,
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            #[cfg(feature = "mutate")]
+            Self::Engine(motion::Broken::Engine(rule)) => write!(f, "engine without {rule:?}"),
+            #[cfg(feature = "mutate")]
+            Self::Engine(motion::Broken::Handover(rule)) => write!(f, "handover without {rule:?}"),
+            Self::Machine(defect) => write!(f, "machine that {defect:?}"),
+            Self::JournalLies(role, decision) => {
+                write!(f, "journal that lies about {} {}", role.name(), decision.name())
+            }
+            other => write!(f, "link that {other:?}"),
+        }
+    }
+}
+
+impl Mutant {
+    const AROUND_THE_ENGINE: [Self; 14] = [
+        Self::Machine(Defect::ForgetsABit),
+        Self::Machine(Defect::RearmsLate),
+        Self::Machine(Defect::KeepsLogging),
+        Self::Machine(Defect::StaysStopped),
+        Self::Machine(Defect::PausesLate),
+        Self::JournalLies(Role::Source, Decision::Open),
+        Self::JournalLies(Role::Source, Decision::Refused),
+        Self::JournalLies(Role::Destination, Decision::Open),
+        Self::JournalLies(Role::Destination, Decision::Refused),
+        Self::JournalLies(Role::Destination, Decision::Committed),
+        Self::LosesFrames,
+        Self::LosesPages,
+        Self::TearsPages,
+        Self::SwapsPages,
+    ];
+
+    /// All that there are: those of the engine only where it can be broken.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let all = Self::AROUND_THE_ENGINE.into_iter();
+        #[cfg(feature = "mutate")]
+        let all = {
+            use motion::Broken;
+            use motion::handover::decision::Rule;
+            let engine = motion::Rule::ALL.into_iter().map(Broken::Engine);
+            let handover = Rule::ALL.into_iter().filter(|rule| !NOT_USED.contains(rule));
+            all.chain(engine.chain(handover.map(Broken::Handover)).map(Self::Engine))
+        };
+        all.collect()
+    }
+
+    /// Has the engine be as this mutant wants it, on this thread.
+    pub(crate) fn infect(mutant: Option<Self>) {
+        #[cfg(feature = "mutate")]
+        motion::break_rule(match mutant {
+            Some(Self::Engine(broken)) => Some(broken),
+            _ => None,
+        });
+        let _ = mutant;
+    }
+
+    pub(crate) fn damages_pages(self) -> bool {
+        matches!(self, Self::LosesPages | Self::TearsPages | Self::SwapsPages)
+    }
+
+    pub(crate) fn defect(self) -> Option<Defect> {
+        match self {
+            Self::Machine(defect) => Some(defect),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn lie(self) -> Option<(Role, Decision)> {
+        match self {
+            Self::JournalLies(role, decision) => Some((role, decision)),
+            _ => None,
+        }
+    }
+}

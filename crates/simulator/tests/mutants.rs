@@ -1,0 +1,25 @@
+//! Whatever is wrong on purpose is found, and soon: a simulator proves no more than it would notice.
+
+use whimbrel_simulator::{Case, Mutant, Sweep, explain};
+
+/// Within so many seeds.
+const SEEDS: u64 = 10_000;
+
+#[test]
+fn every_mutant_is_caught() {
+    let mut survivors = Vec::new();
+    for mutant in Mutant::all() {
+        let case = Case { mutant: Some(mutant), ..Case::default() };
+        match (Sweep { case, ..Sweep::of(SEEDS) }).run(&|_| {}).failed {
+            Some(seed) => {
+                let (_, why) = explain(seed, case);
+                println!("{mutant}: caught by seed {seed}: {}", why.unwrap_or_default());
+            }
+            None => {
+                println!("{mutant}: NOT CAUGHT in {SEEDS} seeds");
+                survivors.push(mutant.to_string());
+            }
+        }
+    }
+    assert!(survivors.is_empty(), "not caught within {SEEDS} seeds: {survivors:?}");
+}

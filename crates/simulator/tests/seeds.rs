@@ -1,0 +1,42 @@
+//! What no seed may do.
+
+use whimbrel_simulator::{Case, PLOTS, Sweep, explain, places};
+
+/// So many in CI; `cargo xtask sim --seeds N` for more.
+const SEEDS: u64 = 10_000;
+
+/// Of each plot, so many.
+const CHANCES: u64 = 100;
+
+/// Panics with the trace of the seed that failed, if one did.
+fn judge(failed: Option<u64>, case: Case) {
+    if let Some(seed) = failed {
+        let (trace, wrong) = explain(seed, case);
+        let wrong = wrong.unwrap_or_else(|| "it did not fail again".into());
+        let plot = case.plot.map(|plot| format!(" --plot '{}'", plot.name)).unwrap_or_default();
+        panic!("{trace}\n\nseed {seed}: {wrong}\n`cargo xtask sim --seed {seed}{plot}` repeats it");
+    }
+}
+
+#[test]
+fn no_seed_loses_a_guest() {
+    let found = Sweep::of(SEEDS).run(&|_| {});
+    judge(found.failed, Case::default());
+    println!("{}", found.tally.show());
+    // A simulator that never got somewhere says nothing about it.
+    for place in places() {
+        for what in ["kill source", "kill destination", "cut", "stall", "cancel"] {
+            let name = format!("{what} in {place}");
+            assert!(found.tally.of(&name) > 0, "no seed came to: {name}");
+        }
+    }
+}
+
+/// What once was the end of a guest, or would be: told again and again, with other circumstances.
+#[test]
+fn no_plot_loses_a_guest() {
+    for plot in &PLOTS {
+        let case = Case { plot: Some(plot), ..Case::default() };
+        judge(Sweep { case, ..Sweep::of(CHANCES) }.run(&|_| {}).failed, case);
+    }
+}
