@@ -90,6 +90,7 @@ unsafe fn start(slot: usize, start_info: usize, guest: Builtin) {
             cpus,
             ram: boot.ram.size(),
             tsc_khz: time.khz(),
+            t: time.now(),
         };
         (*MACHINE.0.get()).write(Machine { params, time, ram, cpus, present, acpi });
         console::print(hello);

@@ -82,6 +82,14 @@ impl Watch {
             (self.worst, self.worst_end) = (gap, now);
         }
         let gap = self.time.nanoseconds(gap);
+        // KVM sets the flag before the first instruction after a pause, so the gap that ends here
+        // is the pause; and the flag is cleared, so that the next one is not.
+        if self.time.take_pause(self.cpu) {
+            self.report.paused = 1;
+            self.report.away = self.report.away.max(gap);
+        } else {
+            self.report.other = self.report.other.max(gap);
+        }
         self.report.hist.add(gap);
         if gap >= STALL {
             self.report.stalls += 1;
@@ -97,7 +105,7 @@ impl Watch {
     /// The report, and the next one begins
     pub fn take(&mut self) -> Clock {
         let (now, kvm) = self.time.kvm(self.cpu);
-        let paused = self.time.take_pause(self.cpu).into();
+        let paused = self.report.paused | u64::from(self.time.take_pause(self.cpu));
         let report = Clock {
             t: self.time.at(now),
             kvm,
@@ -124,6 +132,8 @@ fn blank(cpu: Cpu) -> Clock {
         stalls: 0,
         stalled: 0,
         paused: 0,
+        away: 0,
+        other: 0,
         hist: Histogram::new(),
     }
 }

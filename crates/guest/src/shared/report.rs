@@ -124,6 +124,8 @@ line! {
         ram: u64,
         /// Frequency of the TSC in kHz
         tsc_khz: u64,
+        /// When
+        t: u64,
     }
 }
 
@@ -151,6 +153,11 @@ line! {
         /// Whether the VMM said, through KVM's clock, that the guest was paused:
         /// 1, else 0
         paused: u64,
+        /// The longest gap at whose end the VMM said that the guest was paused: the
+        /// blackout, where there was one
+        away: u64,
+        /// The longest of all other gaps
+        other: u64,
         /// All gaps by size
         hist: Histogram,
     }
@@ -393,11 +400,14 @@ mod tests {
         let scope = proptest::sample::select(Scope::ALL);
         let guest = proptest::sample::select(&Builtin::ALL[..]);
         prop_oneof![
-            (guest, n(), n(), n(), n()).prop_map(|(guest, version, cpus, ram, tsc_khz)| {
-                Line::Hello(Hello { guest, version, cpus, ram, tsc_khz })
+            (guest, n(), n(), n(), n(), n()).prop_map(|(guest, version, cpus, ram, tsc_khz, t)| {
+                Line::Hello(Hello { guest, version, cpus, ram, tsc_khz, t })
             }),
-            (any::<[u64; 10]>(), histogram).prop_map(
-                |([cpu, t, kvm, reads, gap, at, back, stalls, stalled, paused], hist)| {
+            (any::<[u64; 12]>(), histogram).prop_map(
+                |(
+                    [cpu, t, kvm, reads, gap, at, back, stalls, stalled, paused, away, other],
+                    hist,
+                )| {
                     Line::Clock(Clock {
                         cpu,
                         t,
@@ -409,6 +419,8 @@ mod tests {
                         stalls,
                         stalled,
                         paused,
+                        away,
+                        other,
                         hist,
                     })
                 }

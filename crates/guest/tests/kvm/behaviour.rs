@@ -53,6 +53,8 @@ fn the_clock_sees_for_how_long_it_was_stopped() {
             _ => None,
         });
         assert!(report.stalls >= 1 && report.stalled >= away, "{report}");
+        // Nobody told it that it was paused, so this is a stall like any other.
+        assert_eq!((report.away, report.other), (0, report.gap), "{report}");
         assert!(report.at <= report.t && report.back == 0, "{report}");
         let longest = report.hist.counts().iter().rposition(|&count| count != 0).unwrap();
         assert!(Histogram::lower_bound(longest) <= report.gap, "{report}");
@@ -179,7 +181,15 @@ fn a_pause_that_the_vmm_tells_of_is_reported() {
     let mut guest = Guest::boot(Builtin::Clock, "report=50ms");
     let paused = |guest: &mut Guest| clock(guest).paused;
     assert_eq!((paused(&mut guest), paused(&mut guest)), (0, 0));
+    guest.stop(&Stop::Signal, |_| true);
+    let away = Duration::from_millis(200);
+    sleep(away);
     guest.vcpu.kvmclock_ctrl().unwrap();
-    while paused(&mut guest) == 0 {}
+    let told = guest.until(|line| match line {
+        Line::Clock(clock) if clock.paused == 1 => Some(*clock),
+        _ => None,
+    });
+    let away = u64::try_from(away.as_nanos()).unwrap();
+    assert!(told.away >= away && told.gap == told.away, "{told}");
     assert_eq!(paused(&mut guest), 0);
 }
