@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod again;
+mod bench;
 mod cpio;
 mod debian;
 mod lab;
@@ -34,6 +35,8 @@ enum Task {
     Lab(lab::Lab),
     /// Run the engine on simulated hosts, for as many seeds as there is time for
     Sim(sim::Sim),
+    /// Measure moves, beside another VMM that does the same in turn
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Test(args) => Ok(test::run(&args)),
         Task::Matrix(args) => args.run().map(|()| ExitCode::SUCCESS),
         Task::Soak(args) => args.run().map(|()| ExitCode::SUCCESS),
+        Task::Bench(args) => bench::run_cases(&args).map(|()| ExitCode::SUCCESS),
         Task::Lab(args) => lab::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
     };

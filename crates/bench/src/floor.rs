@@ -10,6 +10,7 @@ use crate::console::Follower;
 use devices::console::{Console, ConsoleError, Spec};
 use devices::event_loop::EventLoop;
 use guest::Builtin;
+use guest::report::Line;
 use memory::{Backing, GuestRam, RamError};
 use motion::handover::RunPermit;
 use motion::{DestinationMachine, Machine, MachineError, SourceMachine};
@@ -30,6 +31,8 @@ pub struct Options {
     pub backing: Backing,
     /// vCPUs of the guest.
     pub vcpus: u32,
+    /// Those of them that watch the clock; the others halt.
+    pub watchers: u32,
     /// Handovers to measure.
     pub runs: usize,
 }
@@ -87,19 +90,36 @@ struct Bench<'a> {
 }
 
 /// The stages of one handover, in microseconds.
-struct Stages {
-    pause: f64,
-    save: f64,
-    restore: f64,
-    run: f64,
-    gap: f64,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stages {
+    /// Stopping the vCPUs.
+    pub pause: f64,
+    /// Saving their state and the devices'.
+    pub save: f64,
+    /// Loading it into the other machine.
+    pub restore: f64,
+    /// Having its vCPUs run.
+    pub run: f64,
+    /// What the guest saw of it all.
+    pub gap: f64,
 }
 
-/// Measures the floor. `seen` is called after each handover, for those who watch.
+/// Measures the floor, as rows. `seen` is called after each handover, for those who watch.
 ///
 /// # Errors
 /// [`FloorError`]
-pub fn measure(options: &Options, mut seen: impl FnMut(usize)) -> Result<Vec<Row>, FloorError> {
+pub fn measure(options: &Options, seen: impl FnMut(usize)) -> Result<Vec<Row>, FloorError> {
+    Ok(rows(options, &handovers(options, seen)?))
+}
+
+/// Measures handovers. `seen` is called after each, for those who watch.
+///
+/// # Errors
+/// [`FloorError`]
+pub fn handovers(
+    options: &Options,
+    mut seen: impl FnMut(usize),
+) -> Result<Vec<Stages>, FloorError> {
     let folder = tempfile::tempdir()?;
     let console = folder.path().join("console");
     std::fs::write(&console, "")?;
@@ -121,7 +141,7 @@ pub fn measure(options: &Options, mut seen: impl FnMut(usize)) -> Result<Vec<Row
         seen(run + 1);
     }
     running.pause()?;
-    Ok(rows(options, &all))
+    Ok(all)
 }
 
 fn rows(options: &Options, all: &[Stages]) -> Vec<Row> {
@@ -165,7 +185,7 @@ impl Bench<'_> {
         let ram = GuestRam::new(self.options.memory, self.options.backing)?;
         let vm = self.vm(ram)?;
         let kernel = Image::from_bytes("clock", Builtin::Clock.image());
-        let cmdline = "report=1s gap=100us".to_owned();
+        let cmdline = format!("report=1s gap=100us watch={}", self.options.watchers);
         vm.boot(BootSource { kernel, initrd: None, cmdline })?;
         vm.run(RunPermit::for_new_machine())?;
         Ok(vm)
@@ -192,10 +212,14 @@ impl Bench<'_> {
         to.run(permit)?;
         let running = Instant::now();
 
-        let clock = follower.clock(WORD)?.ok_or(FloorError::Silent("after a handover"))?;
+        let away = |line: &Line| match line {
+            Line::Clock(clock) if clock.cpu == 0 && clock.away > 0 => Some(clock.away),
+            _ => None,
+        };
+        let away = follower.wait(WORD, away)?.ok_or(FloorError::Silent("of a handover"))?;
         let micros = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e6;
         #[expect(clippy::cast_precision_loss, reason = "a gap is far below 2⁵² ns")]
-        let gap = clock.gap as f64 / 1e3;
+        let gap = away as f64 / 1e3;
         let stages = Stages {
             pause: micros(stop, paused),
             save: micros(paused, saved),

@@ -1,11 +1,26 @@
-//! Figures from the guest's own clock, beside the least that the kernel needs for the same thing.
+//! Figures from the guest's own clock, beside the least that the kernel needs for the same thing and
+//! beside another VMM.
 //!
-//! A benchmark prints figures and asserts nothing about them. Each [`Row`] is one figure over
-//! several runs, as a line of JSON or as a line of a table.
+//! A benchmark prints figures and asserts nothing about them. [`floor`] is the least that a blackout
+//! can be. [`cases`] are what is measured of moves: each runs real processes of a [`peer`], reads
+//! what their guest says of its own clock, and leaves [`raw`] samples, of which a [`Row`] is the sum.
 #![forbid(unsafe_code)]
 
+pub mod campaign;
+pub mod cases;
 mod console;
+mod error;
 pub mod floor;
+pub mod host;
+pub mod peer;
+mod procfs;
+pub mod raw;
 mod row;
+mod table;
+mod talk;
+mod tcp;
+mod travel;
 
-pub use row::{Row, table};
+pub use error::BenchError;
+pub use row::{Row, Sum};
+pub use table::{chart, table};

@@ -1,82 +1,46 @@
 //! `whimbrel bench`
 
-use crate::exit::Exit;
-use crate::output::{print_json, print_line};
-use crate::units::Size;
-use bench::floor::{Options, measure};
-use clap::Subcommand;
-use indicatif::ProgressBar;
-use memory::Backing;
-use monitor::Error;
-use std::io::{IsTerminal, stderr};
+mod floor;
+mod moves;
 
-/// Measure what a move is compared with
+use crate::exit::Exit;
+use clap::Subcommand;
+
+/// Measure moves, and what they are compared with
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  whimbrel bench floor --memory 1G")]
+#[command(after_help = "\
+Examples:
+  whimbrel bench floor --memory 1G
+  whimbrel bench move --list
+  whimbrel bench move idle-blackout --runs 10
+  whimbrel bench move --against qemu --raw figures.jsonl")]
 pub struct Bench {
     #[command(subcommand)]
-    case: Case,
+    what: What,
 }
 
 #[derive(Debug, Subcommand)]
-enum Case {
+enum What {
     /// The least that a blackout can be here: a guest goes from one machine to another in one
     /// process, and says by its own clock how long it stood still
-    Floor(Floor),
-}
-
-#[derive(Debug, clap::Args)]
-struct Floor {
-    /// RAM of the guest
-    #[arg(long, value_name = "SIZE", default_value = "1G")]
-    memory: Size,
-    /// What backs it
-    #[arg(long, value_name = "off|thp|2M", default_value = "off")]
-    hugepages: Backing,
-    /// How many processors the guest has
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
-    cpus: u8,
-    /// How many handovers to measure
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    runs: u32,
-    /// One JSON object per figure and line
-    #[arg(long)]
-    json: bool,
+    Floor(floor::Floor),
+    /// Moves between real processes over TCP on this host, by the guest's own clock, beside the
+    /// floor and, if wanted, beside another VMM that does the same in turn
+    Move(moves::Move),
 }
 
 impl Bench {
     pub fn run(self) -> anyhow::Result<Exit> {
-        let Case::Floor(floor) = self.case;
-        floor.run()
+        match self.what {
+            What::Floor(floor) => floor.run(),
+            What::Move(moves) => moves.run(),
+        }
     }
 
     pub fn wants_json(&self) -> bool {
-        let Case::Floor(floor) = &self.case;
-        floor.json
-    }
-}
-
-impl Floor {
-    fn run(self) -> anyhow::Result<Exit> {
-        let options = Options {
-            memory: self.memory.0,
-            backing: self.hugepages,
-            vcpus: self.cpus.into(),
-            runs: usize::try_from(self.runs)?,
-        };
-        let shown = stderr().is_terminal() && !self.json;
-        let bar = if shown { ProgressBar::new(self.runs.into()) } else { ProgressBar::hidden() };
-        let rows = measure(&options, |_| bar.inc(1)).map_err(|error| {
-            Error::new(error.code(), format!("cannot measure the handover floor: {error}"))
-        })?;
-        bar.finish_and_clear();
-        if self.json {
-            rows.iter().try_for_each(print_json)?;
-        } else {
-            print_line(bench::table(&rows).trim_end());
+        match &self.what {
+            What::Floor(floor) => floor.json,
+            What::Move(moves) => moves.json,
         }
-        Ok(Exit::Done)
     }
 }

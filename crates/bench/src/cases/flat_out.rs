@@ -1,0 +1,67 @@
+//! 2 GiB, 900 MiB of it rewritten as fast as the guest can: the blackout, and what the guest gets
+//! done meanwhile.
+
+use super::idle::blackout;
+use super::{Case, Contender, Course, Goal, Metric, Outcome, Runs, figures, ms, quiet, whether};
+use crate::BenchError;
+use crate::peer::{Plan, Spec};
+use crate::travel::{Traveller, pace};
+use std::time::Duration;
+
+/// The longest blackout allowed, in milliseconds.
+const LIMIT: u64 = 300;
+
+/// The guest of this case, and of those with a limited bandwidth.
+pub(super) fn spec() -> Spec {
+    Spec { memory: 2 << 30, vcpus: 1, cmdline: quiet("ws=900M rate=max fill=random") }
+}
+
+/// The case.
+pub const CASE: Case = Case {
+    name: "flat-out-blackout",
+    about: "2 GiB, 900 MiB rewritten flat out with new bytes; limit 300 ms; 1 vCPU",
+    metrics: &[
+        Metric { peer: Some(Goal::AtMost(0.05)), ..Metric::reported("blackout", "ms") },
+        Metric::reported("engine's own figure", "ms"),
+        Metric::share("within the limit", 100.0),
+        Metric { peer: Some(Goal::AtLeast(1.0)), ..Metric::reported("work during the move", "%") },
+        Metric::reported("total", "ms"),
+    ],
+    runs: Runs { own: 20, peer: 10, floor: 0 },
+    takes: [ms(9_000), ms(14_000), ms(0), ms(20_000)],
+    begin,
+};
+
+fn begin(who: Contender<'_>) -> Result<Box<dyn Course + '_>, BenchError> {
+    let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
+    Ok(Box::new(FlatOut(Traveller::start(peer, &spec())?)))
+}
+
+struct FlatOut<'a>(Traveller<'a>);
+
+impl Course for FlatOut<'_> {
+    fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
+        self.0.settle()?;
+        let undisturbed = self.0.pace(Duration::from_secs(1))?;
+        let hop = self.0.hop(&Plan { limit: LIMIT, bandwidth: None })?;
+        let (blackout, own) = blackout(&hop)?;
+        let work = 100.0 * pace(&hop.before, &hop.after) / undisturbed.max(1.0);
+        let within = whether(blackout <= Duration::from_millis(LIMIT).as_secs_f64() * 1e3);
+        let mut all = figures([
+            ("blackout", blackout),
+            ("within the limit", within),
+            ("work during the move", work),
+            ("total", hop.total.as_secs_f64() * 1e3),
+        ]);
+        all.extend(own.map(|own| ("engine's own figure".to_owned(), own)));
+        Ok(vec![(all, hop.detail())])
+    }
+
+    fn rest(&mut self) -> Result<(), BenchError> {
+        self.0.at.stop()
+    }
+
+    fn wake(&mut self) -> Result<(), BenchError> {
+        self.0.at.cont()
+    }
+}

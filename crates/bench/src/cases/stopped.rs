@@ -1,0 +1,74 @@
+//! 2 GiB of incompressible memory of a guest that is stopped: how fast memory moves, and what it
+//! costs both sides. The floor is the same bytes over plain TCP.
+
+use super::{Case, Contender, Course, Goal, Metric, Outcome, Runs, figures, ms, quiet};
+use crate::BenchError;
+use crate::peer::{Plan, Spec};
+use crate::tcp;
+use crate::travel::Traveller;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const GIB: f64 = 2.0;
+const TOUCHED: u64 = 2 << 30;
+
+/// The case.
+pub const CASE: Case = Case {
+    name: "stopped-rate",
+    about: "2 GiB touched and incompressible, guest stopped; both sides' CPU time",
+    metrics: &[
+        Metric {
+            floor: Some(Goal::AtLeast(0.85)),
+            peer: Some(Goal::AtLeast(1.0)),
+            ..Metric::reported("rate", "GiB/s")
+        },
+        Metric { peer: Some(Goal::AtMost(1.0)), ..Metric::reported("CPU per GiB", "s/GiB") },
+        Metric::reported("total", "ms"),
+    ],
+    runs: Runs { own: 10, peer: 8, floor: 6 },
+    takes: [ms(2_500), ms(4_000), ms(6_000), ms(45_000)],
+    begin,
+};
+
+fn begin(who: Contender<'_>) -> Result<Box<dyn Course + '_>, BenchError> {
+    Ok(match who {
+        Contender::Vmm(peer) => {
+            // What the guest needs for itself comes on top.
+            let spec = Spec {
+                memory: TOUCHED + (64 << 20),
+                vcpus: 1,
+                cmdline: quiet("touch=2G rate=0 watch=1"),
+            };
+            let mut traveller = Traveller::start(peer, &spec)?;
+            traveller.at.stop()?;
+            Box::new(Stopped(traveller))
+        }
+        Contender::Floor(_) => Box::new(RawTcp(tcp::Source::new(TOUCHED)?)),
+    })
+}
+
+fn rates(total: Duration, cpu: Duration) -> crate::raw::Figures {
+    figures([
+        ("rate", GIB / total.as_secs_f64()),
+        ("CPU per GiB", cpu.as_secs_f64() / GIB),
+        ("total", total.as_secs_f64() * 1e3),
+    ])
+}
+
+struct Stopped<'a>(Traveller<'a>);
+
+impl Course for Stopped<'_> {
+    fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
+        let (total, cpu) = self.0.hop_stopped(&Plan::default())?;
+        Ok(vec![(rates(total, cpu), Value::Null)])
+    }
+}
+
+struct RawTcp(tcp::Source);
+
+impl Course for RawTcp {
+    fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
+        let raw = self.0.send()?;
+        Ok(vec![(rates(raw.total, raw.cpu), json!({ "connections": raw.connections }))])
+    }
+}

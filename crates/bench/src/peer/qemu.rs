@@ -1,0 +1,99 @@
+//! QEMU 10, with the settings that were found to be its best for these guests.
+
+use super::{Account, Peer, Plan, Spec};
+use crate::BenchError;
+use guest::Builtin;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PROGRAM: &str = "qemu-system-x86_64";
+/// The machine with the least state: no PCI, no firmware for a kernel with a PVH note.
+const MACHINE: &str = "microvm,isa-serial=on,pit=off,pic=off,rtc=off,accel=kvm";
+/// Connections for pages.
+const CHANNELS: u8 = 2;
+
+/// QEMU, and the exported guest.
+#[derive(Debug, Clone)]
+pub struct Qemu {
+    kernel: PathBuf,
+    version: String,
+}
+
+impl Qemu {
+    /// Exports the guest to `place`, and asks QEMU for its version.
+    ///
+    /// # Errors
+    /// When there is no QEMU, or the guest cannot be written.
+    pub fn new(place: &Path) -> Result<Self, BenchError> {
+        let kernel = place.join("workload.elf");
+        std::fs::write(&kernel, Builtin::Workload.image())
+            .map_err(BenchError::io("cannot export the guest"))?;
+        let output = Command::new(PROGRAM).arg("--version").output().map_err(BenchError::io(
+            format!("cannot run {PROGRAM} (Debian: qemu-system-x86, 10 or later)"),
+        ))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let first = text.lines().next().unwrap_or_default();
+        let version = first.trim_start_matches("QEMU emulator version ").to_owned();
+        Ok(Self { kernel, version })
+    }
+}
+
+impl Peer for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn version(&self) -> String {
+        self.version.clone()
+    }
+
+    fn settings(&self) -> String {
+        format!(
+            "-M {MACHINE}; -cpu host -nodefaults; memory-backend-memfd,share=on,prealloc=off; \
+             capabilities multifd, events; multifd-channels {CHANNELS}; \
+             downtime-limit as the case says; max-bandwidth as the case says, else unlimited"
+        )
+    }
+
+    fn command(&self, spec: &Spec, socket: &Path, incoming: bool) -> Command {
+        let Spec { memory, vcpus, cmdline } = spec;
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["-M", &format!("{MACHINE},memory-backend=ram"), "-cpu", "host"])
+            .args(["-smp", &vcpus.to_string(), "-m", &format!("{}M", memory >> 20)])
+            .arg("-object")
+            .arg(format!("memory-backend-memfd,id=ram,size={memory},share=on,prealloc=off"))
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .args(["-append", cmdline]);
+        if incoming {
+            command.args(["-incoming", "defer"]);
+        }
+        command
+    }
+
+    fn ram(&self) -> &'static str {
+        "/memfd:memory-backend-memfd"
+    }
+
+    fn capabilities(&self) -> &'static [&'static str] {
+        &["events", "multifd"]
+    }
+
+    fn parameters(&self, plan: &Plan) -> Value {
+        json!({
+            "multifd-channels": CHANNELS,
+            "downtime-limit": plan.limit,
+            "max-bandwidth": plan.bandwidth.unwrap_or(0),
+        })
+    }
+
+    fn account(&self, info: Value) -> Account {
+        Account { blackout: info["downtime"].as_f64(), predicted: None, whole: info }
+    }
+}

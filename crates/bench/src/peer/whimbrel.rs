@@ -1,0 +1,69 @@
+//! Whimbrel itself: the program that runs.
+
+use super::{Account, Peer, Plan, Spec};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Names another runtime folder, in which machines find each other by name.
+const RUNTIME_DIR: &str = "WHIMBREL_RUNTIME_DIR";
+
+/// Whimbrel.
+#[derive(Debug, Clone)]
+pub struct Whimbrel {
+    /// The program.
+    pub program: PathBuf,
+}
+
+impl Peer for Whimbrel {
+    fn name(&self) -> &'static str {
+        "whimbrel"
+    }
+
+    fn version(&self) -> String {
+        env!("CARGO_PKG_VERSION").to_owned()
+    }
+
+    fn settings(&self) -> String {
+        "run --guest workload; all parameters at their defaults".to_owned()
+    }
+
+    fn command(&self, spec: &Spec, socket: &Path, incoming: bool) -> Command {
+        let mut command = Command::new(&self.program);
+        // The control socket of a machine goes by its name.
+        let name = socket.file_stem().unwrap_or_default();
+        command.args(["run", "--console", "stdio", "--name"]).arg(name);
+        if let Some(place) = socket.parent() {
+            command.env(RUNTIME_DIR, place);
+        }
+        if incoming {
+            command.args(["--incoming", "defer"]);
+        } else {
+            command.args(["--guest", "workload", "--cmdline", &spec.cmdline]).args([
+                "--memory",
+                &spec.memory.to_string(),
+                "--cpus",
+                &spec.vcpus.to_string(),
+            ]);
+        }
+        command
+    }
+
+    fn ram(&self) -> &'static str {
+        "/memfd:whimbrel-ram"
+    }
+
+    fn capabilities(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn parameters(&self, plan: &Plan) -> Value {
+        json!({ "downtime-limit": plan.limit, "max-bandwidth": plan.bandwidth.unwrap_or(0) })
+    }
+
+    fn account(&self, mut info: Value) -> Account {
+        let report = info["x-whimbrel-report"].take();
+        let millis = |key: &str| report["blackout"][key].as_f64().map(|ns| ns / 1e6);
+        Account { blackout: millis("ns"), predicted: millis("predicted_ns"), whole: report }
+    }
+}
