@@ -11,6 +11,8 @@ use link::Link;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::process::{Child, Stdio};
+use std::thread;
+use std::time::Duration;
 use support::{Host, Machine, wait};
 use wire::Kind;
 
@@ -160,4 +162,29 @@ fn a_source_that_gets_no_answer_waits_and_runs_the_guest_only_when_told() {
     assert_eq!(cut.job.wait().unwrap().code(), Some(1));
     cut.host.wait_for_state("a", "running");
     cut.source.check_all();
+}
+
+#[test]
+fn a_promise_is_kept_also_when_the_source_stood_still_while_ready_came() {
+    let host = Host::new();
+    let source = host.selfcheck("a", &SHAPE);
+    let (mut destination, to) = host.incoming("b", &[]);
+    let link = Link::holding(&to, Kind::Ready);
+    let promise = Duration::from_secs(1);
+    let mut job = host
+        .whimbrel(&["migrate", "a", link.address(), "--max-blackout", "1s", "--json"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait("READY", || link.has_held().then_some(()));
+    source.freeze();
+    link.heal();
+    thread::sleep(promise);
+    source.thaw();
+    assert_eq!(job.wait().unwrap().code(), Some(1));
+    assert_eq!(host.motion("a")["x-whimbrel-error-code"], "budget-exceeded");
+    host.wait_for_state("a", "running");
+    source.check_all();
+    assert_eq!(destination.wait_for_end(), Some(1));
 }

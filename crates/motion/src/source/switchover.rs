@@ -173,6 +173,11 @@ impl Source {
             self.lost(io, MotionError::new(Code::ProtocolError, why));
             return;
         }
+        // It may have come in time to a process that stood still.
+        if message.word == handover::Word::Ready && self.timers.ready_is_late(io.now()) {
+            self.ready_is_late(io);
+            return;
+        }
         if let Err(error) = self.drive(Input::Received(message), io) {
             tracing::warn!(%error, "a message of the handover was not obeyed");
         }
