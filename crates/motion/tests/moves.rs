@@ -14,13 +14,15 @@ use motion::destination::{
 };
 use motion::handover::{MemoryJournal, Particulars, Token};
 use motion::source::{PeerAddress, SourceJob};
-use motion::{Blackout, DestinationOptions, Machine, MotionError, SourceOptions, Status};
+use motion::{
+    Blackout, DestinationOptions, Machine, MotionError, SourceMachine, SourceOptions, Status,
+};
 use simulated::{Builder, Notes, Simulated};
 use state::{Code, Refusal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use wire::{Hello, Message, Role};
+use wire::{Describe, Failed, Hello, Message, Role};
 
 struct Waiting {
     job: DestinationJob,
@@ -339,4 +341,38 @@ fn a_source_whose_message_is_long_in_coming_is_not_silent() {
     io.0 = io.0.after(patience);
     destination.handle(Event::Tick, &mut io);
     assert_eq!(destination.phase(), Phase::Waiting);
+}
+
+/// A destination to which a source has described a guest that comes over one data connection.
+fn receiving(io: &mut Still) -> Destination {
+    let (builder, notes) = (Arc::new(Builder::default()), Arc::new(Notes::default()));
+    let journal = Box::new(MemoryJournal::default());
+    let mut destination =
+        Destination::new(builder, DestinationOptions::default(), journal, notes, || 0);
+    let hello = Hello::new([1; 16], [2; 16], Role::Control, 0);
+    let _ = destination.admit(&hello, "far", io.0);
+    let description = Simulated::booted().describe().unwrap().encode();
+    let describe = Describe { description, connections: 1, check_only: false, token: [3; 16] };
+    destination.handle(Event::Message(Message::Describe(describe)), io);
+    assert_eq!(destination.phase(), Phase::Receiving);
+    destination
+}
+
+#[test]
+fn a_source_that_gives_up_is_heard_also_when_its_pages_end_before_its_word_comes() {
+    let mut io = Still(Moment::default());
+    let mut destination = receiving(&mut io);
+    let ended = || MotionError::new(Code::LinkLost, "the peer closed the connection");
+    destination.handle(Event::DataLost(ended()), &mut io);
+    assert_eq!(destination.phase(), Phase::Receiving);
+    let word = Failed { code: Code::Cancelled, why: "the motion was cancelled".into() };
+    destination.handle(Event::Message(Message::Failed(word)), &mut io);
+    assert_eq!(destination.phase(), Phase::Failed);
+    assert_eq!(destination.report().error.as_ref().unwrap().code, Code::Cancelled);
+
+    let mut destination = receiving(&mut io);
+    destination.handle(Event::DataLost(ended()), &mut io);
+    io.0 = destination.deadline().unwrap();
+    destination.handle(Event::Tick, &mut io);
+    assert_eq!(destination.report().error.as_ref().unwrap().code, Code::LinkLost);
 }

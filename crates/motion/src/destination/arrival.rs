@@ -225,6 +225,7 @@ impl Destination {
         self.report.ram.data_pages = state.data_pages;
         self.report.ram.zero_pages = state.zero_pages;
         self.phase = Phase::Ready;
+        self.data_ended = None;
         self.drive(Input::Complete, io)
     }
 }

@@ -44,6 +44,8 @@ pub struct Destination {
     pub(super) settled: bool,
     pub(super) hold_until: Option<Moment>,
     pub(super) hear_out_until: Option<Moment>,
+    /// A data connection has ended, and the source has until then to say why.
+    pub(super) data_ended: Option<(Moment, MotionError)>,
     /// The question that is being answered, if it is one.
     pub(super) asked: Option<Question>,
     /// Bytes of pages that came over the control connection.
@@ -110,6 +112,7 @@ impl Destination {
             settled: false,
             hold_until: None,
             hear_out_until: None,
+            data_ended: None,
             asked: None,
             control_bytes: 0,
             committed: Moment::default(),
@@ -244,7 +247,7 @@ impl Destination {
             // them may still have something to say over the control connection.
             Event::DataLost(error) => {
                 if self.phase == Phase::Receiving {
-                    self.lost(error, io);
+                    self.data_lost(error, io);
                 }
             }
             Event::Asked(question, message) => self.asked(question, message, io),

@@ -16,7 +16,20 @@ const HEAR_OUT: Duration = Duration::from_secs(2);
 /// waits here next.
 const ANSWERING: Duration = Duration::from_secs(60);
 
+/// A source that gives up says why over the control connection, and closes all of them: what it said
+/// may come a little later than the end of another.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 impl Destination {
+    /// A data connection was lost, or what came over it was wrong.
+    pub(super) fn data_lost(&mut self, error: MotionError, io: &mut dyn DestinationIo) {
+        if error.code == Code::LinkLost && self.linked {
+            self.data_ended.get_or_insert((io.now().after(LAST_WORD), error));
+        } else {
+            self.lost(error, io);
+        }
+    }
+
     /// A connection was lost, or a step failed. What that means depends on what was promised.
     pub(super) fn lost(&mut self, error: MotionError, io: &mut dyn DestinationIo) {
         match self.phase {
@@ -101,6 +114,7 @@ impl Destination {
         self.report.refusals = error.refusals;
         self.report.total_ns = crate::clock::nanos(io.now().since(self.begun));
         self.machine = None;
+        self.data_ended = None;
         self.hear_out(io);
         self.set_status(Status::Failed);
         self.observer.finished(&self.report);
@@ -151,6 +165,7 @@ impl Destination {
         self.decided = None;
         self.settled = false;
         self.hear_out_until = None;
+        self.data_ended = None;
         self.phase = Phase::Waiting;
     }
 }

@@ -154,7 +154,8 @@ impl Destination {
     #[must_use]
     pub fn deadline(&self) -> Option<crate::clock::Moment> {
         let stall = self.must_hear().then(|| self.heard.after(self.options.stall_limit));
-        [stall, self.hold_until, self.hear_out_until].into_iter().flatten().min()
+        let last_word = self.data_ended.as_ref().map(|(at, _)| *at);
+        [stall, self.hold_until, self.hear_out_until, last_word].into_iter().flatten().min()
     }
 
     fn must_hear(&self) -> bool {
@@ -170,6 +171,11 @@ impl Destination {
             let seconds = self.options.stall_limit.as_secs_f64();
             let why = format!("nothing came from the source for {seconds} s");
             self.lost(MotionError::new(Code::LinkStalled, why), io);
+        }
+        if let Some((_, error)) = self.data_ended.take_if(|(at, _)| *at <= now)
+            && self.phase == Phase::Receiving
+        {
+            self.lost(error, io);
         }
         if self.hold_until.is_some_and(|at| at <= now) {
             self.hold_until = None;
