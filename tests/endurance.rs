@@ -17,6 +17,8 @@ use usage::Usage;
 
 const SHAPE: [&str; 7] =
     ["--memory", "64M", "--cpus", "4", "--cmdline", "ws=16M rate=5000", "--exit-after-move"];
+/// On a busy host a move may take its time: none of them is to be given up for that.
+const PATIENTLY: [&str; 2] = ["--max-blackout", "unlimited"];
 /// Slow enough for a move not to end before something is done about it, in bytes per second.
 const SLOW: u64 = 1 << 20;
 /// Between two checks of all the guest's memory at once. It checks itself all the time besides.
@@ -59,7 +61,7 @@ fn moves_in_a_row(host: &Host, moves: u64) -> Machine {
     let begun = Instant::now();
     for turn in 1..=moves {
         let (next, to) = host.incoming(&format!("m{turn}"), &["--exit-after-move"]);
-        let report = host.migrate(&machine.name, &to, &[]);
+        let report = host.migrate(&machine.name, &to, &PATIENTLY);
         assert_eq!(report["status"], "completed", "move {turn}: {report:#}");
         blackouts.push(report["blackout"]["ns"].as_u64().unwrap());
         assert_eq!(machine.wait_for_end(), Some(0), "move {turn}: {}", machine.log());
@@ -109,7 +111,7 @@ fn fails_in_a_row(host: &Host, guest: Machine, failures: u64) -> Machine {
     }
     // It is none the worse for it, and moves.
     let Mover { patient: to, .. } = mover;
-    let report = host.migrate(&guest.name, &to, &[]);
+    let report = host.migrate(&guest.name, &to, &PATIENTLY);
     assert_eq!(report["status"], "completed", "{report:#}");
     patient.check_all();
     host.ok(&["kill", "strict"]);
@@ -160,7 +162,7 @@ impl Mover<'_> {
     /// Starts a slow move, and returns when pages are sent or it has failed.
     fn start(&self, to: &str, more: &Value) -> Value {
         let name = &self.guest.name;
-        let slow = json!({ "max-bandwidth": SLOW, "downtime-limit": 1 });
+        let slow = json!({ "max-bandwidth": SLOW, "downtime-limit": 300 });
         self.host.ask(name, "migrate-set-parameters", slow).unwrap();
         let mut arguments = more.clone();
         arguments["uri"] = to.into();

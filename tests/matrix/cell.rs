@@ -101,20 +101,19 @@ impl Cell {
     }
 
     /// What the table says of the time while the fault lasts.
-    fn meanwhile(self, stage: &mut Stage) {
-        let held = self.outcome == Outcome::HeldThenSource;
-        if held {
-            wait("the destination to hold the guest", || stage.undecided("b"));
-        }
-        let undecided = [Outcome::UndecidedThenSource, Outcome::UndecidedThenDestination];
-        if undecided.contains(&self.outcome) {
-            wait("the source to be undecided", || stage.undecided("a"));
+    fn meanwhile(self, stage: &Stage) {
+        let waits = match self.outcome {
+            Outcome::HeldThenSource => Some("b"),
+            Outcome::UndecidedThenSource | Outcome::UndecidedThenDestination => Some("a"),
+            _ => None,
+        };
+        if let Some(name) = waits {
+            wait("one side to wait for the other", || stage.undecided(name));
+            assert!(!stage.runs(name), "{name} runs what may not be its own");
         }
         // Who is frozen cannot be asked, and does not run either.
-        match self.fault {
-            Fault::SourceFrozen => assert!(!at_once(stage, "b") || !held),
-            Fault::DestinationFrozen => drop(at_once(stage, "a")),
-            _ => assert!(stage.running().len() <= 1, "{:?} run", stage.running()),
+        if !matches!(self.fault, Fault::SourceFrozen | Fault::DestinationFrozen) {
+            assert!(stage.running().len() <= 1, "{:?} run", stage.running());
         }
     }
 
@@ -211,15 +210,10 @@ fn lose_what_is_on_the_way(stage: &Stage) {
     stage.link.heal();
 }
 
-/// Whether this machine's guest runs now.
-fn at_once(stage: &Stage, name: &str) -> bool {
-    stage.host.view(name).is_some_and(|view| view["status"] == "running")
-}
-
 /// The guest runs here and nowhere else, has run nowhere else at the same time, is whole, and can
 /// be moved.
-fn goes_on(stage: &mut Stage, name: &'static str, turns: &str) {
-    wait("the guest to run", || at_once(stage, name).then_some(()));
+fn goes_on(stage: &Stage, name: &'static str, turns: &str) {
+    wait("the guest to run", || stage.runs(name).then_some(()));
     if name == "a" {
         stage.a.check_all();
     } else {

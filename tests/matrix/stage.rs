@@ -85,15 +85,14 @@ impl Stage {
         Some(token.to_owned())
     }
 
-    /// The machines whose guest runs, of those that can be asked.
-    pub fn running(&mut self) -> Vec<&'static str> {
-        let mut names = Vec::new();
-        for name in ["a", "b"] {
-            if self.host.view(name).unwrap_or_default()["status"] == "running" {
-                names.push(name);
-            }
-        }
-        names
+    /// Whether this machine's guest runs, as far as it can be asked.
+    pub fn runs(&self, name: &str) -> bool {
+        self.host.view(name).is_some_and(|view| view["status"] == "running")
+    }
+
+    /// The machines whose guest runs.
+    pub fn running(&self) -> Vec<&'static str> {
+        ["a", "b"].into_iter().filter(|name| self.runs(name)).collect()
     }
 
     /// Waits until the source knows that something is wrong, or that all went well.
@@ -111,8 +110,7 @@ impl Stage {
             if self.b.has_ended() || self.b.log().contains("a source went away") {
                 return Some(());
             }
-            let runs = self.host.view("b")?["status"] == "running";
-            (runs || self.undecided("b").is_some()).then_some(())
+            (self.runs("b") || self.undecided("b").is_some()).then_some(())
         });
     }
 
