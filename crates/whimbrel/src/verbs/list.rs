@@ -1,10 +1,11 @@
 //! `whimbrel list`
 
-use crate::exit::Exit;
+use crate::exit::{Exit, code_of};
 use crate::machine::Machine;
 use crate::output::{bytes, print_json, print_line, table};
 use monitor::{MachineName, MachineView, RuntimeDir};
 use serde::Serialize;
+use state::Code;
 
 /// Show the machines that run here
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ enum Row {
 impl List {
     pub fn run(self) -> anyhow::Result<Exit> {
         let names = RuntimeDir::from_environment()?.names()?;
-        let rows: Vec<Row> = names.iter().map(ask).collect();
+        let rows: Vec<Row> = names.iter().filter_map(ask).collect();
         if self.json {
             for row in &rows {
                 print_json(row)?;
@@ -42,11 +43,12 @@ impl List {
     }
 }
 
-/// One machine that hangs must not hide the others.
-fn ask(name: &MachineName) -> Row {
+/// One machine that hangs must not hide the others; one that has ended meanwhile is none.
+fn ask(name: &MachineName) -> Option<Row> {
     match Machine::find(name).and_then(|mut machine| machine.view()) {
-        Ok(view) => Row::Answers(Box::new(view)),
-        Err(error) => Row::Silent { name: name.to_string(), error: format!("{error:#}") },
+        Ok(view) => Some(Row::Answers(Box::new(view))),
+        Err(error) if code_of(&error) == Some(Code::NoSuchMachine) => None,
+        Err(error) => Some(Row::Silent { name: name.to_string(), error: format!("{error:#}") }),
     }
 }
 
