@@ -124,8 +124,8 @@ impl Told {
         lines.extend(table(&rows));
         lines.push(String::new());
         lines.push(
-            "BLACKOUT is the engine's figure. GUEST SAW is the longest that the guest's own clock\n\
-             shows nothing being done in, from the start of the move to its end."
+            "BLACKOUT is the engine's figure. GUEST SAW is the longest gap that the guest's\n\
+             own clock shows, from the start of the move to its end."
                 .to_owned(),
         );
         lines.push(String::new());
