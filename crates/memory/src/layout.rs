@@ -116,6 +116,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn ram_leaves_the_hole_free_and_every_page_has_one_address() {
@@ -137,5 +138,46 @@ mod tests {
         assert!(matches!(Layout::new(15 << 20, PAGE_SIZE), Err(LayoutError::TooSmall(_))));
         assert!(matches!(Layout::new((16 << 20) + 1, PAGE_SIZE), Err(LayoutError::Uneven { .. })));
         assert!(matches!(Layout::new(u64::MAX, PAGE_SIZE), Err(LayoutError::TooLarge(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn every_page_has_one_address_whatever_the_size(
+            size in prop_oneof![
+                (4096u64..1 << 34).prop_map(|pages| pages * PAGE_SIZE),
+                (0u64..9).prop_map(|pages| PCI_HOLE + pages * PAGE_SIZE),
+                (0u64..9).prop_map(|pages| (64 << 40) - pages * PAGE_SIZE),
+            ],
+            at in prop_oneof![any::<u64>(), 0u64..1 << 40, (0u64..9).prop_map(|n| u64::MAX - n)],
+            near in 0u64..4,
+        ) {
+            let layout = Layout::new(size, PAGE_SIZE).unwrap();
+            let regions = layout.regions();
+            prop_assert_eq!(regions.iter().map(|r| r.length).sum::<u64>(), size);
+            let hole = PCI_HOLE / PAGE_SIZE;
+            for page in [at, near, hole + near, hole.wrapping_sub(near), layout.pages() - 1 - near] {
+                match layout.address_of(page) {
+                    Some(address) => {
+                        prop_assert!(page < layout.pages());
+                        prop_assert!(!(PCI_HOLE..HIGH_RAM).contains(&address));
+                        prop_assert_eq!(layout.page_at(address), Some(page));
+                        prop_assert_eq!(layout.page_at(address + 4095), Some(page));
+                    }
+                    None => prop_assert!(page >= layout.pages()),
+                }
+            }
+            if let Some(page) = layout.page_at(at) {
+                let start = layout.address_of(page).unwrap();
+                prop_assert!(start <= at && at - start < PAGE_SIZE);
+            }
+        }
+
+        #[test]
+        fn any_size_is_laid_out_or_refused(size in any::<u64>(), page in any::<u64>()) {
+            if let Ok(layout) = Layout::new(size, page) {
+                prop_assert!((16 << 20..=64 << 40).contains(&layout.size()));
+                prop_assert!(size.is_multiple_of(page));
+            }
+        }
     }
 }

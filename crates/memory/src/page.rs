@@ -58,3 +58,72 @@ impl PageRange {
         (start < end).then(|| Self::new(start, end - start))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers at which arithmetic goes wrong, and those between which it cannot.
+    const EDGES: [u64; 13] = [
+        0,
+        1,
+        2,
+        63,
+        64,
+        65,
+        1 << 52,
+        (1 << 52) + 1,
+        1 << 60,
+        1 << 63,
+        u64::MAX - 64,
+        u64::MAX - 1,
+        u64::MAX,
+    ];
+
+    /// Every run of which both numbers are small or near an edge.
+    fn runs() -> impl Iterator<Item = PageRange> + Clone {
+        let numbers = (0..8).chain(EDGES);
+        numbers
+            .clone()
+            .flat_map(move |start| numbers.clone().map(move |count| PageRange::new(start, count)))
+    }
+
+    fn true_end(run: PageRange) -> u128 {
+        u128::from(run.start) + u128::from(run.count)
+    }
+
+    #[test]
+    fn whether_a_run_lies_within_is_decided_as_without_overflow() {
+        for (run, pages) in runs().flat_map(|run| EDGES.map(|pages| (run, pages))) {
+            let within = run.count > 0 && true_end(run) <= u128::from(pages);
+            assert_eq!(run.is_within(pages), within, "{run:?} of {pages}");
+            assert_eq!(u128::from(run.end()), true_end(run).min(u64::MAX.into()), "{run:?}");
+        }
+    }
+
+    #[test]
+    fn what_two_runs_have_in_common_is_what_every_page_says() {
+        for (a, b) in runs().flat_map(|a| runs().map(move |b| (a, b))) {
+            let common = a.intersection(b);
+            assert_eq!(common, b.intersection(a));
+            let (start, end) = (a.start.max(b.start), a.end().min(b.end()));
+            match common {
+                Some(run) => {
+                    assert_eq!((run.start, run.end()), (start, end), "{a:?} and {b:?}");
+                    assert!(run.count > 0);
+                }
+                None => assert!(start >= end, "{a:?} and {b:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_within_the_largest_ram_has_an_offset_and_a_length() {
+        // 64 TiB, the most that a machine can have.
+        let most = (64 << 40) / PAGE_SIZE;
+        for run in runs().filter(|run| run.is_within(most)) {
+            assert_eq!(u128::from(run.offset()), u128::from(run.start) * 4096);
+            assert_eq!(u128::from(run.bytes()), u128::from(run.count) * 4096);
+        }
+    }
+}

@@ -124,12 +124,9 @@ impl PageSet {
             self.trim();
             return;
         }
-        for (i, word) in bitmap.iter().enumerate() {
-            for bit in 0..BITS {
-                if word >> bit & 1 == 1 {
-                    self.insert(PageRange::new(start + i as u64 * BITS + bit, 1));
-                }
-            }
+        let bits = bitmap.iter().flat_map(|word| (0..BITS).map(move |bit| word >> bit & 1 == 1));
+        for (page, _) in (start..self.pages).zip(bits).filter(|(_, written)| *written) {
+            self.insert(PageRange::new(page, 1));
         }
     }
 
@@ -302,5 +299,46 @@ mod tests {
         assert_eq!(set.runs().collect::<Vec<_>>(), [PageRange::new(9, 1)]);
         assert!(!PageRange::new(u64::MAX, 2).is_within(10));
         assert!(!PageRange::new(3, 0).is_within(10));
+    }
+
+    const EDGES: [u64; 9] = [0, 1, 63, 64, 65, 1 << 60, 1 << 63, u64::MAX - 1, u64::MAX];
+
+    #[test]
+    fn every_small_set_and_every_run_near_an_edge_agree_with_single_pages() {
+        for pages in [0, 1, 63, 64, 65, 127, 128, 129] {
+            for start in (0..=pages + 1).chain(EDGES) {
+                for count in (0..=3).chain(EDGES) {
+                    let range = PageRange::new(start, count);
+                    let inside = |page: u64| page >= start && page - start < count;
+                    let mut set = PageSet::new(pages);
+                    set.insert(range);
+                    let mut rest = PageSet::full(pages);
+                    rest.remove(range);
+                    for page in 0..pages {
+                        assert_eq!(
+                            set.contains(page),
+                            inside(page),
+                            "{range:?} of {pages}: {page}"
+                        );
+                        assert_eq!(rest.contains(page), !inside(page), "{range:?} of {pages}");
+                    }
+                    let expected = (0..pages).filter(|page| inside(*page)).count() as u64;
+                    assert_eq!(set.count(), expected);
+                    assert_eq!(PageSet::full(pages).count_in(range), expected);
+                    let runs: Vec<_> = PageSet::full(pages).runs_in(range).collect();
+                    assert_eq!(runs.iter().map(|run| run.count).sum::<u64>(), expected);
+                    assert!(runs.len() <= 1 && runs.iter().all(|run| run.is_within(pages)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bitmap_near_the_last_number_reaches_no_page() {
+        for start in EDGES.into_iter().filter(|start| *start > 200) {
+            let mut set = PageSet::new(200);
+            set.insert_bitmap(start, &[u64::MAX; 3]);
+            assert!(set.is_empty(), "a bitmap from {start} on wrote {set:?}");
+        }
     }
 }
