@@ -81,6 +81,9 @@ impl Kind {
     }
 }
 
+/// What is read of a body at once, in bytes: a length that lies costs no more.
+const PIECE: usize = 64 << 10;
+
 /// Why a frame could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -205,17 +208,38 @@ impl Header {
         Self::decode(bytes)
     }
 
-    /// Reads the body that belongs to this header. What is allocated is bounded by
-    /// [`Kind::longest`].
+    /// Reads the body that belongs to this header. What is allocated follows what has come, and is
+    /// bounded by [`Kind::longest`].
     ///
     /// # Errors
     /// [`FrameError::Io`] when the stream ends or fails.
     pub fn read_body(self, from: &mut impl Read) -> Result<Vec<u8>, FrameError> {
         let length = usize::try_from(self.length).map_err(io::Error::other)?;
-        let mut body = vec![0; length];
-        from.read_exact(&mut body)?;
+        let mut body = Vec::new();
+        while body.len() < length {
+            let come = body.len();
+            body.resize(length.min(come + PIECE), 0);
+            from.read_exact(&mut body[come..])?;
+        }
         Ok(body)
     }
+}
+
+/// Reads one message of one of these kinds. The body of any other is not even looked at.
+///
+/// # Errors
+/// [`FrameError`]; its `Unexpected` says `expected`.
+pub fn read_expected(
+    from: &mut impl Read,
+    kinds: &[Kind],
+    expected: &'static str,
+) -> Result<Message, FrameError> {
+    let header = Header::read(from)?;
+    if !kinds.contains(&header.kind) {
+        return Err(FrameError::Unexpected { got: header.kind, expected });
+    }
+    let body = header.read_body(from)?;
+    Message::decode(header.kind, &body)
 }
 
 /// Reads one message. Pages are not a message: who expects them reads the header itself.
@@ -237,4 +261,43 @@ pub fn read_message(from: &mut impl Read) -> Result<Message, FrameError> {
 /// What the stream said.
 pub fn write_message(to: &mut impl Write, message: &Message) -> io::Result<()> {
     to.write_all(&message.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_header_is_read_as_it_is_specified() {
+        for number in 0..=u16::MAX {
+            let kind = Kind::ALL.into_iter().find(|kind| *kind as u16 == number);
+            let longest = kind.map_or(0, Kind::longest);
+            for length in [0, 1, longest, longest.wrapping_add(1), 1 << 31, u32::MAX] {
+                for reserved in [0u16, 1, 0x8000, u16::MAX] {
+                    let mut bytes = [0; Header::SIZE];
+                    bytes[..4].copy_from_slice(&length.to_le_bytes());
+                    bytes[4..6].copy_from_slice(&number.to_le_bytes());
+                    bytes[6..].copy_from_slice(&reserved.to_le_bytes());
+                    let sound = kind.filter(|_| length <= longest && reserved == 0);
+                    let read = Header::decode(bytes);
+                    assert_eq!(read.as_ref().ok().map(|header| header.kind), sound);
+                    if let Ok(header) = read {
+                        assert_eq!(header.encode(), bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_not_expected_is_not_read() {
+        let bytes = Message::Ping(1).encode();
+        let mut rest = &bytes[..];
+        let read = read_expected(&mut rest, &[Kind::Hello, Kind::Pong], "a greeting");
+        let got = Kind::Ping;
+        assert!(matches!(read, Err(FrameError::Unexpected { got: g, .. }) if g == got));
+        assert_eq!(rest.len(), bytes.len() - Header::SIZE, "its body stays where it is");
+        let read = read_expected(&mut &bytes[..], &[Kind::Ping], "a ping");
+        assert_eq!(read.unwrap(), Message::Ping(1));
+    }
 }

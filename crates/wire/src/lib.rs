@@ -8,7 +8,7 @@ mod inbox;
 mod message;
 mod pages;
 
-pub use frame::{FrameError, Header, Kind, read_message, write_message};
+pub use frame::{FrameError, Header, Kind, read_expected, read_message, write_message};
 pub use hello::{Features, Hello, MAGIC, Role, VERSION, Welcome, read_magic};
 pub use inbox::{Inbox, Item};
 pub use message::{

@@ -90,7 +90,7 @@ impl PagesHeader {
     ///
     /// # Errors
     /// [`FrameError::Malformed`] for runs that are empty, outside of RAM, too many, or of unknown
-    /// content, and for more contents than [`MOST_DATA_PAGES`].
+    /// content, for more contents than [`MOST_DATA_PAGES`], and for more pages in all than RAM has.
     pub fn decode(body: &[u8], ram_pages: u64) -> Result<Self, FrameError> {
         let malformed = |reason: String| FrameError::Malformed { kind: Kind::Pages, reason };
         let word = |at: usize| -> Option<u32> {
@@ -125,6 +125,10 @@ impl PagesHeader {
         if header.data_pages() > MOST_DATA_PAGES {
             return Err(malformed(format!("{} pages in one frame", header.data_pages())));
         }
+        let all = header.data_pages() + header.zero_pages();
+        if all > ram_pages {
+            return Err(malformed(format!("{all} pages of a guest that has {ram_pages}")));
+        }
         Ok(header)
     }
 }
@@ -138,6 +142,14 @@ mod tests {
         (0u64..1000, 1u64..24, any::<bool>()).prop_map(|(start, count, zero)| Run {
             range: PageRange::new(start, count),
             content: if zero { Content::Zero } else { Content::Data },
+        })
+    }
+
+    /// A number that is small, or near where arithmetic goes wrong.
+    fn edge() -> impl Strategy<Value = u64> {
+        let edges = [0, 512, 1 << 32, 1 << 52, 1 << 60, 1 << 63, u64::MAX];
+        (prop::sample::select(edges.to_vec()), 0u64..3, any::<bool>()).prop_map(|(edge, by, up)| {
+            if up { edge.wrapping_add(by) } else { edge.wrapping_sub(by) }
         })
     }
 
@@ -165,6 +177,29 @@ mod tests {
                 prop_assert!(header.runs.iter().all(|r| r.range.is_within(pages)));
                 prop_assert!(header.data_pages() <= MOST_DATA_PAGES);
             }
+        }
+
+        #[test]
+        fn what_is_accepted_is_what_numbers_without_bounds_say(
+            runs in proptest::collection::vec((edge(), edge(), 0u32..3), 0..4),
+            ram in edge(),
+        ) {
+            let mut body = Vec::new();
+            body.extend_from_slice(&1u32.to_le_bytes());
+            body.extend_from_slice(&u32::try_from(runs.len()).unwrap().to_le_bytes());
+            let (mut all, mut data, mut sound) = (0u128, 0u128, true);
+            for (start, count, content) in runs {
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
+                body.extend_from_slice(&start.to_le_bytes());
+                body.extend_from_slice(&count.to_le_bytes());
+                body.extend_from_slice(&content.to_le_bytes());
+                let end = u128::from(start) + u128::from(count);
+                sound &= count > 0 && end <= u128::from(ram) && content < 2;
+                all += u128::from(count);
+                data += if content == 0 { u128::from(count) } else { 0 };
+            }
+            sound &= all <= u128::from(ram) && data <= u128::from(MOST_DATA_PAGES);
+            prop_assert_eq!(PagesHeader::decode(&body, ram).is_ok(), sound);
         }
 
         #[test]
