@@ -21,6 +21,7 @@ mod rules;
 pub mod source;
 mod status;
 pub mod switch;
+mod until;
 
 pub use error::MotionError;
 pub use machine::{

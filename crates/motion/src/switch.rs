@@ -200,6 +200,7 @@ pub(crate) fn show_limit(blackout: Blackout) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const COST: StateCost = StateCost {
         stop: Duration::from_micros(100),
@@ -277,5 +278,24 @@ mod tests {
             None,
         );
         assert!((s.rate(None) - before).abs() < 1.0);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_destination_says_of_its_times_is_taken(
+            (save, restore) in any::<(u64, u64)>(),
+            near in 0u64..3,
+            dirty in 0u64..1 << 34,
+        ) {
+            for ns in [save, u64::MAX - near] {
+                let (save, restore) = (Duration::from_nanos(ns), Duration::from_nanos(restore));
+                let mut s = switch(300);
+                for _ in 0..4 {
+                    let decision = s.after_pass(pass(dirty), StateCost { save, restore, ..COST }, None);
+                    let too_long = save > Duration::from_millis(300);
+                    prop_assert!(!(too_long && switches(&decision)), "{decision:?}");
+                }
+            }
+        }
     }
 }

@@ -142,8 +142,8 @@ impl Destination {
         };
         let pages = &mut session.pages;
         let wrong = |why: String| Err(MotionError::new(Code::ProtocolError, why));
-        if end.pass != pages.complete + 1 {
-            let expected = pages.complete + 1;
+        let expected = pages.complete.saturating_add(1);
+        if end.pass != expected {
             return wrong(format!("pass {} ended where {expected} was under way", end.pass));
         }
         pages.data_pages = pages.data_pages.saturating_add(end.data_pages);
@@ -160,7 +160,7 @@ impl Destination {
         }
         let everywhere = !pages.ended.contains(&false) || !keeps(Rule::PassesEndEverywhere);
         if index.is_none() || everywhere {
-            pages.complete += 1;
+            pages.complete = expected;
             pages.ended.fill(false);
             self.progress.pass = end.pass;
             #[cfg(feature = "mutate")]

@@ -226,7 +226,11 @@ impl Destination {
         match event {
             Event::Heard => self.heard = begun,
             Event::Message(message) => {
-                self.heard = io.now();
+                // Who greets and then does not say what is to come keeps others out, whatever else
+                // it says.
+                if self.phase != Phase::Greeted {
+                    self.heard = io.now();
+                }
                 if let Err(error) = self.message(message, io) {
                     self.lost(error, io);
                 }

@@ -1,7 +1,9 @@
 //! Driving a destination with threads and sockets.
 
 use super::phase::AsRam;
+use super::questions::{Heard, Questions};
 use super::receivers::{ReceiverThread, Word};
+use super::strangers::Strangers;
 use super::{Admission, Command, Destination, DestinationIo, Event, Phase, Question};
 use crate::clock::{Moment, nanos};
 use crate::handover::{self, Journal};
@@ -9,21 +11,17 @@ use crate::report::{Progress, Report};
 use crate::{DestinationOptions, MachineBuilder, MotionError, Observer};
 use links::{Address, Listener, Stream, Waker, wait_readable};
 use state::Code;
-use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
-use wire::{Hello, Inbox, Item, MAGIC, Message, PassEnd, read_magic};
+use wire::{Hello, Inbox, Item, MAGIC, Message, PassEnd, Role};
 
-/// Connections whose source has not said hello yet: more are closed at once, so that whoever opens
-/// many and says nothing costs no more than this.
-const MOST_STRANGERS: usize = 128;
-/// How long a source may take to say hello.
-const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// So many words of other threads are taken before the source is heard again.
+const MOST_WORDS: usize = 64;
 
 /// A process that waits for a guest, and then answers questions about it. Waiting ends when the
 /// value is dropped, unless a guest has come.
@@ -104,11 +102,10 @@ impl DestinationJob {
             control: None,
             ram: None,
             receivers: Vec::new(),
-            questions: HashMap::new(),
-            next_question: 0,
+            questions: Questions::default(),
         };
         let destination = Destination::new(builder, options, journal, observer, wall_clock);
-        let strangers = Arc::new(AtomicUsize::new(0));
+        let strangers = Strangers::default();
         let waiter = Waiter { destination, io, inbox, listener, strangers, shared: shared.clone() };
         thread::Builder::new()
             .name("move-dest".to_owned())
@@ -171,7 +168,7 @@ struct Waiter {
     io: Io,
     inbox: Receiver<Inner>,
     listener: Listener,
-    strangers: Arc<AtomicUsize>,
+    strangers: Strangers,
     shared: Arc<Shared>,
 }
 
@@ -202,9 +199,7 @@ impl Waiter {
             if let (true, Some(control)) = (ready.contains(&1), &control) {
                 self.read(control, &mut frames);
             }
-            while let Ok(word) = self.inbox.try_recv() {
-                self.take(word);
-            }
+            self.take_words();
             if ready.contains(&0) {
                 self.accept();
             }
@@ -223,27 +218,11 @@ impl Waiter {
                 return;
             }
         };
-        if self.strangers.fetch_add(1, Ordering::Relaxed) >= MOST_STRANGERS {
-            self.strangers.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!("too many connections that say nothing; one more was closed");
-            return;
-        }
         let (words, waker) = (self.io.words.clone(), self.io.waker.clone());
-        let strangers = self.strangers.clone();
-        let spawned = thread::Builder::new().name("move-hello".to_owned()).spawn(move || {
-            match hear_hello(&stream) {
-                Ok(hello) => {
-                    let _ = words.send(Inner::Hello(stream, hello));
-                    waker.wake();
-                }
-                Err(error) => tracing::info!(%error, "a connection that was no source"),
-            }
-            strangers.fetch_sub(1, Ordering::Relaxed);
+        self.strangers.hear(stream, move |stream, hello| {
+            let _ = words.send(Inner::Hello(stream, hello));
+            waker.wake();
         });
-        if let Err(error) = spawned {
-            self.strangers.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(%error, "starting a thread to greet a source");
-        }
     }
 
     /// Reads what there is on the control connection, without waiting for more.
@@ -251,6 +230,7 @@ impl Waiter {
         if let Some(ram) = &self.io.ram {
             frames.allow_pages(ram.as_ram().pages());
         }
+        let motion = self.io.motion;
         let mut buffer = [0; 64 << 10];
         let error = match control.read(&mut buffer) {
             Ok(0) => wire::FrameError::Closed,
@@ -272,7 +252,9 @@ impl Waiter {
                     if let Some(ram) = &self.io.ram {
                         frames.allow_pages(ram.as_ram().pages());
                     }
-                    if self.io.control.is_none() {
+                    // A source that floods this side holds up nobody else's word.
+                    self.take_words();
+                    if self.io.control.is_none() || motion != self.io.motion {
                         return;
                     }
                 }
@@ -288,14 +270,24 @@ impl Waiter {
         self.destination.handle(Event::Lost(error), &mut self.io);
     }
 
+    /// Takes the words that have come by now, and none that come meanwhile: there may be no end to
+    /// those.
+    fn take_words(&mut self) {
+        let words: Vec<Inner> = self.inbox.try_iter().take(MOST_WORDS).collect();
+        for word in words {
+            self.take(word);
+        }
+    }
+
     fn take(&mut self, word: Inner) {
         match word {
             Inner::Hello(stream, hello) => self.greet(stream, &hello),
             Inner::Asked(question, message) => {
                 self.destination.handle(Event::Asked(question, message), &mut self.io);
+                self.io.questions.dealt_with(question);
             }
             Inner::QuestionOver(question) => {
-                self.io.questions.remove(&question);
+                self.io.questions.over(question);
             }
             Inner::PassEnd(motion, index, end) if motion == self.io.motion => {
                 self.destination.handle(Event::PassEnd(index, end), &mut self.io);
@@ -323,9 +315,9 @@ impl Waiter {
                 (Admission::Refused(refusals), Message::Accepted { save: 0, restore: 0 })
             }
         };
-        let answer = match &admission {
-            Admission::Refused(refusals) => Message::Refused(refusals.clone()),
-            _ => answer,
+        let (answer, role) = match &admission {
+            Admission::Refused(refusals) => (Message::Refused(refusals.clone()), None),
+            _ => (answer, Some(hello.role)),
         };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&answer.encode());
@@ -350,7 +342,12 @@ impl Waiter {
             Admission::Refused(_) => Ok(()),
         });
         if let Err(error) = admitted {
-            self.destination.handle(Event::Lost(error), &mut self.io);
+            match role {
+                Some(Role::Control) => self.destination.handle(Event::Lost(error), &mut self.io),
+                Some(Role::Data) => self.destination.handle(Event::DataLost(error), &mut self.io),
+                // Whoever it was has no part in the motion under way.
+                _ => tracing::info!(%error, "a connection that went away"),
+            }
         }
     }
 
@@ -364,19 +361,6 @@ impl Waiter {
         view.progress.clone_from(self.destination.progress());
         if matches!(phase, Phase::Owner | Phase::Ended) {
             self.shared.finished.notify_all();
-        }
-    }
-}
-
-fn hear_hello(mut stream: &Stream) -> Result<Hello, MotionError> {
-    let what = "greeting a source";
-    stream.set_stall_limit(HELLO_LIMIT).map_err(|e| MotionError::sending(what, e))?;
-    read_magic(&mut stream).map_err(|e| MotionError::link(what, &e))?;
-    match wire::read_message(&mut stream).map_err(|e| MotionError::link(what, &e))? {
-        Message::Hello(hello) => Ok(hello),
-        other => {
-            let why = format!("{what}: it began with {:?}", other.kind());
-            Err(MotionError::new(Code::ProtocolError, why))
         }
     }
 }
@@ -402,8 +386,7 @@ struct Io {
     control: Option<Stream>,
     ram: Option<Arc<dyn AsRam>>,
     receivers: Vec<ReceiverThread>,
-    questions: HashMap<Question, Stream>,
-    next_question: u64,
+    questions: Questions,
 }
 
 impl Io {
@@ -427,24 +410,17 @@ impl Io {
     }
 
     fn hear_question(&mut self, stream: Stream) {
-        let question = Question(self.next_question);
-        self.next_question += 1;
         let (words, waker) = (self.words.clone(), self.waker.clone());
-        let mut heard = stream.clone();
-        let spawned = thread::Builder::new().name("move-question".to_owned()).spawn(move || {
-            while let Ok(message) = wire::read_message(&mut heard) {
-                let Some(message) = crate::source::handover_message(&message) else { break };
-                let _ = words.send(Inner::Asked(question, message));
-                waker.wake();
-            }
-            let _ = words.send(Inner::QuestionOver(question));
+        let heard = self.questions.hear(stream, move |question, heard| {
+            let word = match heard {
+                Heard::Asked(message) => Inner::Asked(question, message),
+                Heard::Over => Inner::QuestionOver(question),
+            };
+            let _ = words.send(word);
             waker.wake();
         });
-        match spawned {
-            Ok(_) => {
-                self.questions.insert(question, stream);
-            }
-            Err(error) => tracing::warn!(%error, "starting a thread to hear a question"),
+        if let Err(error) = heard {
+            tracing::warn!(%error, "listening to a question");
         }
     }
 }
@@ -463,11 +439,7 @@ impl DestinationIo for Io {
     }
 
     fn answer(&mut self, question: Question, message: &Message) {
-        if let Some(stream) = self.questions.get(&question)
-            && let Err(error) = wire::write_message(&mut &*stream, message)
-        {
-            tracing::debug!(%error, "a question's answer was not taken");
-        }
+        self.questions.answer(question, message);
     }
 
     fn receive_into(&mut self, ram: Arc<dyn AsRam>) {

@@ -8,9 +8,11 @@ mod core;
 mod drive;
 mod ending;
 mod phase;
+mod questions;
 mod receivers;
 mod records;
 mod serve;
+mod strangers;
 
 pub use self::core::Destination;
 pub use drive::DestinationJob;

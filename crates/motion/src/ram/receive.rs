@@ -53,6 +53,9 @@ impl Receiver {
         from: &mut S,
     ) -> Result<Received, ReceiveError> {
         let header = Header::read(from)?;
+        if !matches!(header.kind, Kind::Pages | Kind::PassEnd) {
+            return Err(unexpected(header.kind));
+        }
         let body = header.read_body(from)?;
         match header.kind {
             Kind::Pages => {

@@ -11,7 +11,7 @@ use state::{Code, Refusal};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
-use wire::{Describe, Message};
+use wire::{Describe, Kind, Message};
 
 /// One motion, seen from its source. Its phases, in order:
 ///
@@ -366,6 +366,10 @@ impl Source {
         self.pass.as_ref().is_some_and(|p| p.number() == pass)
     }
 }
+
+/// The messages that say something of a handover.
+pub(crate) const HANDOVER_KINDS: [Kind; 6] =
+    [Kind::Ready, Kind::Commit, Kind::Running, Kind::Abort, Kind::Query, Kind::Answer];
 
 /// What a message says of a handover, if it does.
 pub(crate) fn handover_message(message: &Message) -> Option<handover::Message> {

@@ -8,17 +8,19 @@ use crate::handover::{self, Journal, Particulars};
 use crate::ram::send::Sender as PageSender;
 use crate::ram::{Pacer, Pass};
 use crate::report::{Progress, Report};
+use crate::until::Until;
 use crate::{MotionError, Observer, SourceMachine, SourceOptions};
 use links::{Address, Descriptors, Stream, Waker, wait_readable};
 use state::Code;
 use std::io::{Read, Write};
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
-use wire::{Hello, Inbox, Item, MAGIC, Message, PassEnd, Role, Welcome, read_magic};
+use wire::{Hello, Inbox, Item, Kind, MAGIC, Message, PassEnd, Role, Welcome, read_magic};
 
 /// Where the destination is, and the descriptors that an `fd:` address names.
 #[derive(Debug, Clone)]
@@ -42,6 +44,8 @@ pub struct SourceJob {
 struct Shared {
     view: Mutex<View>,
     finished: Condvar,
+    /// Somebody wants it to end, and the coordinator does not know yet.
+    cancelled: AtomicBool,
 }
 
 #[derive(Default)]
@@ -101,6 +105,7 @@ impl SourceJob {
             send_by: None,
             workers: None,
             pages: PageSender::default(),
+            shared: shared.clone(),
         };
         let source = Source::new(machine, particulars, options, session, journal, observer);
         let coordinator = Coordinator { source, io, inbox, shared: shared.clone() };
@@ -117,6 +122,10 @@ impl SourceJob {
     /// Why it cannot be done now.
     pub fn command(&self, command: Command) -> Result<(), MotionError> {
         let over = || MotionError::new(Code::InvalidState, "the motion has ended already");
+        if command == Command::Cancel {
+            // The coordinator may be sending something long to a destination that hardly takes it.
+            self.shared.cancelled.store(true, Ordering::Release);
+        }
         let (reply, answer) = mpsc::channel();
         self.words.send(Inner::Command(command, reply)).map_err(|_| over())?;
         self.waker.wake();
@@ -183,6 +192,9 @@ impl SourceJob {
         }
     }
 }
+
+/// How long a write waits before it looks whether the motion was cancelled.
+const GLANCE: Duration = Duration::from_millis(250);
 
 struct Coordinator {
     source: Source,
@@ -269,6 +281,9 @@ impl Coordinator {
                 self.source.handle(event, &mut self.io);
             }
             Inner::Command(command, reply) => {
+                if command == Command::Cancel {
+                    self.shared.cancelled.store(false, Ordering::Release);
+                }
                 let result = self.source.command(command, &mut self.io);
                 // Whoever asked may have gone.
                 let _ = reply.send(result);
@@ -302,37 +317,59 @@ struct Io {
     send_by: Option<Moment>,
     workers: Option<Workers>,
     pages: PageSender,
+    shared: Arc<Shared>,
 }
 
-/// The control connection, to write to.
+/// The control connection, to write one message or pass to.
 struct Control {
     stream: Stream,
     epoch: Instant,
     by: Option<Moment>,
     stall: Duration,
+    shared: Arc<Shared>,
+    /// A part is sent already.
+    begun: bool,
 }
 
 impl Control {
-    /// Has the next write wait only as long as it may.
-    fn limit(&self) -> std::io::Result<()> {
-        let Some(by) = self.by else { return Ok(()) };
-        let left = by.since(Moment(nanos(self.epoch.elapsed()))).min(self.stall);
-        if left.is_zero() {
-            return Err(std::io::ErrorKind::TimedOut.into());
+    /// Has a write wait as long as it may: until a byte moves, the stall limit or the moment by which
+    /// all must be sent is there, or somebody cancels the motion. What fits at once is not cut short.
+    fn wait(
+        &mut self,
+        mut write: impl FnMut(&Stream) -> std::io::Result<usize>,
+    ) -> std::io::Result<usize> {
+        let now = || Moment(nanos(self.epoch.elapsed()));
+        let stalled = now().after(self.stall);
+        let until = self.by.map_or(stalled, |by| by.min(stalled));
+        let mut cancellable = self.begun;
+        loop {
+            if cancellable && self.shared.cancelled.load(Ordering::Acquire) {
+                return Err(std::io::ErrorKind::ConnectionAborted.into());
+            }
+            let left = until.since(now());
+            if left.is_zero() {
+                let why = "the destination, or the network, takes nothing";
+                return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why));
+            }
+            self.stream.set_write_limit(Some(left.min(GLANCE)))?;
+            match write(&self.stream) {
+                Err(e) if e.kind() == std::io::ErrorKind::TimedOut => cancellable = true,
+                result => {
+                    self.begun = true;
+                    return result;
+                }
+            }
         }
-        self.stream.set_write_limit(Some(left))
     }
 }
 
 impl Write for Control {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.limit()?;
-        self.stream.write(bytes)
+        self.wait(|mut stream| stream.write(bytes))
     }
 
     fn write_vectored(&mut self, pieces: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
-        self.limit()?;
-        self.stream.write_vectored(pieces)
+        self.wait(|mut stream| stream.write_vectored(pieces))
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -362,7 +399,20 @@ impl Io {
         let Some(stream) = self.control.clone() else {
             return Err(MotionError::new(Code::LinkLost, "there is no control connection"));
         };
-        Ok(Control { stream, epoch: self.epoch, by: self.send_by, stall: self.stall })
+        let (epoch, stall, by) = (self.epoch, self.stall, self.send_by);
+        Ok(Control { stream, epoch, by, stall, shared: self.shared.clone(), begun: false })
+    }
+
+    /// Why the destination was not told something: half a message is no message, so that a connection
+    /// on which sending was broken off is of no more use.
+    fn unsent(&mut self, error: MotionError) -> MotionError {
+        if !self.shared.cancelled.load(Ordering::Acquire) {
+            return error;
+        }
+        if let Some(control) = self.control.take() {
+            control.closer().close();
+        }
+        MotionError::new(Code::Cancelled, "the motion was cancelled")
     }
 
     fn start_workers(&mut self, streams: Vec<Stream>) -> Result<(), MotionError> {
@@ -409,25 +459,22 @@ impl SourceIo for Io {
 
     fn send(&mut self, message: &Message) -> Result<(), MotionError> {
         wire::write_message(&mut self.control()?, message)
-            .map_err(|e| MotionError::sending("sending to the destination", e))
+            .map_err(|e| self.unsent(MotionError::sending("sending to the destination", e)))
     }
 
     fn send_by(&mut self, moment: Option<Moment>) {
         self.send_by = moment;
-        if let Some(control) = self.control.as_ref().filter(|_| moment.is_none()) {
-            // A connection on which no limit can be set is gone, as the next write will find.
-            let _ = control.set_write_limit(Some(self.stall));
-        }
     }
 
     fn send_pass(&mut self, pass: &Pass) -> Result<(), MotionError> {
         let mut control = self.control()?;
-        let mut pace = |bytes| self.bandwidth.pace(bytes);
+        let bandwidth = self.bandwidth.clone();
+        let mut pace = |bytes| bandwidth.pace(bytes);
         while let Some(chunk) = pass.claim() {
             let sent = self
                 .pages
                 .send_chunk(&*self.machine, pass, chunk, &mut pace, &mut control)
-                .map_err(send_error)?;
+                .map_err(|e| self.unsent(send_error(e)))?;
             pass.count(sent);
         }
         let totals = pass.totals();
@@ -498,9 +545,16 @@ impl Dialer {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&Message::Hello(hello).encode());
         stream.write_all(&bytes).map_err(|e| MotionError::sending(&what, e))?;
-        read_magic(&mut stream).map_err(|e| MotionError::link(&what, &e))?;
-        match wire::read_message(&mut stream).map_err(|e| MotionError::link(&what, &e))? {
-            Message::Welcome(welcome) if welcome.version == wire::VERSION => Ok((stream, welcome)),
+        let mut from = Until::from_now(&stream, self.stall);
+        read_magic(&mut from).map_err(|e| MotionError::link(&what, &e))?;
+        let answer = wire::read_expected(&mut from, &[Kind::Welcome, Kind::Refused], "a greeting");
+        match answer.map_err(|e| MotionError::link(&what, &e))? {
+            Message::Welcome(welcome) if welcome.version == wire::VERSION => {
+                stream
+                    .set_stall_limit(self.stall)
+                    .map_err(|e| MotionError::sending("setting a limit", e))?;
+                Ok((stream, welcome))
+            }
             Message::Refused(refusals) => Err(MotionError::refused(refusals)),
             other => Err(MotionError::new(
                 Code::ProtocolError,
@@ -528,7 +582,13 @@ impl Dialer {
         let what = format!("asking {}", self.peer.address);
         wire::write_message(&mut stream, &super::core::wire_message(message))
             .map_err(|e| MotionError::sending(&what, e))?;
-        let answer = wire::read_message(&mut stream).map_err(|e| MotionError::link(&what, &e))?;
+        let kinds = &super::core::HANDOVER_KINDS;
+        let answer = wire::read_expected(
+            &mut Until::from_now(&stream, self.stall),
+            kinds,
+            "what became of a handover",
+        )
+        .map_err(|e| MotionError::link(&what, &e))?;
         super::core::handover_message(&answer).ok_or_else(|| {
             MotionError::new(Code::ProtocolError, format!("{what}: it said {:?}", answer.kind()))
         })

@@ -43,11 +43,12 @@ impl Source {
     pub(super) fn cancel(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
         match self.phase {
             Phase::AwaitingRunning | Phase::Undecided => self.drive(Input::Cancel, io),
+            // It was noticed where the coordinator waited for the destination.
+            Phase::Settling | Phase::Ended if self.was_cancelled() => Ok(()),
             Phase::Settling | Phase::Ended => {
                 Err(MotionError::new(Code::InvalidState, "the motion has ended already"))
             }
             _ => {
-                self.set_status(Status::Cancelling);
                 self.fail(io, MotionError::new(Code::Cancelled, "the motion was cancelled"));
                 Ok(())
             }
@@ -76,13 +77,12 @@ impl Source {
         if let Some(pass) = &self.pass {
             pass.stop();
         }
-        if self.status != Status::Cancelling {
-            self.set_status(Status::Failing);
-        }
+        let cancelled = error.code == Code::Cancelled;
+        self.set_status(if cancelled { Status::Cancelling } else { Status::Failing });
         self.report.refusals.clone_from(&error.refusals);
         self.report.error = Some(ErrorReport { code: error.code, why: error.why.clone() });
         if self.handover.is_some() {
-            let input = if error.code == Code::Cancelled { Input::Cancel } else { Input::Failed };
+            let input = if cancelled { Input::Cancel } else { Input::Failed };
             if let Err(error) = self.drive(input, io) {
                 tracing::warn!(%error, "ending the handover");
             }
@@ -207,15 +207,17 @@ impl Source {
             self.logging = false;
         }
         self.report.total_ns = nanos(io.now().since(self.begun));
-        let cancelled =
-            self.report.error.as_ref().is_some_and(|error| error.code == Code::Cancelled);
-        self.set_status(match (completed, self.report.checked, cancelled) {
+        self.set_status(match (completed, self.report.checked, self.was_cancelled()) {
             (true, ..) => Status::Completed,
             (_, true, _) => Status::None,
             (_, _, true) => Status::Cancelled,
             _ => Status::Failed,
         });
         self.observer.finished(&self.report);
+    }
+
+    fn was_cancelled(&self) -> bool {
+        self.report.error.as_ref().is_some_and(|error| error.code == Code::Cancelled)
     }
 
     /// Touched pages that were rearmed and not written since: each costs the guest one more fault.

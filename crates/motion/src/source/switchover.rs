@@ -167,9 +167,9 @@ impl Source {
             self.lost(io, MotionError::new(Code::ProtocolError, why));
             return;
         }
-        let early = message.word == handover::Word::Ready && self.phase != Phase::AwaitingReady;
-        if early && !self.is_decided() {
-            let why = "the destination said it was ready before it had the state";
+        if !self.has_sent_state() && claims_guest(message.word) {
+            // Nobody has a guest without its state: the only copy is here, whatever is claimed.
+            let why = format!("the destination said {:?} before it had the state", message.word);
             self.lost(io, MotionError::new(Code::ProtocolError, why));
             return;
         }
@@ -181,6 +181,14 @@ impl Source {
         if let Err(error) = self.drive(Input::Received(message), io) {
             tracing::warn!(%error, "a message of the handover was not obeyed");
         }
+    }
+
+    fn has_sent_state(&self) -> bool {
+        self.has_ended()
+            || matches!(
+                self.phase,
+                Phase::AwaitingReady | Phase::AwaitingRunning | Phase::Undecided
+            )
     }
 
     /// Runs one step of the handover and does what it says, in its order.
@@ -319,5 +327,17 @@ impl Source {
             bytes: self.report.ram.bytes - times.bytes_before,
             stages: times.stages(),
         })
+    }
+}
+
+/// Whether only a destination that has the whole guest can say so.
+fn claims_guest(word: handover::Word) -> bool {
+    use handover::{Verdict, Word};
+    match word {
+        Word::Ready | Word::Running | Word::Answer(Verdict::Committed) => true,
+        Word::Commit
+        | Word::Abort
+        | Word::Query
+        | Word::Answer(Verdict::Refused | Verdict::Unknown) => false,
     }
 }
