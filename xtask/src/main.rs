@@ -5,6 +5,7 @@ mod again;
 mod bench;
 mod cpio;
 mod debian;
+mod fuzz;
 mod lab;
 mod places;
 mod process;
@@ -37,6 +38,8 @@ enum Task {
     Sim(sim::Sim),
     /// Measure moves, beside another VMM that does the same in turn
     Bench(bench::Bench),
+    /// Give every door hostile input
+    Fuzz(fuzz::Fuzz),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run_cases(&args).map(|()| ExitCode::SUCCESS),
         Task::Lab(args) => lab::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Fuzz(args) => fuzz::run(&args).map(|_| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -10,8 +10,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::process::{self, run as run_command};
-use crate::{debian, lab};
+use crate::{debian, fuzz, lab};
 use step::{Log, Tally};
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u32 = 20;
 
 /// What is to be tested.
 #[derive(clap::Args)]
@@ -25,7 +28,11 @@ pub struct Test {
 pub fn run(args: &Test) -> ExitCode {
     let mut log = Log::new(args.only.clone());
     log.step("packages", install);
-    log.step("format", || cargo(&["fmt", "--all", "--check"]));
+    log.step("format", || {
+        cargo(&["fmt", "--all", "--check"])?;
+        cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"])?;
+        Ok(Tally::passed(2))
+    });
     log.step("lint", || {
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
     });
@@ -34,6 +41,7 @@ pub fn run(args: &Test) -> ExitCode {
     log.step("doc tests", suite::run_doc_tests);
     log.step("test hook absent", absence::run);
     log.step("qmp client", qmp_client::run);
+    log.step("fuzz", || Ok(Tally::passed(fuzz::run(&fuzz::Fuzz::all(FUZZ_SECONDS))?)));
     log.step("lab", || {
         if !debian::is_here() {
             let why = "the lab is built from Debian packages, and there is no apt here";
@@ -52,7 +60,8 @@ fn install() -> Result<Tally> {
         let why = "there is no apt here; if a step misses a program, install it by hand";
         return Ok(Tally::impossible(why));
     }
-    debian::install(&["python3-venv"], &[])?;
+    // A C++ compiler, for libFuzzer.
+    debian::install(&["python3-venv", "g++"], &[])?;
     lab::install()?;
     Ok(Tally::passed(1))
 }

@@ -18,6 +18,8 @@ mod descriptors;
 mod error;
 mod event;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod json;
 mod limits;
 pub mod reply;

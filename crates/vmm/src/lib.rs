@@ -15,6 +15,8 @@ mod config;
 mod description;
 mod dirty;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gate;
 mod irq;
 mod kvm;
