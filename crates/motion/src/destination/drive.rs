@@ -274,6 +274,10 @@ impl Waiter {
     /// those.
     fn take_words(&mut self) {
         let words: Vec<Inner> = self.inbox.try_iter().take(MOST_WORDS).collect();
+        if words.len() == MOST_WORDS {
+            // Waiting has to end at once: there may be more.
+            self.io.waker.wake();
+        }
         for word in words {
             self.take(word);
         }
