@@ -112,9 +112,10 @@ pub trait MachineBuilder: Send + Sync {
     fn check(&self, description: &Bundle) -> Vec<Refusal>;
 
     /// Builds the whole machine, with RAM, vCPUs, their threads and the devices, so that nothing of
-    /// it is left to do when the guest is stopped.
+    /// it is left to do when the guest is stopped. Called after [`MachineBuilder::check`] found
+    /// nothing against it.
     ///
     /// # Errors
-    /// All the reasons why it cannot be built here.
+    /// All the reasons why it cannot be built here after all.
     fn build(&self, description: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>>;
 }
