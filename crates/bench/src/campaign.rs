@@ -4,6 +4,7 @@
 use crate::cases::{Case, Contender, Course, Metric};
 use crate::peer::Peer;
 use crate::raw::{Raw, Sample};
+use crate::warm::warm;
 use crate::{BenchError, Row};
 use serde_json::Value;
 use std::time::Duration;
@@ -80,6 +81,11 @@ impl<'a> Campaign<'a> {
     ) -> Result<(), BenchError> {
         let mut entrants = self.entrants(case, raw);
         let rounds = entrants.iter().map(|entrant| entrant.wanted).max().unwrap_or(0);
+        if rounds > 0 {
+            // Each of them has a guest at its old place and at its new one.
+            let guests = 2 * entrants.iter().filter(|entrant| entrant.wanted > 0).count() as u64;
+            warm(guests * case.touches)?;
+        }
         let shares: Vec<usize> = entrants.iter().map(|entrant| entrant.wanted).collect();
         for round in 0..rounds {
             for (entrant, share) in entrants.iter_mut().zip(&shares) {

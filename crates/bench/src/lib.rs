@@ -20,6 +20,7 @@ mod table;
 mod talk;
 mod tcp;
 mod travel;
+mod warm;
 
 pub use error::BenchError;
 pub use row::{Row, Sum};

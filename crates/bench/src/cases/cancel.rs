@@ -31,6 +31,7 @@ pub const CASE: Case = Case {
         Metric::reported("pages still protected", "pages"),
     ],
     runs: Runs { own: 4, peer: 3, floor: 0 },
+    touches: 512 << 20,
     takes: [ms(15_000), ms(15_000), ms(0), ms(15_000)],
     begin,
 };

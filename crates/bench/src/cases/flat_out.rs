@@ -28,6 +28,7 @@ pub const CASE: Case = Case {
         Metric::reported("total", "ms"),
     ],
     runs: Runs { own: 20, peer: 10, floor: 0 },
+    touches: 900 << 20,
     takes: [ms(9_000), ms(14_000), ms(0), ms(20_000)],
     begin,
 };

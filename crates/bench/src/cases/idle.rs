@@ -47,6 +47,7 @@ const fn case(name: &'static str, about: &'static str, runs: Runs, begin: Begin)
         about,
         metrics: METRICS,
         runs,
+        touches: 768 << 20,
         takes: [ms(1800), ms(3000), ms(2500), ms(20_000)],
         begin,
     }

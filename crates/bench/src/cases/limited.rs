@@ -33,6 +33,7 @@ pub const ABOVE: Case = Case {
         Metric::reported("total", "ms"),
     ],
     runs: Runs { own: 50, peer: 0, floor: 0 },
+    touches: 900 << 20,
     takes: [ms(8_000), ms(0), ms(0), ms(20_000)],
     begin: above,
 };
@@ -48,6 +49,7 @@ pub const BELOW: Case = Case {
         Metric::reported("cancel took", "ms"),
     ],
     runs: Runs { own: 2, peer: 0, floor: 0 },
+    touches: 900 << 20,
     takes: [ms(35_000), ms(0), ms(0), ms(30_000)],
     begin: below,
 };

@@ -131,6 +131,8 @@ pub struct Case {
     pub metrics: &'static [Metric],
     /// How often.
     pub runs: Runs,
+    /// What a guest touches, in bytes.
+    pub touches: u64,
     /// What one run takes, about: by Whimbrel, by the other VMM and by the floor; and the set-up of
     /// all.
     pub takes: [Duration; 4],

@@ -15,6 +15,7 @@ pub const CASE: Case = Case {
         Metric::reported("blackout", "ms"),
     ],
     runs: Runs { own: 20, peer: 4, floor: 0 },
+    touches: 64 << 20,
     takes: [ms(500), ms(13_000), ms(0), ms(5_000)],
     begin,
 };

@@ -26,6 +26,7 @@ pub const CASE: Case = Case {
         Metric { itself: Some(Goal::AtMost(12.0)), ..Metric::reported("VMM's own PSS", "MiB") },
     ],
     runs: Runs { own: 20, peer: 10, floor: 0 },
+    touches: 0,
     takes: [ms(600), ms(900), ms(0), ms(0)],
     begin,
 };

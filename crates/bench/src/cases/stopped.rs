@@ -26,6 +26,7 @@ pub const CASE: Case = Case {
         Metric::reported("total", "ms"),
     ],
     runs: Runs { own: 10, peer: 8, floor: 6 },
+    touches: TOUCHED,
     takes: [ms(2_500), ms(4_000), ms(6_000), ms(45_000)],
     begin,
 };

@@ -10,14 +10,15 @@ use std::process::Command;
 const PROGRAM: &str = "qemu-system-x86_64";
 /// The machine with the least state: no PCI, no firmware for a kernel with a PVH note.
 const MACHINE: &str = "microvm,isa-serial=on,pit=off,pic=off,rtc=off,accel=kvm";
-/// Connections for pages.
-const CHANNELS: u8 = 2;
+/// Connections for pages: one for each processor, as far as more still help.
+const CHANNELS: std::ops::RangeInclusive<usize> = 2..=8;
 
 /// QEMU, and the exported guest.
 #[derive(Debug, Clone)]
 pub struct Qemu {
     kernel: PathBuf,
     version: String,
+    channels: usize,
 }
 
 impl Qemu {
@@ -35,7 +36,9 @@ impl Qemu {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let first = text.lines().next().unwrap_or_default();
         let version = first.trim_start_matches("QEMU emulator version ").to_owned();
-        Ok(Self { kernel, version })
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let channels = cpus.clamp(*CHANNELS.start(), *CHANNELS.end());
+        Ok(Self { kernel, version, channels })
     }
 }
 
@@ -51,8 +54,9 @@ impl Peer for Qemu {
     fn settings(&self) -> String {
         format!(
             "-M {MACHINE}; -cpu host -nodefaults; memory-backend-memfd,share=on,prealloc=off; \
-             capabilities multifd, events; multifd-channels {CHANNELS}; \
-             downtime-limit as the case says; max-bandwidth as the case says, else unlimited"
+             capabilities multifd, events; multifd-channels {}; \
+             downtime-limit as the case says; max-bandwidth as the case says, else unlimited",
+            self.channels
         )
     }
 
@@ -87,7 +91,7 @@ impl Peer for Qemu {
 
     fn parameters(&self, plan: &Plan) -> Value {
         json!({
-            "multifd-channels": CHANNELS,
+            "multifd-channels": self.channels,
             "downtime-limit": plan.limit,
             "max-bandwidth": plan.bandwidth.unwrap_or(0),
         })
