@@ -193,19 +193,7 @@ fn work(shared: &Shared, index: usize, manner: Manner) {
         },
     };
     while let Some(pass) = next_pass(shared, index, manner) {
-        let result = send_share(shared, &pass, &mut lock(&shared.lanes[index]), &mut courtesy);
-        let all_sent = {
-            let mut job = shared.job();
-            if job.quit {
-                return;
-            }
-            if matches!(result, Ok(Share::HandedOver)) {
-                continue;
-            }
-            job.ended[index] = pass.number();
-            job.busy -= 1;
-            job.busy == 0
-        };
+        let Some((result, all_sent)) = serve(shared, index, &pass, &mut courtesy) else { continue };
         match result {
             Ok(Share::Sent) if all_sent && !pass.is_stopped() => (shared.say)(Word::Sent),
             Ok(_) => {}
@@ -217,6 +205,31 @@ fn work(shared: &Shared, index: usize, manner: Manner) {
             }
         }
     }
+}
+
+/// Serves one lane: how that ended, and whether it was the last one of the pass. `None` if it is, or
+/// was, the other thread's to end it, or if there is nobody left to tell.
+///
+/// The lane is held until it is known to have ended the pass: its other thread may be called upon
+/// just then, and must not end it a second time.
+fn serve(
+    shared: &Shared,
+    index: usize,
+    pass: &Pass,
+    courtesy: &mut Option<Courtesy>,
+) -> Option<(Result<Share, MotionError>, bool)> {
+    let mut lane = lock(&shared.lanes[index]);
+    if shared.job().ended[index] == pass.number() {
+        return None;
+    }
+    let result = send_share(shared, pass, &mut lane, courtesy);
+    let mut job = shared.job();
+    if job.quit || matches!(result, Ok(Share::HandedOver)) {
+        return None;
+    }
+    job.ended[index] = pass.number();
+    job.busy -= 1;
+    Some((result, job.busy == 0))
 }
 
 /// Waits for a pass that is this thread's to serve. `None` when there will be none.

@@ -155,3 +155,18 @@ fn starving_threads_hand_over_in_the_middle_of_a_pass() {
         rig.arrives(2);
     }
 }
+
+#[test]
+fn a_lane_that_has_just_ended_a_pass_does_not_end_it_again() {
+    let Rig { workers, ends, .. } = rig(true);
+    let under_way = pass(1);
+    workers.shared.job().busy = 2;
+    for index in 0..2 {
+        // The second time as the other thread of the lane, which was called upon meanwhile.
+        assert!(serve(&workers.shared, index, &under_way, &mut None).is_some());
+        assert!(serve(&workers.shared, index, &under_way, &mut None).is_none());
+    }
+    assert_eq!(workers.shared.job().busy, 0);
+    drop(workers);
+    assert_eq!(ends.iter().count(), 2);
+}
