@@ -205,7 +205,12 @@ impl Play {
         self.frames.feed(bytes);
         while self.io.control && motion == self.motion {
             match self.frames.next_item() {
-                Ok(None) => return,
+                Ok(None) => {
+                    if !self.frames.is_empty() {
+                        self.handle(Event::Heard);
+                    }
+                    return;
+                }
                 Ok(Some(Item::Message(message))) => self.handle(Event::Message(message)),
                 Ok(Some(Item::Pages(header, contents))) => {
                     self.handle(Event::Pages(header, contents));

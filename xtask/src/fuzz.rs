@@ -129,7 +129,9 @@ fn targets() -> Result<Vec<String>> {
 }
 
 fn build(targets: &[String]) -> Result<()> {
-    let mut command = cargo(&["build", "--release", "--locked", "--target", TRIPLE]);
+    // Not `--locked`: the targets' own lock file would have to follow each change of a dependency of
+    // the crates that they test. What is in it stays as it is.
+    let mut command = cargo(&["build", "--release", "--target", TRIPLE]);
     command
         .current_dir(folder())
         .arg("--target-dir")

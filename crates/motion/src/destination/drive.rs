@@ -236,10 +236,14 @@ impl Waiter {
             Ok(0) => wire::FrameError::Closed,
             Ok(count) => {
                 frames.feed(&buffer[..count]);
-                self.destination.handle(Event::Heard, &mut self.io);
                 loop {
                     match frames.next_item() {
-                        Ok(None) => return,
+                        Ok(None) => {
+                            if !frames.is_empty() {
+                                self.destination.handle(Event::Heard, &mut self.io);
+                            }
+                            return;
+                        }
                         Ok(Some(Item::Message(message))) => {
                             self.destination.handle(Event::Message(message), &mut self.io);
                         }

@@ -7,7 +7,11 @@ use crate::rules::{Rule, keeps};
 use crate::source::wire_message;
 use crate::{MotionError, Status};
 use state::Code;
+use std::time::Duration;
 use wire::Message;
+
+/// How long a source may take to describe its machine: others wait behind it.
+const DESCRIBING: Duration = Duration::from_secs(60);
 
 impl Destination {
     /// Somebody asked about a token, over a connection made for that.
@@ -154,8 +158,12 @@ impl Destination {
     #[must_use]
     pub fn deadline(&self) -> Option<crate::clock::Moment> {
         let stall = self.must_hear().then(|| self.heard.after(self.options.stall_limit));
+        let described = self.must_describe().then(|| self.begun.after(DESCRIBING));
         let last_word = self.data_ended.as_ref().map(|(at, _)| *at);
-        [stall, self.hold_until, self.hear_out_until, last_word].into_iter().flatten().min()
+        [stall, described, self.hold_until, self.hear_out_until, last_word]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn must_hear(&self) -> bool {
@@ -164,8 +172,16 @@ impl Destination {
             && keeps(Rule::SourceSilenceIsNoticed)
     }
 
+    fn must_describe(&self) -> bool {
+        self.linked && self.phase == Phase::Greeted
+    }
+
     pub(super) fn look_at_timers(&mut self, io: &mut dyn DestinationIo) {
         let now = io.now();
+        if self.must_describe() && now.since(self.begun) >= DESCRIBING {
+            let why = "the source has not said in a minute what machine is to come";
+            self.lost(MotionError::new(Code::LinkStalled, why), io);
+        }
         self.progress.elapsed_ns = crate::clock::nanos(now.since(self.begun));
         if self.must_hear() && now.since(self.heard) >= self.options.stall_limit {
             let seconds = self.options.stall_limit.as_secs_f64();
