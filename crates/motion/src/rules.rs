@@ -60,12 +60,12 @@ pub enum Rule {
     SourceSilenceIsNoticed,
     /// Questions are answered.
     QuestionsAreAnswered,
-    /// Who begins to wait speaks for the dead.
+    /// Whoever is asked says what the dead have left on record.
     DeadAreSpokenFor,
+    /// What another process has on record is said where it is asked for.
+    OthersAreSpokenFor,
     /// A refusal is answered for until the source has heard it, or for a minute.
     RefusalsAreAnswered,
-    /// What a motion refused is answered for while the next is waited for.
-    RefusalsAreKept,
     /// A copy that may be the only one is known as such from READY on.
     DoubtIsKnown,
     /// A source that comes too late is not told that it broke the protocol.
@@ -101,8 +101,8 @@ impl Rule {
         Self::SourceSilenceIsNoticed,
         Self::QuestionsAreAnswered,
         Self::DeadAreSpokenFor,
+        Self::OthersAreSpokenFor,
         Self::RefusalsAreAnswered,
-        Self::RefusalsAreKept,
         Self::DoubtIsKnown,
         Self::LateIsNotWrong,
     ];

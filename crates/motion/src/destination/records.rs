@@ -36,9 +36,6 @@ impl Records {
 
     /// Goes on answering for a handover of this process that was refused, and is on record as such.
     pub(super) fn keep(&mut self, handover: &DestinationHandover) {
-        if !keeps(Rule::RefusalsAreKept) {
-            return;
-        }
         self.witnesses.push(Witness::new(Record {
             role: Role::Destination,
             decision: Decision::Refused,
@@ -54,7 +51,8 @@ impl Records {
     ) -> Option<Message> {
         let key = Key { token: message.token, role: Role::Destination };
         let Some(witness) = self.witnesses.iter_mut().find(|w| w.key() == key) else {
-            return Witness::answer_without_record(message);
+            return said_elsewhere(key, message, journal)
+                .or_else(|| Witness::answer_without_record(message));
         };
         let mut answer = None;
         let result = witness.drive(Input::Received(message), journal, &mut |output| {
@@ -68,4 +66,25 @@ impl Records {
         self.witnesses.retain(|witness| !witness.is_done());
         answer
     }
+}
+
+/// The answer that a record of another process gives: of the one that was the destination, or of one
+/// that began to wait before this one and speaks for it. What is decided there is final, so anybody
+/// may say it; the record stays for its owner to remove.
+fn said_elsewhere(key: Key, message: Message, journal: &mut dyn Journal) -> Option<Message> {
+    if !(keeps(Rule::OthersAreSpokenFor) && keeps(Rule::DeadAreSpokenFor)) {
+        return None;
+    }
+    let record = match journal.get(key) {
+        Ok(record) => record.filter(|record| record.decision != Decision::Open)?,
+        Err(error) => {
+            tracing::warn!(%error, "a handover record cannot be read");
+            return None;
+        }
+    };
+    let outputs = Witness::new(record).step(Input::Received(message)).ok()?;
+    outputs.into_iter().find_map(|output| match output {
+        Output::Send(said) => Some(said),
+        _ => None,
+    })
 }
