@@ -248,6 +248,13 @@ pub fn at_the_end(world: &World) {
             format!("process {who} has the only complete guest, and nobody owns it")
         });
     }
+    if let Some(motion) = story.motion.as_ref().filter(|_| owner.is_none()) {
+        let both =
+            [motion.source, motion.destination].iter().all(|pid| !story.killed.contains(pid));
+        book.check(!both || story.guest_gone, || {
+            "both sides live, and each believes that the guest is the other's".into()
+        });
+    }
     if story.undisturbed {
         undisturbed(world);
     }

@@ -29,7 +29,7 @@ struct Setting<'a> {
 }
 
 /// All of them.
-pub const PLOTS: [Plot; 15] = [
+pub const PLOTS: [Plot; 16] = [
     Plot {
         name: "it ran the guest and died, with that not on record and not heard",
         arrange: |s| {
@@ -106,6 +106,19 @@ pub const PLOTS: [Plot; 15] = [
             s.then(AWAITING_RUNNING, 0, Kind::Cut(None));
             s.then(UNDECIDED, 0, Kind::LoseAnswers(2));
             s.then(UNDECIDED, 6, Kind::DestinationDies(things));
+        },
+    },
+    // Found: whoever waited first had the record, and whoever was asked knew nothing.
+    Plot {
+        name: "another process takes over the record of the destination that died",
+        arrange: |s| {
+            let things = s.rng.below(6);
+            s.then(AWAITING_RUNNING, 0, Kind::Cut(None));
+            s.then(UNDECIDED, 0, Kind::LoseAnswers(2));
+            s.then(UNDECIDED, 6, Kind::DestinationDies(things));
+            s.then(UNDECIDED, 6, Kind::Bystander);
+            s.then(UNDECIDED, 12, Kind::Bystander);
+            s.round.restarts_after = 8 * SECOND;
         },
     },
     // Found: the first ABORT went over the control connection, and so did all the others.

@@ -105,6 +105,8 @@ pub enum Kind {
     Ask,
     /// Somebody ends the source's machine, or the destination's, where that is allowed.
     Quit(bool),
+    /// Another process begins to wait on the destination's host.
+    Bystander,
     /// `stop` and `cont`, where the source may.
     StopGuest,
     ContGuest,
@@ -150,6 +152,7 @@ impl Kind {
             Self::GuestGone => "guest gone",
             Self::Ask => "ask",
             Self::Quit(_) => "quit",
+            Self::Bystander => "bystander",
             Self::StopGuest => "stop",
             Self::ContGuest => "cont",
             Self::Resolve => "resolve",

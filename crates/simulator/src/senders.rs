@@ -8,7 +8,8 @@ use motion::clock::{Moment, nanos};
 use motion::ram::send::{PIECE_PAGES, SendError, Sender};
 use motion::ram::{Pacer, Pass, PassTotals};
 use motion::source::Event;
-use std::io;
+use std::cell::Cell;
+use std::io::{self, Write};
 use std::sync::Arc;
 use wire::{Message, PassEnd};
 
@@ -139,26 +140,52 @@ impl One {
             }
             return Ok(true);
         };
-        let (mut bytes, mut waited) = (Vec::new(), 0);
+        let waited = Cell::new(0);
+        let mut pieces = Pieces { waited: &waited, all: Vec::new() };
         let mut pace = |sent| {
             machine.interlude();
-            waited += nanos(pacer.grant(sent, Moment(now + waited)));
+            let wait = nanos(pacer.grant(sent, Moment(now + waited.get())));
+            waited.set(waited.get() + wait);
             pacer.piece(PIECE_PAGES)
         };
         let sent = self
             .sender
-            .send_chunk(machine, pass, chunk, &mut pace, &mut bytes)
+            .send_chunk(machine, pass, chunk, &mut pace, &mut pieces)
             .map_err(send_error)?;
+        let (pieces, waited) = (pieces.all, waited.get());
         pass.count(sent);
         self.sent.add(sent);
         self.total += sent.bytes;
-        self.write(env, now + waited, bytes).map_err(sending)?;
+        for (after, bytes) in pieces {
+            self.write(env, now + after, bytes).map_err(sending)?;
+        }
         self.at = now + waited + 20 * MICROSECOND + env.rng.below(20 * MICROSECOND);
         Ok(false)
     }
 
     fn write(&self, env: &mut Env, now: u64, bytes: Vec<u8>) -> io::Result<()> {
         env.net.write(&mut env.rng, self.conn, End::Dialler, now, bytes)
+    }
+}
+
+/// What is written of a chunk, and after how much waiting.
+struct Pieces<'a> {
+    waited: &'a Cell<u64>,
+    all: Vec<(u64, Vec<u8>)>,
+}
+
+impl Write for Pieces<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let waited = self.waited.get();
+        match self.all.last_mut() {
+            Some((after, piece)) if *after == waited => piece.extend_from_slice(bytes),
+            _ => self.all.push((waited, bytes.to_vec())),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -42,6 +42,14 @@ impl World {
         self.plan(MILLISECOND, Plan::Start(port));
     }
 
+    /// Somebody else begins to wait where this port is, and finds what the dead have left there.
+    pub fn bystander(&mut self, port: Port) {
+        let host = self.story.hosts[&port];
+        self.story.next_port += 1;
+        self.story.hosts.insert(self.story.next_port, host);
+        self.listen(self.story.next_port);
+    }
+
     /// Starts a process that waits on this port.
     fn listen(&mut self, port: Port) {
         let pid = self.spawn(self.story.hosts[&port]);

@@ -71,6 +71,7 @@ impl World {
             Kind::GuestGone => self.guest_goes(source),
             Kind::Quit(true) => self.quit(source),
             Kind::Quit(false) => self.quit(destination),
+            Kind::Bystander => self.bystander(motion.port),
             Kind::StopGuest => self.stop_guest(source),
             Kind::ContGuest => self.cont_guest(source),
             Kind::Resolve => self.operate(),

@@ -23,3 +23,12 @@ fn every_mutant_is_caught() {
     }
     assert!(survivors.is_empty(), "not caught within {SEEDS} seeds: {survivors:?}");
 }
+
+#[test]
+fn every_mutant_has_its_place_in_the_documentation() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/safety.md");
+    let docs = std::fs::read_to_string(path).expect("the file is there");
+    for mutant in Mutant::all() {
+        assert!(docs.contains(&format!("| {mutant} |")), "`{mutant}` is not in docs/safety.md");
+    }
+}
