@@ -318,6 +318,13 @@ impl World {
         self.processes.iter().find(|(_, process)| holds(process)).map(|(pid, _)| *pid)
     }
 
+    /// The same, of the motion under way: an earlier one's may not have heard yet.
+    pub fn holder_of_motion(&self) -> Option<Pid> {
+        let destination = self.story.motion.as_ref()?.destination;
+        let side = self.processes.get(&destination)?.destination.as_ref()?;
+        side.holds().then_some(destination)
+    }
+
     /// No more motions.
     pub fn wind_up(&mut self) {
         self.story.closing = true;

@@ -221,7 +221,7 @@ impl World {
         if held {
             let surrendered = process.machine().is_some_and(|machine| machine.is_surrendered());
             // It had stopped the guest and not run it again: what the destination holds is the guest.
-            self.story.heir = self.holder().filter(|heir| surrendered && *heir != pid);
+            self.story.heir = self.holder_of_motion().filter(|heir| surrendered && *heir != pid);
             self.story.forgone = false;
             let heir = self.story.heir;
             self.env.book.note(|| format!("with it dies the guest; heir {heir:?}"));
@@ -289,7 +289,8 @@ impl World {
     fn operate(&mut self) {
         let Some(motion) = &self.story.motion else { return };
         let (source, destination) = (motion.source, motion.destination);
-        let holder = self.holder();
+        // What an earlier motion left, an operator sees to be old.
+        let holder = self.holder_of_motion();
         let guest_holder = crate::guest::lock(&self.env.guest).holder;
         if self.is_undecided() {
             let alive = self.processes.contains_key(&destination);
