@@ -117,11 +117,15 @@ impl Stage {
     /// The guest goes on to yet another machine, from the one where it is, and is whole there.
     pub fn moves_on_from(&self, name: &str) {
         let limits = json!({ "x-whimbrel-stall-limit": millis(LONG) });
-        self.host.ask(name, "migrate-set-parameters", limits).unwrap();
+        self.host.ask(name, "migrate-set-parameters", limits.clone()).unwrap();
         if name == "a" {
             self.pause_before_switchover(false);
         }
-        let (c, to) = self.host.incoming("c", &[]);
+        let c = self.host.start("c", &["--incoming", "defer"]);
+        wait("yet another machine", || self.host.view("c"));
+        self.host.ask("c", "migrate-set-parameters", limits).unwrap();
+        self.host.ask("c", "migrate-incoming", json!({ "uri": "tcp:127.0.0.1:0" })).unwrap();
+        let to = self.host.view("c").unwrap()["incoming"].as_str().unwrap().to_owned();
         let report = self.host.migrate(name, &to, &["--max-blackout", "unlimited"]);
         assert_eq!(report["status"], Value::from("completed"), "{report:#}");
         c.check_all();
