@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use vm_memory::bitmap::BitmapSlice;
-use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
+use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
 
 /// After this long without traffic the kernel asks whether the peer's host is still there, so that
 /// an idle connection to a host that vanished ends.
@@ -160,6 +160,16 @@ impl Stream {
         Closer(self.shared.clone())
     }
 
+    /// Sends bytes that belong to what is sent next: they may wait for it, so that both travel
+    /// together. Returns how many were taken.
+    ///
+    /// # Errors
+    /// As of writing.
+    pub fn write_more(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::MORE;
+        self.write_result(send(&self.shared.socket, bytes, flags))
+    }
+
     fn read_result(&self, result: rustix::io::Result<usize>) -> io::Result<usize> {
         match result {
             Ok(0) if self.is_closed() => Err(self.aborted()),
@@ -285,6 +295,24 @@ impl ReadVolatile for Stream {
             Err(other) => return Err(other),
         };
         self.read_result(result).map_err(VolatileMemoryError::IOError)
+    }
+}
+
+impl WriteVolatile for &Stream {
+    /// Sends straight from guest memory.
+    fn write_volatile<B: BitmapSlice>(
+        &mut self,
+        buffer: &VolatileSlice<'_, B>,
+    ) -> Result<usize, VolatileMemoryError> {
+        let result = match self.as_fd().write_volatile(buffer) {
+            Ok(count) => Ok(count),
+            Err(VolatileMemoryError::IOError(error)) => match error.raw_os_error() {
+                Some(raw) => Err(Errno::from_raw_os_error(raw)),
+                None => return Err(VolatileMemoryError::IOError(error)),
+            },
+            Err(other) => return Err(other),
+        };
+        self.write_result(result).map_err(VolatileMemoryError::IOError)
     }
 }
 

@@ -8,9 +8,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, VolatileSlice};
 
 /// The guest's memory as the rust-vmm crates see it. What the VMM writes through it is tracked:
 /// [`GuestRam::take_written`].
@@ -64,8 +65,9 @@ pub enum RamError {
 
 /// All RAM of one machine: a sealed memory file, mapped once as a whole.
 ///
-/// Pages are read through the file ([`GuestRam::read`]): a read through the mapping would allocate
-/// the page, and cost would follow the size of RAM and not its use.
+/// Pages of which it is not known that they were touched are read through the file
+/// ([`GuestRam::read`]): a read through the mapping would allocate the page, and cost would follow
+/// the size of RAM and not its use.
 #[derive(Debug)]
 pub struct GuestRam {
     // Declared before `mapping`: it points into it.
@@ -76,6 +78,8 @@ pub struct GuestRam {
     backing: Backing,
     /// What was touched and the kernel cannot tell; see [`GuestRam::touched`].
     carried: Mutex<PageSet>,
+    /// What was touched, as far as the kernel was asked.
+    known: Mutex<PageSet>,
 }
 
 /// One mapping of a whole RAM file, unmapped when dropped.
@@ -224,7 +228,8 @@ impl GuestRam {
         let memory = GuestMemory::from_regions(regions)
             .map_err(|e| fail("arranging its regions")(io::Error::other(e)))?;
         let carried = Mutex::new(PageSet::new(layout.pages()));
-        Ok(Self { memory, mapping, file, layout, backing, carried })
+        let known = Mutex::new(PageSet::new(layout.pages()));
+        Ok(Self { memory, mapping, file, layout, backing, carried, known })
     }
 
     /// Where the guest sees it.
@@ -276,7 +281,8 @@ impl GuestRam {
         self.file.read_exact_at(buffer, range.offset())
     }
 
-    /// The pages themselves, for those who fill them before the guest runs.
+    /// The pages themselves, for those who fill them before the guest runs, or look at pages that
+    /// were touched.
     ///
     /// # Errors
     /// `InvalidInput` when the run is out of bounds.
@@ -290,6 +296,42 @@ impl GuestRam {
         Ok(unsafe {
             VolatileSlice::new(self.mapping.base.wrapping_byte_add(offset).cast(), length)
         })
+    }
+
+    /// Whether a page that was touched is zero now. Looks through the mapping.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the page is out of bounds.
+    pub fn is_zero(&self, page: u64) -> io::Result<bool> {
+        const ZERO: [u8; 4096] = [0; 4096];
+        let slice = self.slice(PageRange::new(page, 1))?;
+        // Most pages that are not zero show it at once.
+        let first = slice.load::<u64>(0, Ordering::Relaxed).map_err(io::Error::other)?;
+        if first != 0 {
+            return Ok(false);
+        }
+        let mut bytes = [0; 4096];
+        slice.copy_to(&mut bytes);
+        Ok(bytes == ZERO)
+    }
+
+    /// Has the kernel provide pages that are about to be filled, all at once, instead of one by one
+    /// as they are written. Advice: where it is not taken they come one by one.
+    pub fn prepare(&self, range: PageRange) {
+        /// Fewer are not worth the call.
+        const WORTHWHILE: u64 = 8;
+        if range.count < WORTHWHILE {
+            return;
+        }
+        let Ok(slice) = self.slice(range) else { return };
+        // SAFETY: advice on our own mapping, within bounds; it changes no contents.
+        let _ = unsafe {
+            rustix::mm::madvise(
+                slice.ptr_guard_mut().as_ptr().cast(),
+                slice.len(),
+                Advice::LinuxPopulateWrite,
+            )
+        };
     }
 
     /// Makes pages zero, touching only those that are not zero already.
@@ -314,7 +356,10 @@ impl GuestRam {
     pub fn touched(&self, within: PageRange) -> io::Result<Vec<PageRange>> {
         self.check(within)?;
         match self.backing {
-            Backing::Small | Backing::Transparent => touched::by_seek(&self.file, within),
+            Backing::Small | Backing::Transparent => {
+                let mut known = self.known.lock().expect("no one panics while holding it");
+                touched::by_seek(&self.file, within, &mut known)
+            }
             Backing::Huge2M => {
                 let carried = self.carried.lock().expect("no one panics while holding it");
                 touched::by_page_map(self.host_base(), within, &carried)
@@ -379,7 +424,6 @@ const _: () = assert!(PAGE_SIZE == 4096, "the bitmap of VMM writes counts pages 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::Bytes as _;
 
     fn touched(ram: &GuestRam) -> Vec<PageRange> {
         ram.touched(PageRange::new(0, ram.pages())).unwrap()

@@ -9,22 +9,51 @@ use std::os::unix::fs::FileExt;
 
 /// Asks a shmem file: what is not a hole was touched. A fresh mapping's page map would not know
 /// (`lseek(2)`, `SEEK_DATA`).
-pub(crate) fn by_seek(file: impl AsFd, within: PageRange) -> io::Result<Vec<PageRange>> {
-    let mut runs = Vec::new();
-    let end = within.offset() + within.bytes();
-    let mut at = within.offset();
-    while at < end {
-        let data = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
-            Ok(data) if data < end => data,
-            Ok(_) | Err(rustix::io::Errno::NXIO) => break,
-            Err(e) => return Err(e.into()),
-        };
-        let hole = rustix::fs::seek(&file, SeekFrom::Hole(data))?.min(end);
-        let (first, last) = (data / PAGE_SIZE, hole.div_ceil(PAGE_SIZE));
-        runs.push(PageRange::new(first, last - first));
-        at = hole;
+///
+/// `known` is what was found before, and is not asked again: `SEEK_HOLE` walks all the way to the
+/// next hole, so that asking chunk by chunk would cost the square of what was touched. Pages that
+/// were discarded since then count as touched, and read as zero.
+pub(crate) fn by_seek(
+    file: impl AsFd,
+    within: PageRange,
+    known: &mut PageSet,
+) -> io::Result<Vec<PageRange>> {
+    let data_from = |page: u64| match rustix::fs::seek(&file, SeekFrom::Data(page * PAGE_SIZE)) {
+        Ok(data) => Ok(data / PAGE_SIZE),
+        Err(rustix::io::Errno::NXIO) => Ok(u64::MAX),
+        Err(e) => Err(io::Error::from(e)),
+    };
+    let mut gaps = Vec::new();
+    let mut next = within.start;
+    for run in known.runs_in(within) {
+        gaps.push(next..run.start);
+        next = run.end();
     }
-    Ok(runs)
+    gaps.push(next..within.end());
+    for gap in gaps {
+        // A walk from here could go through all that is known on the other side, for a few pages.
+        let is_bounded = gap.end < known.pages() && known.contains(gap.end);
+        let mut at = gap.start;
+        while at < gap.end {
+            let data = data_from(at)?;
+            if data >= gap.end {
+                break;
+            }
+            let hole = if is_bounded {
+                let mut page = data + 1;
+                while page < gap.end && data_from(page)? == page {
+                    page += 1;
+                }
+                page
+            } else {
+                let hole = rustix::fs::seek(&file, SeekFrom::Hole(data * PAGE_SIZE))?;
+                hole.div_ceil(PAGE_SIZE).min(known.pages())
+            };
+            known.insert(PageRange::new(data, hole - data));
+            at = hole;
+        }
+    }
+    Ok(known.runs_in(within).collect())
 }
 
 /// Asks the page map of this process's mapping at `base`: for hugetlb, on whose files `SEEK_DATA`
@@ -56,4 +85,55 @@ pub(crate) fn by_page_map(
         page += step;
     }
     Ok(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rustix::fs::MemfdFlags;
+
+    const PAGES: u64 = 64;
+
+    fn file() -> File {
+        let file = File::from(rustix::fs::memfd_create("touched", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(PAGES * PAGE_SIZE).unwrap();
+        file
+    }
+
+    fn touch(file: &File, pages: &PageSet) {
+        for run in pages.runs() {
+            for page in run.start..run.end() {
+                file.write_all_at(&[1], page * PAGE_SIZE).unwrap();
+            }
+        }
+    }
+
+    fn some_pages() -> impl Strategy<Value = PageSet> {
+        proptest::collection::vec((0..PAGES, 1..20u64), 0..6).prop_map(|runs| {
+            let mut set = PageSet::new(PAGES);
+            for (start, count) in runs {
+                set.insert(PageRange::new(start, count.min(PAGES - start)));
+            }
+            set
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_touched_is_found_however_much_is_known_already(
+            rounds in proptest::collection::vec((some_pages(), 0..PAGES, 1..=PAGES), 1..8),
+        ) {
+            let file = file();
+            let mut known = PageSet::new(PAGES);
+            let mut touched = PageSet::new(PAGES);
+            for (pages, start, count) in rounds {
+                touch(&file, &pages);
+                touched.union_with(&pages);
+                let within = PageRange::new(start, count.min(PAGES - start));
+                let found = by_seek(&file, within, &mut known).unwrap();
+                prop_assert_eq!(found, touched.runs_in(within).collect::<Vec<_>>());
+            }
+        }
+    }
 }

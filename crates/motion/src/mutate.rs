@@ -92,10 +92,10 @@ fn checksum(bytes: &[u8]) -> u64 {
 }
 
 /// At the source, when a page is sent: notes what it held.
-pub(crate) fn note_sent(page: u64, contents: &[u8]) {
+pub(crate) fn note_sent(ram: &GuestRam, page: u64) {
     if Mutation::chosen() == Some(Mutation::ForgetDirty) && page >= FIRST {
         let mut sent = SENT.lock().expect("nobody panics while holding it");
-        sent.insert(page, checksum(contents));
+        sent.insert(page, checksum(&read(ram, page)));
     }
 }
 

@@ -64,6 +64,7 @@ impl Receiver {
                     match run.content {
                         Content::Zero => ram.zero(run.range).map_err(ReceiveError::Ram)?,
                         Content::Data => {
+                            ram.prepare(run.range);
                             let mut slice = ram.slice(run.range).map_err(ReceiveError::Ram)?;
                             from.read_exact_volatile(&mut slice).map_err(link_error)?;
                         }

@@ -4,18 +4,19 @@ use super::{Pass, PassKind, PassTotals};
 use crate::MachineError;
 use crate::SourceMachine;
 use crate::rules::{Rule, keeps};
+use links::Stream;
 use memory::{PAGE_SIZE, PageRange};
 use state::Code;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
+use vm_memory::{VolatileMemoryError, VolatileSlice, WriteVolatile};
 use wire::{Content, PagesHeader, Run};
 
-/// The most pages read and sent as one piece: small enough to stay in the processor's cache between
-/// reading, looking for zeroes and sending.
+/// The most pages sent as one piece: small enough to stay in the processor's cache between looking
+/// for zeroes and sending.
 pub const PIECE_PAGES: u64 = 64;
-
-#[expect(clippy::cast_possible_truncation, reason = "4096")]
-const PAGE: usize = PAGE_SIZE as usize;
-static ZERO_PAGE: [u8; PAGE] = [0; PAGE];
+/// A piece in more parts than this is gathered before it is sent: copying it costs less than a
+/// system call for each part.
+const MOST_PARTS: usize = 2;
 
 /// Why a chunk could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +29,63 @@ pub enum SendError {
     Link(#[source] io::Error),
 }
 
+/// Where pages go.
+pub trait PageSink: Write {
+    /// Takes bytes that belong to what is written next, and may wait for it.
+    ///
+    /// # Errors
+    /// As of writing.
+    fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Takes bytes straight from guest memory, which may change meanwhile.
+    ///
+    /// # Errors
+    /// As of writing.
+    fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> io::Result<usize>;
+}
+
+impl PageSink for &Stream {
+    fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Stream::write_more(self, bytes)
+    }
+
+    fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
+        self.write_volatile(memory).map_err(io_error)
+    }
+}
+
+impl PageSink for Stream {
+    fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        PageSink::write_more(&mut &*self, bytes)
+    }
+
+    fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
+        PageSink::write_guest(&mut &*self, memory)
+    }
+}
+
+impl PageSink for Vec<u8> {
+    fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(bytes)
+    }
+
+    fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
+        self.write_volatile(memory).map_err(io_error)
+    }
+}
+
+fn io_error(error: VolatileMemoryError) -> io::Error {
+    match error {
+        VolatileMemoryError::IOError(error) => error,
+        other => io::Error::other(other),
+    }
+}
+
 /// What a worker sends pages with: buffers that are used again.
 #[derive(Debug, Default)]
 pub struct Sender {
-    contents: Vec<u8>,
-    table: Vec<u8>,
+    /// The frame's beginning, and contents that are gathered first.
+    frame: Vec<u8>,
     header: PagesHeader,
 }
 
@@ -51,7 +104,7 @@ impl Sender {
         pass: &Pass,
         chunk: PageRange,
         pace: &mut dyn FnMut(u64) -> u64,
-        to: &mut impl Write,
+        to: &mut impl PageSink,
     ) -> Result<PassTotals, SendError> {
         let rearm = || match pass.is_logged() {
             true => machine
@@ -100,7 +153,7 @@ impl Sender {
         pass: &Pass,
         range: PageRange,
         totals: &mut PassTotals,
-        to: &mut impl Write,
+        to: &mut impl PageSink,
     ) -> Result<(), SendError> {
         if range.count == 0 {
             return Ok(());
@@ -117,29 +170,28 @@ impl Sender {
         Ok(())
     }
 
-    /// Reads a run of pages, leaves out what is zero, and sends the rest.
+    /// Looks at a run of pages that were touched, leaves out what is zero, and sends the rest.
+    ///
+    /// Contents go from guest memory to the connection as they are at that moment. Should the guest
+    /// write a page between the look and the sending, or while it is sent, its write is logged, and
+    /// the page goes again.
     fn send_piece(
         &mut self,
         machine: &dyn SourceMachine,
         pass: &Pass,
         piece: PageRange,
         totals: &mut PassTotals,
-        to: &mut impl Write,
+        to: &mut impl PageSink,
     ) -> Result<(), SendError> {
+        let failed = |e| MachineError::new(Code::HostIo, "reading guest RAM", e);
+        let ram = machine.ram();
         totals.seen += piece.count;
-        let length = usize::try_from(piece.bytes()).expect("a piece is 256 KiB at most");
-        let mut contents = std::mem::take(&mut self.contents);
-        contents.resize(length, 0);
-        machine
-            .ram()
-            .read(piece, &mut contents)
-            .map_err(|e| MachineError::new(Code::HostIo, "reading guest RAM", e))?;
-
         self.header.runs.clear();
-        for (page, bytes) in (piece.start..).zip(contents.chunks_exact(PAGE)) {
+        for page in piece.start..piece.end() {
             #[cfg(feature = "mutate")]
-            crate::mutate::note_sent(page, bytes);
-            let content = if bytes == ZERO_PAGE { Content::Zero } else { Content::Data };
+            crate::mutate::note_sent(ram, page);
+            let is_zero = ram.is_zero(page).map_err(failed)?;
+            let content = if is_zero { Content::Zero } else { Content::Data };
             match self.header.runs.last_mut() {
                 Some(run) if run.content == content => run.range.count += 1,
                 _ => self.header.runs.push(Run { range: PageRange::new(page, 1), content }),
@@ -149,63 +201,69 @@ impl Sender {
         crate::mutate::drop_page(&mut self.header);
         if pass.kind() == PassKind::First {
             totals.skipped += self.header.zero_pages();
-        }
-        let data: Vec<&[u8]> = self
-            .header
-            .runs
-            .iter()
-            .filter(|run| run.content == Content::Data)
-            .map(|run| {
-                let start = usize::try_from((run.range.start - piece.start) * PAGE_SIZE)
-                    .expect("a piece is 256 KiB at most");
-                let length = usize::try_from(run.range.bytes()).expect("as above");
-                &contents[start..start + length]
-            })
-            .collect();
-        if pass.kind() == PassKind::First {
             self.header.runs.retain(|run| run.content == Content::Data);
         }
-        let sent = self.write(pass, &data, totals, to);
-        drop(data);
-        self.contents = contents;
-        sent
+        let parts = self.header.runs.iter().filter(|run| run.content == Content::Data);
+        let parts: Result<Vec<_>, _> = parts.map(|run| ram.slice(run.range)).collect();
+        self.write(pass, &parts.map_err(failed)?, totals, to)
     }
 
-    /// Sends one frame and its contents, as one write where the connection takes it.
+    /// Sends one frame and its contents.
     fn write(
         &mut self,
         pass: &Pass,
-        contents: &[&[u8]],
+        contents: &[VolatileSlice<'_>],
         totals: &mut PassTotals,
-        to: &mut impl Write,
+        to: &mut impl PageSink,
     ) -> Result<(), SendError> {
         if self.header.runs.is_empty() {
             return Ok(());
         }
         self.header.pass = pass.number();
-        self.table.clear();
-        self.header.encode_into(&mut self.table);
-        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(contents.len() + 1);
-        slices.push(IoSlice::new(&self.table));
-        slices.extend(contents.iter().map(|part| IoSlice::new(part)));
-        write_all_vectored(to, &mut slices).map_err(SendError::Link)?;
-
+        self.frame.clear();
+        self.header.encode_into(&mut self.frame);
+        totals.bytes += self.frame.len() as u64 + self.header.data_pages() * PAGE_SIZE;
         totals.data += self.header.data_pages();
         totals.zero += self.header.zero_pages();
-        totals.bytes += self.table.len() as u64 + self.header.data_pages() * PAGE_SIZE;
+        self.write_frame(contents, to).map_err(SendError::Link)
+    }
+
+    fn write_frame(
+        &mut self,
+        contents: &[VolatileSlice<'_>],
+        to: &mut impl PageSink,
+    ) -> io::Result<()> {
+        if contents.is_empty() || contents.len() > MOST_PARTS {
+            for part in contents {
+                let start = self.frame.len();
+                self.frame.resize(start + part.len(), 0);
+                part.copy_to(&mut self.frame[start..]);
+            }
+            return to.write_all(&self.frame);
+        }
+        let mut head = &self.frame[..];
+        while !head.is_empty() {
+            let written = again(|| to.write_more(head))?;
+            head = &head[written..];
+        }
+        for part in contents {
+            let mut part = *part;
+            while !part.is_empty() {
+                let written = again(|| to.write_guest(&part))?;
+                part = part.offset(written).map_err(io::Error::other)?;
+            }
+        }
         Ok(())
     }
 }
 
-/// `Write::write_all_vectored` of the standard library is not stable yet.
-fn write_all_vectored(to: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    while !slices.is_empty() {
-        match to.write_vectored(slices) {
+/// Writes until something other than an interruption comes of it.
+fn again(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match write() {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+            result => return result,
         }
     }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use super::workers::{Bandwidth, Word, Workers, send_error};
 use super::{Command, Event, Source, SourceIo};
 use crate::clock::{Moment, nanos};
 use crate::handover::{self, Journal, Particulars};
-use crate::ram::send::Sender as PageSender;
+use crate::ram::send::{PageSink, Sender as PageSender};
 use crate::ram::{Pacer, Pass};
 use crate::report::{Progress, Report};
 use crate::until::Until;
@@ -20,6 +20,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+use vm_memory::VolatileSlice;
 use wire::{Hello, Inbox, Item, Kind, MAGIC, Message, PassEnd, Role, Welcome, read_magic};
 
 /// Where the destination is, and the descriptors that an `fd:` address names.
@@ -360,6 +361,16 @@ impl Control {
                 }
             }
         }
+    }
+}
+
+impl PageSink for Control {
+    fn write_more(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.wait(|stream| stream.write_more(bytes))
+    }
+
+    fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> std::io::Result<usize> {
+        self.wait(|mut stream| stream.write_guest(memory))
     }
 }
 
