@@ -5,7 +5,7 @@ use crate::machine::SimMachine;
 use crate::net::{ConnId, End};
 use motion::MotionError;
 use motion::clock::{Moment, nanos};
-use motion::ram::send::{PIECE_PAGES, SendError, Sender};
+use motion::ram::send::{PIECE_PAGES, PageSink, SendError, Sender};
 use motion::ram::{Pacer, Pass, PassTotals};
 use motion::source::Event;
 use std::cell::Cell;
@@ -188,6 +188,8 @@ impl Write for Pieces<'_> {
         Ok(())
     }
 }
+
+impl PageSink for Pieces<'_> {}
 
 pub fn send_error(error: SendError) -> MotionError {
     match error {

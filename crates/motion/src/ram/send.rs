@@ -35,14 +35,22 @@ pub trait PageSink: Write {
     ///
     /// # Errors
     /// As of writing.
-    fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(bytes)
+    }
 
     /// Takes bytes straight from guest memory, which may change meanwhile.
     ///
     /// # Errors
     /// As of writing.
-    fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> io::Result<usize>;
+    fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
+        let mut bytes = vec![0; memory.len()];
+        memory.copy_to(&mut bytes);
+        self.write(&bytes)
+    }
 }
+
+impl PageSink for Vec<u8> {}
 
 impl PageSink for &Stream {
     fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -61,16 +69,6 @@ impl PageSink for Stream {
 
     fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
         PageSink::write_guest(&mut &*self, memory)
-    }
-}
-
-impl PageSink for Vec<u8> {
-    fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write(bytes)
-    }
-
-    fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
-        self.write_volatile(memory).map_err(io_error)
     }
 }
 
