@@ -2,7 +2,7 @@
 //!
 //! While the guest runs, a thread that copies its RAM takes the place of a vCPU wherever no
 //! processor is free, and a turn of the scheduler is some milliseconds: a stall that the guest
-//! sees. So such threads are *polite*: they run at the lowest priority, on what the vCPUs leave.
+//! sees. So such threads are *polite*: they run at a lower priority, mostly on what the vCPUs leave.
 //! Where the vCPUs of this and other machines leave nothing a motion would never end, so polite
 //! threads watch what they get, and where that is next to nothing *prompt* ones, which compete as
 //! equals, do their work from then on. When the guest is stopped there is nobody to be polite to.
@@ -24,8 +24,10 @@ pub(crate) enum Manner {
     Prompt,
 }
 
-/// The lowest priority, `setpriority(2)`: against a thread of the usual one it gets 1 part in 69.
-const LOWEST: i32 = 19;
+/// A lower priority, `setpriority(2)`: beside a thread of the usual one it gets one part in ten. Lower
+/// still spares the guest hardly more, and a thread that is preempted while it holds a lock, of ours
+/// or of the kernel, holds up others for as long as it waits.
+const LOWER: i32 = 10;
 /// How long a thread watches before it judges.
 const WINDOW: Duration = Duration::from_millis(250);
 /// All polite threads of one process together that get less than this part of one processor are
@@ -55,7 +57,7 @@ impl Courtesy {
         let statistics = File::open("/proc/thread-self/schedstat").ok()?;
         let before = read(&statistics)?;
         // 0, which `None` stands for, is the calling thread.
-        rustix::process::setpriority_process(None, LOWEST).ok()?;
+        rustix::process::setpriority_process(None, LOWER).ok()?;
         let threads = u32::try_from(threads).unwrap_or(u32::MAX).max(1);
         Some(Self { statistics, threads, since: Instant::now(), before })
     }
@@ -122,7 +124,7 @@ mod tests {
     fn the_kernel_says_what_a_thread_got() {
         std::thread::spawn(|| {
             let mut courtesy = Courtesy::begin(1).expect("CONFIG_SCHED_INFO");
-            assert_eq!(rustix::process::getpriority_process(None).unwrap(), LOWEST);
+            assert_eq!(rustix::process::getpriority_process(None).unwrap(), LOWER);
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_millis(5) {}
             let now = read(&courtesy.statistics).unwrap();
