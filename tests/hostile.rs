@@ -89,7 +89,7 @@ fn sound_messages_in_a_wrong_order_end_that_motion_and_no_other() {
         (Message::State(state), true),
         (Message::PassEnd(PassEnd { pass: 1, data_pages: 0, zero_pages: 0 }), true),
         (Message::Ready(Ready { token: TOKEN, restore: 0 }), true),
-        (Message::Running(Running { token: TOKEN, start: 0 }), true),
+        (Message::Running(Running { token: TOKEN, start: 0, held: 0 }), true),
         (Message::Answer(TOKEN, Verdict::Committed), true),
         // No machine is described by that, and none can be had with so many connections.
         (describe(1, vec![0x80]), true),
@@ -217,7 +217,7 @@ fn a_destination_that_answers_out_of_order_does_not_get_the_guest() {
     let host = Host::new();
     let source = host.selfcheck("a", &SHAPE);
     for wrong in [
-        |token| vec![Message::Running(Running { token, start: 0 })],
+        |token| vec![Message::Running(Running { token, start: 0, held: 0 })],
         |token| vec![Message::Answer(token, Verdict::Committed)],
         |token| vec![Message::Ready(Ready { token, restore: 0 })],
         |token| vec![Message::Commit(token)],
@@ -260,7 +260,7 @@ fn a_destination_that_claims_a_guest_without_its_state_does_not_get_it() {
     let (mut control, token) = peer.described();
     say(&mut control, &Message::Accepted { save: 0, restore: 0 });
     let data = peer.welcome();
-    say(&mut control, &Message::Running(Running { token, start: 0 }));
+    say(&mut control, &Message::Running(Running { token, start: 0, held: 0 }));
     say(&mut control, &Message::Answer(token, Verdict::Committed));
     while next(&mut control).is_ok() {}
     drop((control, data, peer));

@@ -103,7 +103,11 @@ pub fn message(input: &mut Input<'_>) -> Message {
         }),
         8 => Message::Ready(Ready { token: token(input).0, restore: input.number() }),
         9 => Message::Commit(token(input).0),
-        10 => Message::Running(Running { token: token(input).0, start: input.number() }),
+        10 => Message::Running(Running {
+            token: token(input).0,
+            start: input.number(),
+            held: input.number(),
+        }),
         11 => Message::Abort(token(input).0),
         12 => Message::Query(token(input).0),
         13 => Message::Answer(token(input).0, verdict(input)),

@@ -171,6 +171,10 @@ impl DestinationMachine for Stage {
         lock(&self.parts).restored = true;
         Ok(())
     }
+
+    fn running_for(&self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
 }
 
 /// Builds such machines, and knows the last one for as long as it is there.

@@ -6,6 +6,7 @@ use motion::handover::RunPermit;
 use motion::{DestinationMachine, Machine, MachineBuilder, MachineError, Rehearsal};
 use state::{Bundle, Code, Refusal};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 use vmm::{Builder, Vm};
 
 /// Builds machines for guests that come.
@@ -90,5 +91,9 @@ impl DestinationMachine for Arriving {
 
     fn restore(&self, state: Bundle) -> Result<(), MachineError> {
         self.vm.restore(state)
+    }
+
+    fn running_for(&self) -> Option<Duration> {
+        self.vm.running_for()
     }
 }

@@ -104,6 +104,10 @@ pub trait DestinationMachine: Machine {
     /// # Errors
     /// [`MachineError`] naming the payload; the machine is of no further use.
     fn restore(&self, state: Bundle) -> Result<(), MachineError>;
+
+    /// How long ago the last of its vCPUs went into the guest, once [`Machine::run`] has told them
+    /// to; waits a little for them. `None` where that is not known yet.
+    fn running_for(&self) -> Option<std::time::Duration>;
 }
 
 /// Builds machines for guests that come from elsewhere.

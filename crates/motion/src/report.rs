@@ -130,7 +130,7 @@ pub enum StageName {
     Restore,
     /// READY's arrival to COMMIT's departure.
     Commit,
-    /// COMMIT's and RUNNING's way.
+    /// COMMIT's way: half of the time that COMMIT and RUNNING were on their way.
     Answer,
     /// From COMMIT's arrival to the vCPUs running.
     Start,

@@ -28,7 +28,7 @@ pub fn to_wire(message: handover::Message) -> Message {
     match message.word {
         Word::Ready => Message::Ready(wire::Ready { token, restore: 0 }),
         Word::Commit => Message::Commit(token),
-        Word::Running => Message::Running(wire::Running { token, start: 0 }),
+        Word::Running => Message::Running(wire::Running { token, start: 0, held: 0 }),
         Word::Abort => Message::Abort(token),
         Word::Query => Message::Query(token),
         Word::Answer(verdict) => {

@@ -13,7 +13,7 @@
 use crate::run_page::RunPage;
 use rustix::thread::futex;
 use std::io;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before the signals are sent again.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// How long to wait at most to hear when the vCPUs went into the guest.
+const ENTRY: Duration = Duration::from_millis(1);
 
 /// What the vCPUs were last told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,11 @@ pub(crate) struct Gate {
     order: AtomicU32,
     /// How many vCPUs have not answered the order to stop.
     unanswered: AtomicU32,
+    /// How many vCPUs have yet to go into the guest under the order to run.
+    outside: AtomicU32,
+    /// When the last one went in, in nanoseconds since `epoch`.
+    entered: AtomicU64,
+    epoch: Instant,
     /// Set for good when the machine ends.
     ended: AtomicU32,
     members: Vec<Member>,
@@ -78,6 +86,9 @@ impl Gate {
         Ok(Self {
             order: AtomicU32::new(Order::FIRST.0),
             unanswered: AtomicU32::new(count(&members)),
+            outside: AtomicU32::new(0),
+            entered: AtomicU64::new(0),
+            epoch: Instant::now(),
             ended: AtomicU32::new(0),
             members,
             changing: Mutex::new(()),
@@ -103,9 +114,31 @@ impl Gate {
         let _changing = self.changing();
         let order = self.order.load(SeqCst);
         if !Order(order).is_run() {
+            self.entered.store(0, SeqCst);
+            self.outside.store(count(&self.members), SeqCst);
             self.order.store(order.wrapping_add(1), SeqCst);
             wake(&self.order);
         }
+    }
+
+    /// When the last vCPU went into the guest, if all have done so since [`Self::open`]; waits a
+    /// little for them. Whoever opened the gate may have lost its processor to one of them.
+    pub fn all_entered(&self) -> Option<Instant> {
+        let called = Instant::now();
+        while self.outside.load(SeqCst) != 0 {
+            if called.elapsed() >= ENTRY {
+                return None;
+            }
+            std::thread::sleep(ENTRY / 20);
+        }
+        Some(self.epoch + Duration::from_nanos(self.entered.load(SeqCst)))
+    }
+
+    /// What a vCPU does when it first goes into the guest under an order to run.
+    pub fn note_entry(&self) {
+        let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.entered.fetch_max(now, SeqCst);
+        self.outside.fetch_sub(1, SeqCst);
     }
 
     /// Tells all vCPUs to stop, without waiting for them. A vCPU may do this itself.

@@ -14,7 +14,7 @@ use state::{Bundle, Code, LoadError, Payload, Refusal};
 use std::io;
 use std::ops::Range;
 use std::panic::resume_unwind;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Which of several vCPUs a payload is of.
 pub(crate) fn cpu_name(index: usize) -> String {
@@ -81,6 +81,10 @@ impl DestinationMachine for Vm {
             return Err(MachineError::new(Code::InvalidState, "restoring the machine", why));
         }
         self.restore_all(state)
+    }
+
+    fn running_for(&self) -> Option<Duration> {
+        Some(self.shared().gate.all_entered()?.elapsed())
     }
 }
 

@@ -85,6 +85,10 @@ pub struct Running {
     /// From COMMIT's arrival to the vCPUs running, in nanoseconds of the destination's clock.
     #[n(1)]
     pub start: u64,
+    /// From COMMIT's arrival to this message's departure, by the same clock. The vCPUs run in part of
+    /// it: a processor may be theirs before this is said.
+    #[n(2)]
+    pub held: u64,
 }
 
 /// What became of a token, as far as the one who is asked knows.
@@ -325,8 +329,8 @@ mod tests {
             (token, any::<u64>())
                 .prop_map(|(token, restore)| Message::Ready(Ready { token, restore })),
             token.prop_map(Message::Commit),
-            (token, any::<u64>())
-                .prop_map(|(token, start)| Message::Running(Running { token, start })),
+            (token, any::<u64>(), any::<u64>())
+                .prop_map(|(token, start, held)| Message::Running(Running { token, start, held })),
             token.prop_map(Message::Abort),
             token.prop_map(Message::Query),
             (token, verdict).prop_map(|(t, v)| Message::Answer(t, v)),

@@ -28,7 +28,7 @@ fn messages() -> Vec<Message> {
         Message::State(State { state: vec![0x80], run: true, data_pages: 300, zero_pages: 5 }),
         Message::Ready(Ready { token: TOKEN, restore: 70_000 }),
         Message::Commit(TOKEN),
-        Message::Running(Running { token: TOKEN, start: 30_000 }),
+        Message::Running(Running { token: TOKEN, start: 30_000, held: 45_000 }),
         Message::Abort(TOKEN),
         Message::Query(TOKEN),
         Message::Answer(TOKEN, Verdict::Refused),

@@ -55,7 +55,7 @@ fn ready() -> Message {
 }
 
 fn running() -> Message {
-    Message::Running(Running { token: TOKEN, start: 30_000 })
+    Message::Running(Running { token: TOKEN, start: 30_000, held: 45_000 })
 }
 
 fn pass_end(pass: u32, data_pages: u64, zero_pages: u64) -> Message {

@@ -323,7 +323,12 @@ impl Destination {
         let run = self.session.as_ref().is_none_or(|session| session.run);
         if run {
             match machine.run(permit) {
-                Ok(()) => self.observer.resumed(),
+                Ok(()) => {
+                    let running_for = machine.running_for().unwrap_or_default();
+                    let since = io.now().since(self.committed);
+                    self.start_ns = crate::clock::nanos(since.saturating_sub(running_for));
+                    self.observer.resumed();
+                }
                 Err(error) => {
                     tracing::error!(%error, "the guest is ours and could not be started");
                     let why = error.to_string();
@@ -334,6 +339,5 @@ impl Destination {
             machine.grant(permit);
         }
         self.phase = Phase::Owner;
-        self.start_ns = crate::clock::nanos(io.now().since(self.committed));
     }
 }

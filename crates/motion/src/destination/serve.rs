@@ -88,7 +88,8 @@ impl Destination {
                 Message::Ready(wire::Ready { restore: self.restore_ns, ..ready })
             }
             Message::Running(running) => {
-                Message::Running(wire::Running { start: self.start_ns, ..running })
+                let held = crate::clock::nanos(io.now().since(self.committed));
+                Message::Running(wire::Running { start: self.start_ns, held, ..running })
             }
             other => other,
         };

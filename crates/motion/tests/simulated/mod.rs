@@ -219,6 +219,10 @@ impl DestinationMachine for Simulated {
         self.writes.store(counter.writes, Ordering::SeqCst);
         Ok(())
     }
+
+    fn running_for(&self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
 }
 
 /// Builds simulated machines, and remembers the last one.

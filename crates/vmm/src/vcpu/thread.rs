@@ -75,6 +75,7 @@ fn run(
 ) -> Result<(), String> {
     vcpu.prepare_to_run().map_err(|e| e.to_string())?;
     gate.enter(index);
+    gate.note_entry();
     let mut unfinished = false;
     while unfinished || gate.order() == order {
         match vcpu.step(gate.page(index), board) {
