@@ -7,6 +7,7 @@
 
 pub mod clock;
 mod courtesy;
+mod deferred;
 pub mod destination;
 mod error;
 pub mod handover;

@@ -6,6 +6,7 @@ use super::receivers::{ReceiverThread, Word};
 use super::strangers::Strangers;
 use super::{Admission, Command, Destination, DestinationIo, Event, Phase, Question};
 use crate::clock::{Moment, nanos};
+use crate::deferred::Deferred;
 use crate::handover::{self, Journal};
 use crate::report::{Progress, Report};
 use crate::{DestinationOptions, MachineBuilder, MotionError, Observer};
@@ -42,6 +43,8 @@ struct View {
     phase: Phase,
     progress: Progress,
     report: Report,
+    /// The observer has heard of the end.
+    told: bool,
 }
 
 impl Shared {
@@ -86,6 +89,7 @@ impl DestinationJob {
             phase: Phase::Waiting,
             progress: Progress::default(),
             report: Report::default(),
+            told: false,
         };
         let shared = Arc::new(Shared {
             view: Mutex::new(view),
@@ -104,9 +108,13 @@ impl DestinationJob {
             receivers: Vec::new(),
             questions: Questions::default(),
         };
-        let destination = Destination::new(builder, options, journal, observer, wall_clock);
+        let observer = Arc::new(Deferred::new(observer));
+        let told = observer.clone();
+        let destination = Destination::new(builder, options, journal, told, wall_clock);
         let strangers = Strangers::default();
-        let waiter = Waiter { destination, io, inbox, listener, strangers, shared: shared.clone() };
+        let shared_too = shared.clone();
+        let waiter =
+            Waiter { destination, io, inbox, listener, strangers, shared: shared_too, observer };
         thread::Builder::new()
             .name("move-dest".to_owned())
             .spawn(move || waiter.run())
@@ -156,7 +164,7 @@ impl DestinationJob {
     #[must_use]
     pub fn wait(&self) -> Report {
         let mut view = self.shared.view();
-        while !matches!(view.phase, Phase::Owner | Phase::Ended) {
+        while !(matches!(view.phase, Phase::Owner | Phase::Ended) && view.told) {
             view = self.shared.finished.wait(view).unwrap_or_else(PoisonError::into_inner);
         }
         view.report.clone()
@@ -170,6 +178,7 @@ struct Waiter {
     listener: Listener,
     strangers: Strangers,
     shared: Arc<Shared>,
+    observer: Arc<Deferred>,
 }
 
 impl Waiter {
@@ -367,7 +376,10 @@ impl Waiter {
         }
         view.phase = phase;
         view.progress.clone_from(self.destination.progress());
+        drop(view);
+        self.observer.tell();
         if matches!(phase, Phase::Owner | Phase::Ended) {
+            self.shared.view().told = true;
             self.shared.finished.notify_all();
         }
     }

@@ -4,6 +4,7 @@ use super::outlook::look_ahead;
 use super::workers::{Bandwidth, Word, Workers, send_error};
 use super::{Command, Event, Source, SourceIo};
 use crate::clock::{Moment, nanos};
+use crate::deferred::Deferred;
 use crate::handover::{self, Journal, Particulars};
 use crate::ram::send::{PageSink, Sender as PageSender};
 use crate::ram::{Pacer, Pass};
@@ -55,6 +56,8 @@ struct View {
     pass: Option<Arc<Pass>>,
     pass_begun: Moment,
     report: Option<Report>,
+    /// The observer has heard of it.
+    told: bool,
     over: bool,
 }
 
@@ -108,8 +111,10 @@ impl SourceJob {
             pages: PageSender::default(),
             shared: shared.clone(),
         };
-        let source = Source::new(machine, particulars, options, session, journal, observer);
-        let coordinator = Coordinator { source, io, inbox, shared: shared.clone() };
+        let observer = Arc::new(Deferred::new(observer));
+        let told = observer.clone();
+        let source = Source::new(machine, particulars, options, session, journal, told);
+        let coordinator = Coordinator { source, io, inbox, shared: shared.clone(), observer };
         thread::Builder::new()
             .name("move-source".to_owned())
             .spawn(move || coordinator.run())
@@ -186,7 +191,7 @@ impl SourceJob {
     pub fn wait(&self) -> Report {
         let mut view = self.shared.view();
         loop {
-            if let Some(report) = &view.report {
+            if let (Some(report), true) = (&view.report, view.told) {
                 return report.clone();
             }
             view = self.shared.finished.wait(view).unwrap_or_else(PoisonError::into_inner);
@@ -202,6 +207,7 @@ struct Coordinator {
     io: Io,
     inbox: Receiver<Inner>,
     shared: Arc<Shared>,
+    observer: Arc<Deferred>,
 }
 
 impl Coordinator {
@@ -297,8 +303,14 @@ impl Coordinator {
         view.progress.clone_from(self.source.progress());
         view.pass = self.source.pass().cloned();
         view.pass_begun = self.source.pass_begun();
-        if view.report.is_none() && self.source.has_ended() {
+        let ends = view.report.is_none() && self.source.has_ended();
+        if ends {
             view.report = Some(self.source.report().clone());
+        }
+        drop(view);
+        self.observer.tell();
+        if ends {
+            self.shared.view().told = true;
             self.shared.finished.notify_all();
         }
     }

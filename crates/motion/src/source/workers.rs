@@ -153,8 +153,10 @@ impl Workers {
 
     /// Has all of them send a pass: politely if a guest runs beside it.
     pub(super) fn send(&self, pass: &Arc<Pass>) {
-        let polite = self.shared.machine.is_running() && !self.shared.is_hurried();
+        let runs = self.shared.machine.is_running();
         let mut job = self.shared.job();
+        // Under the lock: whoever hurries sets both.
+        let polite = runs && !self.shared.is_hurried();
         job.busy = self.closers.len();
         job.pass = Some(pass.clone());
         job.manner = if polite { Manner::Polite } else { Manner::Prompt };
