@@ -87,6 +87,8 @@ impl Source {
         let pass = Arc::new(pass);
         io.start_pass(&pass);
         self.pass = Some(pass);
+        // What the way takes now is part of the prediction; a greeting is no measure of it.
+        self.ping(self.pass_begun, io);
     }
 
     pub(super) fn pass_sent(&mut self, io: &mut dyn SourceIo) {

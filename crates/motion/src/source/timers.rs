@@ -209,7 +209,8 @@ impl Source {
         }
     }
 
-    fn ping(&mut self, now: Moment, io: &mut dyn SourceIo) {
+    /// Asks for a sign of life, and how long it takes to come.
+    pub(super) fn ping(&mut self, now: Moment, io: &mut dyn SourceIo) {
         self.timers.pings += 1;
         self.timers.ping_sent = now;
         self.timers.ping_due = now.after(self.timers.stall / 5);
