@@ -52,6 +52,8 @@ pub trait PageSink: Write {
 
 impl PageSink for Vec<u8> {}
 
+impl PageSink for io::Sink {}
+
 impl PageSink for &Stream {
     fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Stream::write_more(self, bytes)
