@@ -7,7 +7,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -21,6 +23,10 @@ const INIT: &[u8] = include_bytes!("../../../lab/host-init.sh");
 const CPU: &str = "EPYC,-fxsr-opt,-misalignsse,-osvw,-topoext,-nrip-save,-xsavec";
 /// How `timeout` says that it had to end the emulator.
 const TIMED_OUT: i32 = 124;
+/// What the host says every 5 s.
+const ALIVE: &str = "LAB-ALIVE";
+/// A host that says nothing for so long stands still.
+const SILENCE: Duration = Duration::from_secs(45);
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Installs what the emulated host is made of, and what emulates it.
@@ -44,7 +50,7 @@ pub struct Host {
 pub enum Ended {
     /// `run.sh` ended with this status.
     Ran(i32),
-    /// The host itself ended before `run.sh` did.
+    /// The host itself ended, or stood still, before `run.sh` ended.
     Died(String),
 }
 
@@ -107,22 +113,33 @@ impl Host {
         let mut verdict = None;
         let mut lines = BufReader::new(serial);
         let mut line = Vec::new();
+        let watch = Watch::over(emulator.id());
         while lines.read_until(b'\n', &mut line)? != 0 {
+            watch.heard();
             log.write_all(&line)?;
             let text = String::from_utf8_lossy(&line);
             let text = text.trim_end();
+            if text == ALIVE {
+                line.clear();
+                continue;
+            }
             println!("    {text}");
             if let Some(status) = text.strip_prefix("LAB-RC=") {
                 verdict = status.parse().ok();
             }
             line.clear();
         }
+        let stood_still = watch.end();
         let status = emulator.wait()?;
         unpack(&disk, &folder.join("disk"))?;
         let died = || {
             let said = fs::read_to_string(folder.join("emulator.log")).unwrap_or_default();
             Ended::Died(format!("the emulator ended with {status} {}", said.trim()))
         };
+        if stood_still && verdict.is_none() {
+            let why = format!("it stood still: no sign of life for {} s", SILENCE.as_secs());
+            return Ok(Ended::Died(why));
+        }
         if verdict.is_none() && status.code() == Some(TIMED_OUT) {
             bail!("run.sh did not end within {:?} in the emulated host", self.timeout);
         }
@@ -139,6 +156,56 @@ impl Host {
             bail!("the emulator ended with {status}");
         }
         Ok(())
+    }
+}
+
+/// Ends an emulator whose host says nothing any more.
+struct Watch {
+    shared: Arc<(Mutex<Life>, Condvar)>,
+    thread: JoinHandle<bool>,
+}
+
+struct Life {
+    heard: Instant,
+    is_over: bool,
+}
+
+impl Watch {
+    /// Watches over the emulator that `timeout`, process `id`, has started.
+    fn over(id: u32) -> Self {
+        let life = Life { heard: Instant::now(), is_over: false };
+        let shared = Arc::new((Mutex::new(life), Condvar::new()));
+        let watching = shared.clone();
+        let thread = std::thread::spawn(move || {
+            let (life, changed) = &*watching;
+            let mut life = life.lock().unwrap_or_else(PoisonError::into_inner);
+            while !life.is_over {
+                let Some(left) = SILENCE.checked_sub(life.heard.elapsed()) else {
+                    // `timeout` passes it on to what it has started.
+                    let killed = Command::new("kill").arg(id.to_string()).status();
+                    return killed.is_ok_and(|status| status.success());
+                };
+                let waited = changed.wait_timeout(life, left);
+                life = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            false
+        });
+        Self { shared, thread }
+    }
+
+    fn heard(&self) {
+        self.life().heard = Instant::now();
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the host stood still.
+    fn end(self) -> bool {
+        self.life().is_over = true;
+        self.shared.1.notify_all();
+        self.thread.join().unwrap_or(false)
     }
 }
 
