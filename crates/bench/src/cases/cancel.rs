@@ -49,7 +49,7 @@ impl Course for Cancel<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
         self.0.settle()?;
         let before = self.0.pace(Duration::from_secs(1))?;
-        let plan = Plan { limit: 1, bandwidth: Some(BANDWIDTH) };
+        let plan = Plan { bandwidth: Some(BANDWIDTH), ..Plan::within(1) };
         let (to, address) = self.0.destination(&plan)?;
         let peer = self.0.peer().name();
         let at = &mut self.0.at;

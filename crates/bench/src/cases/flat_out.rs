@@ -44,7 +44,7 @@ impl Course for FlatOut<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
         self.0.settle()?;
         let undisturbed = self.0.pace(Duration::from_secs(1))?;
-        let hop = self.0.hop(&Plan { limit: LIMIT, bandwidth: None })?;
+        let hop = self.0.hop(&Plan::within(LIMIT))?;
         let (blackout, own) = blackout(&hop)?;
         let work = 100.0 * pace(&hop.before, &hop.after) / undisturbed.max(1.0);
         let within = whether(blackout <= Duration::from_millis(LIMIT).as_secs_f64() * 1e3);

@@ -123,7 +123,7 @@ fn stalls(clock: &guest::report::Clock) -> (f64, f64) {
 
 impl Course for Idle<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
-        let hop = self.0.hop(&Plan::default())?;
+        let hop = self.0.hop(&Plan::idle())?;
         let (blackout, own) = blackout(&hop)?;
         let (longest, sum) = stalls(&hop.after.clock);
         let mut all = figures([

@@ -92,7 +92,7 @@ impl<'a> Limited<'a> {
     fn start(traveller: Traveller<'a>) -> Result<Self, BenchError> {
         let mut limited = Self { traveller, dirty_rate: 0.0 };
         limited.learn(&Plan::default())?;
-        let plan = Plan { limit: 60_000, ..limited.plan(1.5) };
+        let plan = Plan { bandwidth: limited.plan(1.5).bandwidth, ..Plan::within(60_000) };
         limited.learn(&plan)?;
         Ok(limited)
     }
@@ -115,7 +115,7 @@ impl<'a> Limited<'a> {
             reason = "a positive number of bytes, far below 2⁵²"
         )]
         let bandwidth = (self.dirty_rate * times) as u64;
-        Plan { limit: LIMIT, bandwidth: Some(bandwidth) }
+        Plan { bandwidth: Some(bandwidth), ..Plan::within(LIMIT) }
     }
 
     fn mib_per_second(&self) -> f64 {

@@ -31,7 +31,7 @@ struct Sparse<'a>(Traveller<'a>);
 
 impl Course for Sparse<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
-        let hop = self.0.hop(&Plan::default())?;
+        let hop = self.0.hop(&Plan::idle())?;
         let (blackout, _) = blackout(&hop)?;
         let all = figures([("total", hop.total.as_secs_f64() * 1e3), ("blackout", blackout)]);
         Ok(vec![(all, hop.detail())])

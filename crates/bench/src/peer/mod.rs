@@ -35,13 +35,28 @@ pub struct Spec {
 pub struct Plan {
     /// The longest blackout allowed, in milliseconds.
     pub limit: u64,
+    /// The same for a VMM that stops the guest as soon as what is left fits the limit, where a lower
+    /// one serves it better.
+    pub eager_limit: u64,
     /// The most bytes per second, where there is such a limit.
     pub bandwidth: Option<u64>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { limit: 300, bandwidth: None }
+        Self::within(300)
+    }
+}
+
+impl Plan {
+    /// A move with a blackout of at most so many milliseconds, over a link without a limit.
+    pub fn within(limit: u64) -> Self {
+        Self { limit, eager_limit: limit, bandwidth: None }
+    }
+
+    /// A move of a guest that writes nothing: nobody has to stop it before all was sent.
+    pub fn idle() -> Self {
+        Self { eager_limit: 1, ..Self::default() }
     }
 }
 

@@ -55,7 +55,7 @@ impl Peer for Qemu {
         format!(
             "-M {MACHINE}; -cpu host -nodefaults; memory-backend-memfd,share=on,prealloc=off; \
              capabilities multifd, events; multifd-channels {}; \
-             downtime-limit as the case says; max-bandwidth as the case says, else unlimited",
+             downtime-limit 1 ms where the guest is idle, else as the case says; max-bandwidth as the case says, else unlimited",
             self.channels
         )
     }
@@ -92,7 +92,7 @@ impl Peer for Qemu {
     fn parameters(&self, plan: &Plan) -> Value {
         json!({
             "multifd-channels": self.channels,
-            "downtime-limit": plan.limit,
+            "downtime-limit": plan.eager_limit,
             "max-bandwidth": plan.bandwidth.unwrap_or(0),
         })
     }
