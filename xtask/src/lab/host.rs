@@ -26,7 +26,7 @@ const TIMED_OUT: i32 = 124;
 /// What the host says every 5 s.
 const ALIVE: &str = "LAB-ALIVE";
 /// A host that says nothing for so long stands still.
-const SILENCE: Duration = Duration::from_secs(45);
+const SILENCE: Duration = Duration::from_secs(30);
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Installs what the emulated host is made of, and what emulates it.
