@@ -43,15 +43,18 @@ pub struct Fuzz {
     /// For how long each target runs
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u32,
+    /// Begin with the committed seeds and this random number, so that a run can be repeated
+    #[arg(long, value_name = "N", conflicts_with = "replay")]
+    seed: Option<u32>,
     /// Run one target on this input, and on nothing else
     #[arg(long, value_name = "FILE", requires = "target")]
     replay: Option<PathBuf>,
 }
 
 impl Fuzz {
-    /// Every target, for so long.
+    /// Every target, for so long, and the same each time: what CI says of a commit, it says again.
     pub fn all(seconds: u32) -> Self {
-        Self { target: Vec::new(), seconds, replay: None }
+        Self { target: Vec::new(), seconds, seed: Some(1), replay: None }
     }
 }
 
@@ -78,7 +81,7 @@ pub fn run(args: &Fuzz) -> Result<u32> {
         for _ in 0..AT_ONCE.min(wanted.len()) {
             scope.spawn(|| {
                 while let Some(name) = next(&waiting) {
-                    match one(name, args.seconds) {
+                    match one(name, args) {
                         Ok(summary) => println!("fuzz {name}: {summary}"),
                         Err(error) => {
                             println!("fuzz {name}: {error:#}");
@@ -144,20 +147,28 @@ fn build(targets: &[String]) -> Result<()> {
 }
 
 /// Runs one target; what it did, in a line.
-fn one(target: &str, seconds: u32) -> Result<String> {
+fn one(target: &str, args: &Fuzz) -> Result<String> {
     let seeds = folder().join("corpus").join(target);
-    let found = output().join("corpus").join(target);
+    let found = match args.seed {
+        None => output().join("corpus").join(target),
+        Some(_) => emptied(output().join("repeated").join(target))?,
+    };
     let artifacts = output().join("artifacts").join(target);
     for folder in [&found, &artifacts] {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
+    // Where the program lies in memory is part of how it tells branches apart.
+    let mut command = Command::new("setarch");
+    command.arg("--addr-no-randomize").arg(program(target));
+    if let Some(seed) = args.seed {
+        command.arg(format!("-seed={seed}"));
+    }
     // What is new goes into the first folder; the second is only read.
-    let mut command = Command::new(program(target));
     command
         .arg(&found)
         .arg(&seeds)
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
-        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-max_total_time={}", args.seconds))
         .arg(format!("-timeout={SLOWEST}"))
         .arg(format!("-rss_limit_mb={MOST_MEMORY}"))
         .args(["-print_final_stats=1", "-verbosity=1", "-use_value_profile=1"])
@@ -169,6 +180,15 @@ fn one(target: &str, seconds: u32) -> Result<String> {
         return Ok(summary(&said));
     }
     bail!("{}\n{}", output.status, finding(target, &said));
+}
+
+/// This folder without anything in it.
+fn emptied(folder: PathBuf) -> Result<PathBuf> {
+    if folder.exists() {
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    Ok(folder)
 }
 
 /// Executions, rate and coverage out of what libFuzzer says.
