@@ -10,7 +10,7 @@ mod support;
 use link::Link;
 use rustix::process::Signal;
 use serde_json::Value;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::thread;
 use std::time::Duration;
 use support::{Host, Machine, wait};
@@ -37,12 +37,7 @@ fn cut_from(at: Kind, flags: &[&str]) -> Cut {
     let source = host.selfcheck("a", &SHAPE);
     let (destination, to) = host.incoming("b", flags);
     let link = Link::holding(&to, at);
-    let job = host
-        .whimbrel(&["migrate", "a", link.address(), "--max-blackout", "unlimited", "--json"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let job = host.begin_migrate("a", link.address(), &["--max-blackout", "unlimited"]);
     wait("the moment to cut the link", || link.has_held().then_some(()));
     link.cut();
     Cut { host, source, destination, link, job }
@@ -171,12 +166,7 @@ fn a_promise_is_kept_also_when_the_source_stood_still_while_ready_came() {
     let (mut destination, to) = host.incoming("b", &[]);
     let link = Link::holding(&to, Kind::Ready);
     let promise = Duration::from_secs(1);
-    let mut job = host
-        .whimbrel(&["migrate", "a", link.address(), "--max-blackout", "1s", "--json"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut job = host.begin_migrate("a", link.address(), &["--max-blackout", "1s"]);
     wait("READY", || link.has_held().then_some(()));
     source.freeze();
     link.heal();

@@ -10,12 +10,12 @@ mod support;
 use peer::{Destination, connect, greet, greeting, hear_out, next, say, welcome};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use support::{Host, Machine, wait};
+use support::{Host, wait};
 use wire::{Describe, Message, PassEnd, Ready, Role, Running, State, Verdict};
 
 const SHAPE: [&str; 6] = ["--memory", "64M", "--cpus", "2", "--cmdline", "ws=16M rate=5000"];
@@ -187,29 +187,7 @@ fn questions_and_strangers_in_masses_do_not_disturb_a_move() {
 
 /// A move to a destination that a test plays.
 fn towards(host: &Host, to: &str) -> Child {
-    host.whimbrel(&[
-        "migrate",
-        "a",
-        to,
-        "--connections",
-        "1",
-        "--max-blackout",
-        "unlimited",
-        "--json",
-    ])
-    .stdout(Stdio::null())
-    .stderr(Stdio::null())
-    .spawn()
-    .unwrap()
-}
-
-/// The guest goes on where it was, and moves to an honest destination.
-fn goes_on(host: &Host, source: &Machine) {
-    host.wait_for_state("a", "running");
-    source.check_all();
-    let (destination, to) = host.incoming("b", &[]);
-    assert_eq!(host.migrate("a", &to, &[])["status"], "completed");
-    destination.check_all();
+    host.begin_migrate("a", to, &["--connections", "1", "--max-blackout", "unlimited"])
 }
 
 #[test]
@@ -241,7 +219,7 @@ fn a_destination_that_answers_out_of_order_does_not_get_the_guest() {
         assert_eq!(host.motion("a")["status"], "failed");
         host.wait_for_state("a", "running");
     }
-    goes_on(&host, &source);
+    host.goes_on(&source);
 }
 
 #[test]
@@ -251,12 +229,7 @@ fn a_destination_that_claims_a_guest_without_its_state_does_not_get_it() {
     let peer = Destination::listen();
     let to = peer.address();
     // Frozen: the guest stands still, and its state comes last of all.
-    let mut job = host
-        .whimbrel(&["migrate", "a", &to, "--frozen", "--connections", "1", "--json"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut job = host.begin_migrate("a", &to, &["--frozen", "--connections", "1"]);
     let (mut control, token) = peer.described();
     say(&mut control, &Message::Accepted { save: 0, restore: 0 });
     let data = peer.welcome();
@@ -265,7 +238,7 @@ fn a_destination_that_claims_a_guest_without_its_state_does_not_get_it() {
     while next(&mut control).is_ok() {}
     drop((control, data, peer));
     assert_eq!(job.wait().unwrap().code(), Some(1));
-    goes_on(&host, &source);
+    host.goes_on(&source);
 }
 
 #[test]
@@ -290,7 +263,7 @@ fn a_move_to_a_destination_that_drips_is_cancelled_at_once() {
     host.wait_for_motion("a", "active");
     cancel(&host, &mut job);
     dripping.join().unwrap();
-    goes_on(&host, &source);
+    host.goes_on(&source);
 }
 
 /// Cancels a move whose destination is there and does nothing.

@@ -4,39 +4,21 @@
 
 mod support;
 
-use std::process::{Child, Stdio};
-use support::{Host, Machine};
+use support::Host;
 
 const SHAPE: [&str; 6] = ["--memory", "64M", "--cpus", "2", "--cmdline", "ws=32M rate=5000"];
-
-fn start_move(host: &Host, to: &str, arguments: &[&str]) -> Child {
-    host.whimbrel(&[&["migrate", "a", to, "--json"], arguments].concat())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// The guest goes on at the source, and moves elsewhere.
-fn goes_on(host: &Host, source: &Machine) {
-    host.wait_for_state("a", "running");
-    source.check_all();
-    let (other, to) = host.incoming("c", &[]);
-    host.migrate("a", &to, &[]);
-    other.check_all();
-}
 
 #[test]
 fn a_destination_killed_during_the_passes_costs_nothing() {
     let host = Host::new();
     let source = host.selfcheck("a", &SHAPE);
     let (mut destination, to) = host.incoming("b", &[]);
-    let mut job = start_move(&host, &to, &["--max-bandwidth", "4M"]);
+    let mut job = host.begin_migrate("a", &to, &["--max-bandwidth", "4M"]);
     host.wait_for_motion("a", "active");
     destination.kill();
     assert_eq!(job.wait().unwrap().code(), Some(1));
     assert_eq!(host.motion("a")["status"], "failed");
-    goes_on(&host, &source);
+    host.goes_on(&source);
 }
 
 #[test]
@@ -46,13 +28,13 @@ fn a_destination_killed_while_the_guest_is_stopped_costs_a_pause() {
     let capability = r#"{"capabilities":[{"capability":"pause-before-switchover","state":true}]}"#;
     assert!(host.qmp("a", "migrate-set-capabilities", capability).status.success());
     let (mut destination, to) = host.incoming("b", &[]);
-    let mut job = start_move(&host, &to, &[]);
+    let mut job = host.begin_migrate("a", &to, &[]);
     host.wait_for_motion("a", "pre-switchover");
     destination.kill();
     assert_eq!(job.wait().unwrap().code(), Some(1));
     let off = capability.replace("true", "false");
     assert!(host.qmp("a", "migrate-set-capabilities", &off).status.success());
-    goes_on(&host, &source);
+    host.goes_on(&source);
 }
 
 #[test]
@@ -62,7 +44,7 @@ fn a_destination_killed_before_anybody_came_is_an_error_at_once() {
     let (mut destination, to) = host.incoming("b", &[]);
     destination.kill();
     host.fails(1, &["migrate", "a", &to]);
-    goes_on(&host, &source);
+    host.goes_on(&source);
 }
 
 #[test]
@@ -70,7 +52,7 @@ fn a_destination_whose_source_was_killed_during_the_passes_ends_with_an_error() 
     let host = Host::new();
     let mut source = host.selfcheck("a", &SHAPE);
     let (mut destination, to) = host.incoming("b", &[]);
-    let mut job = start_move(&host, &to, &["--max-bandwidth", "4M"]);
+    let mut job = host.begin_migrate("a", &to, &["--max-bandwidth", "4M"]);
     host.wait_for_motion("a", "active");
     source.kill();
     let _ = job.wait();
@@ -83,7 +65,7 @@ fn a_destination_told_to_wait_on_takes_the_next_guest() {
     let host = Host::new();
     let mut first = host.selfcheck("a", &SHAPE);
     let (destination, to) = host.incoming("b", &["--wait"]);
-    let mut job = start_move(&host, &to, &["--max-bandwidth", "4M"]);
+    let mut job = host.begin_migrate("a", &to, &["--max-bandwidth", "4M"]);
     host.wait_for_motion("a", "active");
     first.kill();
     let _ = job.wait();

@@ -167,6 +167,25 @@ impl Host {
         report
     }
 
+    /// Begins to move a machine, for tests in which something happens meanwhile.
+    pub fn begin_migrate(&self, name: &str, to: &str, more: &[&str]) -> Child {
+        self.whimbrel(&[&["migrate", name, to, "--json"], more].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    /// The guest of `source` goes on there, and moves to a destination that does it no harm.
+    pub fn goes_on(&self, source: &Machine) {
+        let name = &source.name;
+        self.wait_for_state(name, "running");
+        source.check_all();
+        let (destination, to) = self.incoming("after", &[]);
+        assert_eq!(self.migrate(name, &to, &[])["status"], "completed");
+        destination.check_all();
+    }
+
     /// Has a machine carry out one QMP command, without a process in between.
     pub fn ask(
         &self,

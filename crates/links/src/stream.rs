@@ -4,10 +4,9 @@ use crate::{Address, LinkError};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketType, recv, send,
-    sendmsg, shutdown,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, recv, send, shutdown,
 };
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,8 +22,6 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Bytes that the peer's host does not acknowledge for this long end the connection, in
 /// milliseconds (tcp(7), `TCP_USER_TIMEOUT`). The engine's own stall limit comes long before.
 const USER_TIMEOUT_MS: u32 = 30_000;
-/// Most pieces that one `sendmsg` takes (`UIO_MAXIOV`).
-const MOST_PIECES: usize = 1024;
 
 /// One connection: a byte stream in both directions.
 ///
@@ -246,12 +243,6 @@ impl Write for &Stream {
         self.write_result(send(&self.shared.socket, bytes, SendFlags::NOSIGNAL))
     }
 
-    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let pieces = &pieces[..pieces.len().min(MOST_PIECES)];
-        let mut none = SendAncillaryBuffer::default();
-        self.write_result(sendmsg(&self.shared.socket, pieces, &mut none, SendFlags::NOSIGNAL))
-    }
-
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -268,10 +259,6 @@ impl Write for Stream {
         (&*self).write(bytes)
     }
 
-    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&*self).write_vectored(pieces)
-    }
-
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -286,33 +273,34 @@ impl ReadVolatile for Stream {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let result = match self.as_fd().read_volatile(buffer) {
-            Ok(count) => Ok(count),
-            Err(VolatileMemoryError::IOError(error)) => match error.raw_os_error() {
-                Some(raw) => Err(Errno::from_raw_os_error(raw)),
-                None => return Err(VolatileMemoryError::IOError(error)),
-            },
-            Err(other) => return Err(other),
-        };
+        let result = system(self.as_fd().read_volatile(buffer))?;
         self.read_result(result).map_err(VolatileMemoryError::IOError)
     }
 }
 
 impl WriteVolatile for &Stream {
-    /// Sends straight from guest memory.
+    /// Sends straight from guest memory. A peer that is gone is an error and no signal because the
+    /// runtime of Rust ignores SIGPIPE.
     fn write_volatile<B: BitmapSlice>(
         &mut self,
         buffer: &VolatileSlice<'_, B>,
     ) -> Result<usize, VolatileMemoryError> {
-        let result = match self.as_fd().write_volatile(buffer) {
-            Ok(count) => Ok(count),
-            Err(VolatileMemoryError::IOError(error)) => match error.raw_os_error() {
-                Some(raw) => Err(Errno::from_raw_os_error(raw)),
-                None => return Err(VolatileMemoryError::IOError(error)),
-            },
-            Err(other) => return Err(other),
-        };
+        let result = system(self.as_fd().write_volatile(buffer))?;
         self.write_result(result).map_err(VolatileMemoryError::IOError)
+    }
+}
+
+/// Takes what the system said apart from what went wrong before it was called.
+fn system(
+    result: Result<usize, VolatileMemoryError>,
+) -> Result<rustix::io::Result<usize>, VolatileMemoryError> {
+    match result {
+        Ok(count) => Ok(Ok(count)),
+        Err(VolatileMemoryError::IOError(error)) => match error.raw_os_error() {
+            Some(raw) => Ok(Err(Errno::from_raw_os_error(raw))),
+            None => Err(VolatileMemoryError::IOError(error)),
+        },
+        Err(other) => Err(other),
     }
 }
 

@@ -29,6 +29,7 @@ mod record;
 mod roles;
 mod step;
 mod token;
+pub mod words;
 
 /// The decisions alone, without permits, tokens and records: what is model-checked.
 ///

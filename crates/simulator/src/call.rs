@@ -3,8 +3,8 @@
 use crate::env::Env;
 use crate::net::{ConnId, End, Piece, Port, Use};
 use crate::reader::{Reader, greeting};
-use crate::words::{from_wire, to_wire};
 use motion::handover;
+use motion::handover::words::{from_wire, to_wire};
 use motion::{MotionError, clock::Moment};
 use state::Code;
 use wire::{Hello, Message, Role, Welcome};

@@ -8,11 +8,11 @@ use crate::net::{ConnId, End, Piece, Port};
 use crate::reader::{Reader, greeting};
 use crate::receivers::{Arrived, Intake};
 use crate::source::brief;
-use crate::words::from_wire;
 use motion::clock::Moment;
 use motion::destination::{
     Admission, AsRam, Command, Destination, DestinationIo, Event, Phase, Question,
 };
+use motion::handover::words::from_wire;
 use motion::handover::{Decision, Role, Token, Verdict, Word};
 use motion::{MotionError, handover};
 use state::Code;

@@ -38,7 +38,6 @@ mod sweep;
 mod tally;
 mod watcher;
 mod witness;
-mod words;
 mod world;
 
 pub use mutants::Mutant;

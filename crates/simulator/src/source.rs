@@ -8,8 +8,8 @@ use crate::net::{ConnId, End, Piece};
 use crate::reader::Reader;
 use crate::senders::Senders;
 use crate::watcher::Watcher;
-use crate::words::to_wire;
 use motion::clock::{Moment, nanos};
+use motion::handover::words::{from_wire, to_wire};
 use motion::handover::{Message, Word};
 use motion::ram::{Pacer, Pass};
 use motion::source::{Command, Event, Phase, Source, SourceIo};
@@ -351,7 +351,7 @@ impl SourceIo for Io<'_> {
     }
 
     fn send(&mut self, message: &wire::Message) -> Result<(), MotionError> {
-        if let Some(about) = crate::words::from_wire(message) {
+        if let Some(about) = from_wire(message) {
             self.wires.says(self.env, about);
         }
         let pid = self.wires.life.pid;

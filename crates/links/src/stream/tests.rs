@@ -85,23 +85,39 @@ fn a_connection_lives_until_its_last_clone_is_dropped() {
 }
 
 #[test]
-fn pieces_are_sent_in_order_and_received_into_guest_memory() {
+fn a_head_and_guest_memory_arrive_in_order_in_guest_memory() {
     let (a, mut b) = Stream::pair().unwrap();
-    let pieces: Vec<[u8; 3]> = (0..2000u16)
-        .map(|i| {
-            let [low, high] = i.to_le_bytes();
-            [low, high, 9]
-        })
-        .collect();
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
-    let mut rest = &mut slices[..];
-    while !rest.is_empty() {
-        let count = (&a).write_vectored(rest).unwrap();
-        IoSlice::advance_slices(&mut rest, count);
-    }
-    let mut memory = vec![0; 6000];
+    let mut source: Vec<u8> =
+        (0..6000u16).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
+    let expected = [b"head", &source[..]].concat();
+    let sending = std::thread::spawn(move || {
+        assert_eq!(a.write_more(b"head").unwrap(), 4);
+        (&a).write_all_volatile(&VolatileSlice::from(&mut source[..])).unwrap();
+    });
+    let mut memory = vec![0; expected.len()];
     b.read_exact_volatile(&mut VolatileSlice::from(&mut memory[..])).unwrap();
-    assert_eq!(memory, pieces.concat());
+    sending.join().unwrap();
+    assert_eq!(memory, expected);
+}
+
+#[test]
+fn sending_from_guest_memory_keeps_the_limits_and_the_closer() {
+    let (a, b) = Stream::pair().unwrap();
+    a.set_stall_limit(SHORT).unwrap();
+    let mut memory = vec![0; 1 << 20];
+    let mut send = |mut a: &Stream| match a
+        .write_all_volatile(&VolatileSlice::from(&mut memory[..]))
+        .unwrap_err()
+    {
+        VolatileMemoryError::IOError(error) => error.kind(),
+        other => panic!("{other}"),
+    };
+    assert_eq!(send(&a), io::ErrorKind::TimedOut);
+    a.closer().close();
+    assert_eq!(send(&a), io::ErrorKind::ConnectionAborted);
+    let (c, d) = Stream::pair().unwrap();
+    drop((b, d));
+    assert_eq!(send(&c), io::ErrorKind::BrokenPipe);
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use super::phase::{Admission, AsRam, Command, DestinationIo, Event, Phase, Question};
 use super::records::Records;
 use crate::clock::Moment;
+use crate::handover::words::from_wire;
 use crate::handover::{DestinationHandover, Input, Journal, RunPermit, Side};
 use crate::report::{ErrorReport, Progress, Report, StatusOrNone};
 use crate::rules::{Rule, keeps};
-use crate::source::handover_message;
 use crate::{
     DestinationMachine, DestinationOptions, MachineBuilder, MotionError, Observer, Status,
 };
@@ -290,7 +290,7 @@ impl Destination {
                 let why = format!("the source gave up: {}", failed.why);
                 Err(MotionError::new(failed.code, why))
             }
-            (message, phase) => match handover_message(&message) {
+            (message, phase) => match from_wire(&message) {
                 Some(about) if self.handover.is_some() => {
                     if matches!(message, Message::Commit(_)) {
                         self.committed = io.now();

@@ -3,7 +3,7 @@
 
 use super::Question;
 use crate::handover;
-use crate::source::{HANDOVER_KINDS, handover_message};
+use crate::handover::words::{KINDS, from_wire};
 use links::Stream;
 use std::collections::BTreeMap;
 use std::io;
@@ -61,8 +61,8 @@ impl Questions {
         let mut heard = stream.clone();
         thread::Builder::new().name("move-question".to_owned()).spawn(move || {
             let expected = "a question about a handover";
-            while let Ok(message) = wire::read_expected(&mut heard, &HANDOVER_KINDS, expected)
-                && let Some(message) = handover_message(&message)
+            while let Ok(message) = wire::read_expected(&mut heard, &KINDS, expected)
+                && let Some(message) = from_wire(&message)
             {
                 say(question, Heard::Asked(message));
                 if turns.recv().is_err() {

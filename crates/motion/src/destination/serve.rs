@@ -1,10 +1,10 @@
 //! The handover at the destination, questions about it, and what time brings.
 
 use super::{Destination, DestinationIo, Phase, Question};
+use crate::handover::words::to_wire;
 use crate::handover::{self, Input, Notice, Output, Side, Timer};
 use crate::report::Undecided;
 use crate::rules::{Rule, keeps};
-use crate::source::wire_message;
 use crate::{MotionError, Status};
 use state::Code;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Destination {
             self.hear_out(io);
         } else if let Some(mut journal) = self.journal.take() {
             if let Some(answer) = self.records.answer(message, &mut *journal) {
-                io.answer(question, &wire_message(answer));
+                io.answer(question, &to_wire(answer));
             }
             self.journal = Some(journal);
         }
@@ -83,7 +83,7 @@ impl Destination {
     }
 
     fn say(&mut self, message: handover::Message, io: &mut dyn DestinationIo) {
-        let message = match wire_message(message) {
+        let message = match to_wire(message) {
             Message::Ready(ready) => {
                 Message::Ready(wire::Ready { restore: self.restore_ns, ..ready })
             }

@@ -8,3 +8,11 @@ pub mod send;
 
 pub use pacer::Pacer;
 pub use pass::{CHUNK_PAGES, Pass, PassKind, PassTotals};
+
+/// What went wrong between guest memory and a connection, as the error of the connection.
+fn io_error(error: vm_memory::VolatileMemoryError) -> std::io::Error {
+    match error {
+        vm_memory::VolatileMemoryError::IOError(error) => error,
+        other => std::io::Error::other(other),
+    }
+}

@@ -1,6 +1,6 @@
 //! Taking pages from a connection and putting them into RAM.
 
-use super::PassTotals;
+use super::{PassTotals, io_error};
 use memory::{GuestRam, PAGE_SIZE};
 use std::io::Read;
 use vm_memory::{ReadVolatile, VolatileMemoryError};
@@ -132,9 +132,5 @@ fn unexpected(got: Kind) -> ReceiveError {
 }
 
 fn link_error(error: VolatileMemoryError) -> ReceiveError {
-    let io = match error {
-        VolatileMemoryError::IOError(e) => e,
-        other => std::io::Error::other(other),
-    };
-    ReceiveError::Frame(FrameError::Io(io))
+    ReceiveError::Frame(FrameError::Io(io_error(error)))
 }

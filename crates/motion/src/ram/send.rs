@@ -1,6 +1,6 @@
 //! Taking pages out of RAM and putting them on a connection.
 
-use super::{Pass, PassKind, PassTotals};
+use super::{Pass, PassKind, PassTotals, io_error};
 use crate::MachineError;
 use crate::SourceMachine;
 use crate::rules::{Rule, keeps};
@@ -8,7 +8,7 @@ use links::Stream;
 use memory::{PAGE_SIZE, PageRange};
 use state::Code;
 use std::io::{self, Write};
-use vm_memory::{VolatileMemoryError, VolatileSlice, WriteVolatile};
+use vm_memory::{VolatileSlice, WriteVolatile};
 use wire::{Content, PagesHeader, Run};
 
 /// The most pages sent as one piece: small enough to stay in the processor's cache between looking
@@ -61,23 +61,6 @@ impl PageSink for &Stream {
 
     fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
         self.write_volatile(memory).map_err(io_error)
-    }
-}
-
-impl PageSink for Stream {
-    fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        PageSink::write_more(&mut &*self, bytes)
-    }
-
-    fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
-        PageSink::write_guest(&mut &*self, memory)
-    }
-}
-
-fn io_error(error: VolatileMemoryError) -> io::Error {
-    match error {
-        VolatileMemoryError::IOError(error) => error,
-        other => io::Error::other(other),
     }
 }
 

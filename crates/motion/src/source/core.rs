@@ -11,7 +11,7 @@ use state::{Code, Refusal};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
-use wire::{Describe, Kind, Message};
+use wire::{Describe, Message};
 
 /// One motion, seen from its source. Its phases, in order:
 ///
@@ -349,7 +349,7 @@ impl Source {
                 let why = format!("the destination failed: {}", failed.why);
                 self.lost(io, MotionError::new(failed.code, why));
             }
-            (message, phase) => match handover_message(&message) {
+            (message, phase) => match handover::words::from_wire(&message) {
                 Some(about) => {
                     self.times.heard(&message, io.now());
                     self.told(about, io);
@@ -364,53 +364,5 @@ impl Source {
 
     fn is_current(&self, pass: u32) -> bool {
         self.pass.as_ref().is_some_and(|p| p.number() == pass)
-    }
-}
-
-/// The messages that say something of a handover.
-pub(crate) const HANDOVER_KINDS: [Kind; 6] =
-    [Kind::Ready, Kind::Commit, Kind::Running, Kind::Abort, Kind::Query, Kind::Answer];
-
-/// What a message says of a handover, if it does.
-pub(crate) fn handover_message(message: &Message) -> Option<handover::Message> {
-    use handover::{Verdict, Word};
-    let (token, word) = match message {
-        Message::Ready(ready) => (ready.token, Word::Ready),
-        Message::Commit(token) => (*token, Word::Commit),
-        Message::Running(running) => (running.token, Word::Running),
-        Message::Abort(token) => (*token, Word::Abort),
-        Message::Query(token) => (*token, Word::Query),
-        Message::Answer(token, verdict) => {
-            let verdict = match verdict {
-                wire::Verdict::Committed => Verdict::Committed,
-                wire::Verdict::Refused => Verdict::Refused,
-                wire::Verdict::Unknown => Verdict::Unknown,
-            };
-            (*token, Word::Answer(verdict))
-        }
-        _ => return None,
-    };
-    Some(Token(token).says(word))
-}
-
-/// A message of a handover, for the wire. Times that READY and RUNNING carry are added by the
-/// destination.
-pub(crate) fn wire_message(message: handover::Message) -> Message {
-    use handover::{Verdict, Word};
-    let token = message.token.0;
-    match message.word {
-        Word::Ready => Message::Ready(wire::Ready { token, restore: 0 }),
-        Word::Commit => Message::Commit(token),
-        Word::Running => Message::Running(wire::Running { token, start: 0, held: 0 }),
-        Word::Abort => Message::Abort(token),
-        Word::Query => Message::Query(token),
-        Word::Answer(verdict) => Message::Answer(
-            token,
-            match verdict {
-                Verdict::Committed => wire::Verdict::Committed,
-                Verdict::Refused => wire::Verdict::Refused,
-                Verdict::Unknown => wire::Verdict::Unknown,
-            },
-        ),
     }
 }

@@ -382,17 +382,13 @@ impl PageSink for Control {
     }
 
     fn write_guest(&mut self, memory: &VolatileSlice<'_>) -> std::io::Result<usize> {
-        self.wait(|mut stream| stream.write_guest(memory))
+        self.wait(|mut stream| PageSink::write_guest(&mut stream, memory))
     }
 }
 
 impl Write for Control {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.wait(|mut stream| stream.write(bytes))
-    }
-
-    fn write_vectored(&mut self, pieces: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
-        self.wait(|mut stream| stream.write_vectored(pieces))
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -603,16 +599,16 @@ impl Dialer {
     pub(super) fn ask(&self, message: handover::Message) -> Result<handover::Message, MotionError> {
         let (mut stream, _) = self.connect(Role::Question, 0)?;
         let what = format!("asking {}", self.peer.address);
-        wire::write_message(&mut stream, &super::core::wire_message(message))
+        wire::write_message(&mut stream, &handover::words::to_wire(message))
             .map_err(|e| MotionError::sending(&what, e))?;
-        let kinds = &super::core::HANDOVER_KINDS;
+        let kinds = &handover::words::KINDS;
         let answer = wire::read_expected(
             &mut Until::from_now(&stream, self.stall),
             kinds,
             "what became of a handover",
         )
         .map_err(|e| MotionError::link(&what, &e))?;
-        super::core::handover_message(&answer).ok_or_else(|| {
+        handover::words::from_wire(&answer).ok_or_else(|| {
             MotionError::new(Code::ProtocolError, format!("{what}: it said {:?}", answer.kind()))
         })
     }

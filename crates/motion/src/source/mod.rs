@@ -16,7 +16,6 @@ mod times;
 mod workers;
 
 pub use self::core::Source;
-pub(crate) use self::core::{HANDOVER_KINDS, handover_message, wire_message};
 pub use drive::{PeerAddress, SourceJob};
 pub use phase::{Command, Event, Phase, SourceIo};
 pub use testimony::pass_on_words;

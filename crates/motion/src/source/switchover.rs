@@ -1,6 +1,5 @@
 //! The blackout, at the source: stop the guest, send what is left, hand it over.
 
-use super::core::wire_message;
 use super::{Phase, Source, SourceIo};
 use crate::clock::{Moment, nanos};
 use crate::handover::{self, Input, Notice, Output, Side, SourceHandover, SourcePhase, Timer};
@@ -236,7 +235,7 @@ impl Source {
                 // Not after it: the destination may be running before this side goes on.
                 self.times.committed = io.now();
             }
-            match io.send(&wire_message(message)) {
+            match io.send(&handover::words::to_wire(message)) {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::debug!(%error, "the control connection is gone");

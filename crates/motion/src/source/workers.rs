@@ -270,7 +270,7 @@ fn send_share(
         let Some(chunk) = pass.claim() else { break };
         let sent = lane
             .sender
-            .send_chunk(&*shared.machine, pass, chunk, &mut pace, &mut lane.stream)
+            .send_chunk(&*shared.machine, pass, chunk, &mut pace, &mut &lane.stream)
             .map_err(send_error)?;
         pass.count(sent);
         lane.totals.add(sent);
