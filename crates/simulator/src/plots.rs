@@ -29,7 +29,7 @@ struct Setting<'a> {
 }
 
 /// All of them.
-pub const PLOTS: [Plot; 16] = [
+pub const PLOTS: [Plot; 17] = [
     Plot {
         name: "it ran the guest and died, with that not on record and not heard",
         arrange: |s| {
@@ -65,6 +65,18 @@ pub const PLOTS: [Plot; 16] = [
             s.then(AWAITING_RUNNING, 0, Kind::RefuseConnections(away));
             s.then(AWAITING_RUNNING, 0, Kind::Cut(None));
             s.then(UNDECIDED, soon, Kind::Resolve);
+        },
+    },
+    Plot {
+        name: "an operator decides before there is anything to decide, and the motion fails",
+        arrange: |s| {
+            let phases = [AtSource::Connecting, AtSource::Checking, AtSource::Joining];
+            let (phase, later) = (s.rng.pick(&phases), s.few());
+            s.round.options.frozen = s.rng.chance(50);
+            s.then(Spot::Source(phase), 0, Kind::Resolve);
+            if s.rng.chance(70) {
+                s.then(Spot::Source(AtSource::Passing), later, Kind::Cut(None));
+            }
         },
     },
     Plot {

@@ -315,6 +315,24 @@ impl World {
                 return;
             }
             self.resolve_destination(holder, if heir { Side::Here } else { Side::Peer });
+        } else {
+            self.meddle_with_handover(source, destination);
+        }
+    }
+
+    /// An operator decides where nobody waits, perhaps before there is a handover: it is refused, and
+    /// changes nothing.
+    fn meddle_with_handover(&mut self, source: Pid, destination: Pid) {
+        for owner in [Side::Here, Side::Peer] {
+            if let Some(result) = self.command(source, Command::Resolve { owner, fenced: false }) {
+                self.tally.count("refused: resolve in source");
+                self.check_unfenced(Some(result));
+            }
+            let command = ToDestination::Resolve { owner, fenced: false };
+            if let Some(result) = self.command_destination(destination, command) {
+                self.tally.count("refused: resolve in destination");
+                self.check_unfenced(Some(result));
+            }
         }
     }
 

@@ -49,9 +49,12 @@ impl Destination {
         input: Input,
         io: &mut dyn DestinationIo,
     ) -> Result<(), MotionError> {
-        let (Some(mut handover), Some(mut journal)) = (self.handover.take(), self.journal.take())
-        else {
-            return Err(MotionError::new(Code::InvalidState, "no handover is under way"));
+        // One after the other: neither may be lost where the other is missing.
+        let none = || MotionError::new(Code::InvalidState, "no handover is under way");
+        let mut handover = self.handover.take().ok_or_else(none)?;
+        let Some(mut journal) = self.journal.take() else {
+            self.handover = Some(handover);
+            return Err(none());
         };
         let result = handover.drive(input, &mut *journal, &mut |output| self.carry_out(output, io));
         let in_doubt = handover.may_end().is_err().then(|| self.undecided(io));

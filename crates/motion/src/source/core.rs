@@ -46,6 +46,8 @@ pub struct Source {
     /// The guest is gone: it shut down, or is being reset.
     pub(super) guest_gone: bool,
     pub(super) handover: Option<SourceHandover>,
+    /// The destination may have the guest's state: from the moment when it is first sent.
+    pub(super) state_sent: bool,
     pub(super) pass: Option<Arc<Pass>>,
     pub(super) pass_begun: Moment,
     /// The destination has said that the pass under way is in its RAM.
@@ -105,6 +107,7 @@ impl Source {
             logging: false,
             guest_gone: false,
             handover: None,
+            state_sent: false,
             pass: None,
             pass_begun: Moment::default(),
             pass_acknowledged: false,

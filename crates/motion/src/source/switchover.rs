@@ -127,6 +127,7 @@ impl Source {
         let state = crate::mutate::replay_msr(state);
         let state = state.encode();
         self.times.saved = io.now();
+        self.state_sent = true;
         io.send(&Message::State(State {
             state,
             run: self.was_running || !keeps(Rule::StoppedStaysStopped),
@@ -166,7 +167,7 @@ impl Source {
             self.lost(io, MotionError::new(Code::ProtocolError, why));
             return;
         }
-        if !self.has_sent_state() && claims_guest(message.word) {
+        if !self.state_sent && claims_guest(message.word) {
             // Nobody has a guest without its state: the only copy is here, whatever is claimed.
             let why = format!("the destination said {:?} before it had the state", message.word);
             self.lost(io, MotionError::new(Code::ProtocolError, why));
@@ -182,19 +183,14 @@ impl Source {
         }
     }
 
-    fn has_sent_state(&self) -> bool {
-        self.has_ended()
-            || matches!(
-                self.phase,
-                Phase::AwaitingReady | Phase::AwaitingRunning | Phase::Undecided
-            )
-    }
-
     /// Runs one step of the handover and does what it says, in its order.
     pub(super) fn drive(&mut self, input: Input, io: &mut dyn SourceIo) -> Result<(), MotionError> {
-        let (Some(mut handover), Some(mut journal)) = (self.handover.take(), self.journal.take())
-        else {
-            return Err(MotionError::new(Code::InvalidState, "no handover is under way"));
+        // One after the other: neither may be lost where the other is missing.
+        let none = || MotionError::new(Code::InvalidState, "no handover is under way");
+        let mut handover = self.handover.take().ok_or_else(none)?;
+        let Some(mut journal) = self.journal.take() else {
+            self.handover = Some(handover);
+            return Err(none());
         };
         let result = handover.drive(input, &mut *journal, &mut |output| self.carry_out(output, io));
         let in_doubt = handover.may_end().is_err().then(|| self.undecided(io));

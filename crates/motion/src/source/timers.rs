@@ -141,6 +141,7 @@ impl Source {
         let waits_for_progress = self.must_progress().then(|| t.moved.after(t.stall));
         let timeout = self.options.timeout.filter(|_| self.may_time_out());
         [
+            self.has_lost_link().then_some(Moment::default()),
             self.linked.then_some(t.ping_due),
             (self.linked && self.must_hear()).then(|| t.heard.after(t.stall)),
             t.answer_by.filter(|_| self.waits_for_answer()),
@@ -163,6 +164,14 @@ impl Source {
 
     fn must_hear(&self) -> bool {
         !self.waits_for_answer() && !matches!(self.phase, Phase::Settling | Phase::Ended)
+    }
+
+    /// A message could not be sent, and whoever reads has not noticed yet. After COMMIT there are
+    /// other ways to say and hear what is left.
+    fn has_lost_link(&self) -> bool {
+        !self.linked
+            && self.must_hear()
+            && !matches!(self.phase, Phase::AwaitingRunning | Phase::Undecided)
     }
 
     fn must_progress(&self) -> bool {
@@ -229,6 +238,10 @@ impl Source {
     }
 
     fn silence(&self, now: Moment) -> Option<MotionError> {
+        if self.has_lost_link() {
+            let why = "the control connection to the destination takes nothing any more";
+            return Some(MotionError::new(Code::LinkLost, why));
+        }
         if !keeps(Rule::SilenceIsNoticed) {
             return None;
         }
