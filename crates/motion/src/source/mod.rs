@@ -4,8 +4,9 @@
 //! goes out through [`SourceIo`]. [`SourceJob`] drives it with threads and sockets.
 
 mod core;
-mod drive;
 mod ending;
+mod job;
+mod network;
 mod outlook;
 mod passes;
 mod phase;
@@ -16,6 +17,7 @@ mod times;
 mod workers;
 
 pub use self::core::Source;
-pub use drive::{PeerAddress, SourceJob};
+pub use job::SourceJob;
+pub use network::PeerAddress;
 pub use phase::{Command, Event, Phase, SourceIo};
 pub use testimony::pass_on_words;

@@ -1,7 +1,7 @@
 //! A dead source's word is passed on: its destination only listens, and may hold a guest that
 //! nobody else has.
 
-use super::drive::{Dialer, PeerAddress};
+use super::network::{Dialer, PeerAddress};
 use crate::handover::{Input, Journal, Key, Output, Role, Witness};
 use links::Descriptors;
 use std::sync::Arc;
