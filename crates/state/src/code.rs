@@ -105,6 +105,14 @@ codes! {
     Journal = "journal",
     /// The guest's processor stopped on an error; its registers are in the log.
     GuestError = "guest-error",
+    /// The file is no snapshot that is complete: it was not written to its end, or was cut short.
+    SnapshotIncomplete = "snapshot-incomplete",
+    /// The saved guest was continued from this file already.
+    SnapshotClaimed = "snapshot-claimed",
+    /// What the file holds is not what was written to it.
+    SnapshotCorrupt = "snapshot-corrupt",
+    /// The file is no snapshot, or one that this build cannot restore.
+    SnapshotUnsupported = "snapshot-unsupported",
 }
 
 impl std::fmt::Display for Code {

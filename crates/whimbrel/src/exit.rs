@@ -35,7 +35,10 @@ impl Exit {
             | Code::IncompatibleDevice
             | Code::ConfigConflict
             | Code::InsufficientMemory
-            | Code::NotMovable => Self::Refused,
+            | Code::NotMovable
+            | Code::SnapshotIncomplete
+            | Code::SnapshotClaimed
+            | Code::SnapshotUnsupported => Self::Refused,
             Code::Cancelled => Self::Cancelled,
             _ => Self::Failed,
         }
