@@ -93,6 +93,7 @@ impl Monitor {
             memory: config.memory,
             vcpus: config.cpus.map(Into::into),
             overcommit: config.overcommit,
+            ..Wishes::default()
         };
         let console = self.clone();
         let consoles = Box::new(move || console.open_console());

@@ -2,6 +2,7 @@
 
 use crate::available::{Available, Shortage};
 use crate::board::Schema;
+use crate::clock::GuestClock;
 use crate::config::MachineConfig;
 use crate::description::{Described, SavedBoot, SavedCpuid, SavedMachine, schemas};
 use crate::error::VmError;
@@ -38,6 +39,10 @@ pub struct Wishes {
     pub vcpus: Option<u32>,
     /// Take a machine for whose RAM there is not enough memory: it may never use all of it.
     pub overcommit: bool,
+    /// It is no longer the machine that was saved but a copy of it, with this UUID.
+    pub clone: Option<Uuid>,
+    /// What becomes of its guest's clocks.
+    pub clock: GuestClock,
 }
 
 /// Opens the host's end of a machine's console, frozen.
@@ -79,14 +84,15 @@ impl Builder {
     fn reasons(&self, described: &Described) -> Vec<Refusal> {
         let mut reasons = unknown_schemas(described);
         reasons.extend(self.conflicts(&described.machine));
-        let config = described.config(self.wishes.name.as_deref(), self.wishes.backing);
+        let config = described.config(&self.wishes);
         reasons.extend(self.shortage(&config));
         reasons.extend(self.processor(described));
         reasons
     }
 
     fn conflicts(&self, machine: &SavedMachine) -> Vec<Refusal> {
-        let Wishes { name: _, backing: _, uuid, memory, vcpus, overcommit: _ } = &self.wishes;
+        let Wishes { name: _, backing: _, uuid, memory, vcpus, overcommit: _, clone: _, clock: _ } =
+            &self.wishes;
         let mut conflicts = Vec::new();
         let mut compare = |flag: &str, wished: Option<String>, comes: String| {
             if let Some(wished) = wished.filter(|wished| *wished != comes) {
@@ -177,7 +183,7 @@ impl Builder {
 
     fn try_build(&self, described: Described) -> Result<Arc<Vm>, Refusal> {
         let refused = |code, what: &str, why: String| Refusal::new(code, what, why, "");
-        let config = described.config(self.wishes.name.as_deref(), self.wishes.backing);
+        let config = described.config(&self.wishes);
         let ram = GuestRam::new(config.memory, config.backing)
             .map_err(|e| refused(Code::MemoryUnavailable, "ram", e.to_string()))?;
         let console =
@@ -186,7 +192,11 @@ impl Builder {
         let model = described.model();
         let vm = Vm::build(&self.hypervisor, config, ram, console, events, Some(&model), state)
             .map_err(|e| refused(e.code(), "machine", e.to_string()))?;
-        vm.control().boot = described.boot.map(SavedBoot::into_source);
+        {
+            let mut control = vm.control();
+            control.boot = described.boot.map(SavedBoot::into_source);
+            control.clock = self.wishes.clock;
+        }
         Ok(Arc::new(vm))
     }
 }

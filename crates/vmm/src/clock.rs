@@ -1,11 +1,12 @@
-//! kvmclock and the TSC on a journey: both go on by the time that the guest was away, and never
-//! backwards.
+//! kvmclock and the TSC on a journey: both go on by the time that the guest was away, or from where
+//! they stopped, and never backwards.
 //!
 //! kvmclock is set together with the wall clock at which it was read (`KVM_CLOCK_REALTIME`), so
 //! that KVM itself adds what has passed since. The TSC follows from what is added to the host's
 //! TSC: on the same host it stays as it was; on another one it changes by what the two TSCs differ
 //! at the same moment (the procedure of Linux `Documentation/virt/kvm/devices/vcpu.rst`, section
-//! 4.1).
+//! 4.1). Where time away does not count, the host's TSC has gone on and the guest's has not, which is
+//! the same with nothing passed.
 
 use crate::sys::io_error;
 use crate::vcpu::tsc::OffsetChange;
@@ -26,6 +27,61 @@ pub(crate) fn wall_clock() -> u64 {
 pub(crate) fn boot_id() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
+}
+
+/// What becomes of a guest's clocks while it is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum GuestClock {
+    /// They go on by the time that it is away: it was moved.
+    #[default]
+    Realtime,
+    /// They go on where they stopped: days in a file are no stall.
+    Continue,
+}
+
+impl GuestClock {
+    /// The word for it on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Realtime => "realtime",
+            Self::Continue => "continue",
+        }
+    }
+}
+
+impl std::fmt::Display for GuestClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for GuestClock {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "realtime" => Ok(Self::Realtime),
+            "continue" => Ok(Self::Continue),
+            _ => Err(format!("`{text}` is nothing that a clock does: use continue or realtime")),
+        }
+    }
+}
+
+/// What a guest's clocks make of its journey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Passage {
+    /// How the offset of its TSC changes.
+    pub offset: OffsetChange,
+    /// From this time of the wall clock to that one nothing has passed for it.
+    skipped: (u64, u64),
+}
+
+impl Passage {
+    /// The time of the wall clock from which a counter goes on that was read at `read_at`.
+    pub fn goes_on_at(&self, read_at: u64) -> u64 {
+        let (from, to) = self.skipped;
+        to.saturating_add(read_at.saturating_sub(from))
+    }
 }
 
 /// The machine's clocks while it travels.
@@ -118,18 +174,25 @@ impl Clock {
     }
 
     /// Sets kvmclock to what `saved` has become since, and says what that means for the TSC.
-    pub fn restore(&self, vm: &VmFd, saved: &SavedClock) -> Result<OffsetChange, ClockError> {
+    pub fn restore(
+        &self,
+        vm: &VmFd,
+        saved: &SavedClock,
+        policy: GuestClock,
+    ) -> Result<Passage, ClockError> {
         let SavedClock { kvmclock, realtime, host_tsc, wall_clock: read_at, host_khz, boot_id } =
             saved;
-        let data = match *realtime {
-            Some(realtime) if self.takes_realtime => kvm_clock_data {
+        let begun = wall_clock();
+        let data = match (policy, *realtime) {
+            (GuestClock::Continue, _) => kvm_clock_data { clock: *kvmclock, ..Default::default() },
+            (GuestClock::Realtime, Some(realtime)) if self.takes_realtime => kvm_clock_data {
                 clock: *kvmclock,
                 flags: KVM_CLOCK_REALTIME,
                 realtime,
                 ..Default::default()
             },
-            _ => {
-                let away = wall_clock().saturating_sub(*read_at);
+            (GuestClock::Realtime, _) => {
+                let away = begun.saturating_sub(*read_at);
                 kvm_clock_data { clock: kvmclock.saturating_add(away), ..Default::default() }
             }
         };
@@ -138,18 +201,22 @@ impl Clock {
         if now.clock < *kvmclock {
             return Err(ClockError::Backwards { before: *kvmclock, after: now.clock });
         }
-        if boot_id.is_some() && *boot_id == self.boot_id {
-            return Ok(OffsetChange::Exactly(0));
-        }
+        let skipped = match policy {
+            GuestClock::Continue => (*read_at, begun),
+            GuestClock::Realtime => (0, 0),
+        };
+        let same_boot = boot_id.is_some() && *boot_id == self.boot_id;
         // Where a TSC is scaled, what the host's counts is not what the guest's counts.
         let comparable = self.unscaled && *host_khz == self.host_khz;
-        Ok(match *host_tsc {
+        let offset = match *host_tsc {
+            _ if same_boot && policy == GuestClock::Realtime => OffsetChange::Exactly(0),
             Some(then) if comparable && now.flags & KVM_CLOCK_HOST_TSC != 0 => {
                 let passed = ticks(now.clock - kvmclock, self.host_khz);
                 OffsetChange::Exactly(offset_change(then, now.host_tsc, passed))
             }
             _ => OffsetChange::Unknown,
-        })
+        };
+        Ok(Passage { offset, skipped })
     }
 }
 
@@ -175,6 +242,27 @@ mod tests {
         assert_eq!(ticks(1_000_000, 2_500_000), 2_500_000);
         assert_eq!(ticks(u64::MAX, u32::MAX), u64::MAX);
         assert_eq!(ticks(1, 999_999), 0);
+    }
+
+    #[test]
+    fn a_policy_is_a_word_and_back() {
+        for policy in [GuestClock::Realtime, GuestClock::Continue] {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        assert!("stop".parse::<GuestClock>().is_err());
+    }
+
+    #[test]
+    fn what_was_skipped_has_not_passed() {
+        let offset = OffsetChange::Unknown;
+        let moved = Passage { offset, skipped: (0, 0) };
+        assert_eq!(moved.goes_on_at(1_000), 1_000);
+        // Saved at 1000, its TSC read 7 ns later, restored at 900,000.
+        let restored = Passage { offset, skipped: (1_000, 900_000) };
+        assert_eq!(restored.goes_on_at(1_007), 900_007);
+        // Restored on a host whose wall clock is behind.
+        let back = Passage { offset, skipped: (1_000, 10) };
+        assert_eq!(back.goes_on_at(1_007), 17);
     }
 
     proptest! {

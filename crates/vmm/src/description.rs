@@ -1,12 +1,12 @@
 //! What another host must know to build and check a machine like this one, before its guest stops.
 
-use crate::SavedClock;
 use crate::board::{Board, Schema};
 use crate::boot::Image;
 use crate::config::{BootSource, MachineConfig};
 use crate::motion::cpu_name;
 use crate::vcpu::SavedVcpu;
 use crate::vm::{Control, Vm};
+use crate::{SavedClock, Wishes};
 use devices::console::SavedConsole;
 use kvm_bindings::kvm_cpuid_entry2;
 use memory::Backing;
@@ -238,14 +238,14 @@ impl Described {
         Ok(Self { machine, cpuid, schemas, boot })
     }
 
-    /// The machine, backed here by `backing` and called `name`, where those are given.
-    pub fn config(&self, name: Option<&str>, backing: Option<Backing>) -> MachineConfig {
+    /// The machine as it is to be here.
+    pub fn config(&self, wishes: &Wishes) -> MachineConfig {
         let SavedMachine { name: own, uuid, memory, backing: there, vcpus, .. } = &self.machine;
         MachineConfig {
-            name: name.unwrap_or(own).to_owned(),
-            uuid: Uuid::from_bytes(*uuid),
+            name: wishes.name.as_ref().unwrap_or(own).clone(),
+            uuid: wishes.clone.unwrap_or(Uuid::from_bytes(*uuid)),
             memory: *memory,
-            backing: backing.or(there.parse().ok()).unwrap_or_default(),
+            backing: wishes.backing.or(there.parse().ok()).unwrap_or_default(),
             vcpus: *vcpus,
         }
     }

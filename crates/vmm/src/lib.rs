@@ -30,7 +30,7 @@ mod vcpu;
 mod vm;
 
 pub use builder::{Builder, ConsoleSource, Wishes};
-pub use clock::SavedClock;
+pub use clock::{GuestClock, SavedClock};
 pub use config::{BootSource, MOST_VCPUS, MachineConfig};
 pub use description::{MOST_BOOT_BYTES, SavedBoot, SavedCpuid, SavedMachine, SavedSchemas};
 pub use error::VmError;

@@ -67,6 +67,8 @@ impl Vm {
             let why = format!("it is in state {state}; reset it first");
             return Err(failed(Code::InvalidState, why));
         }
+        self.wind_clocks(control)?;
+        control.halted = None;
         shared.status.set(RunState::Running);
         shared.gate.open();
         self.console().thaw();

@@ -1,12 +1,12 @@
 //! Saving, restoring and resetting a machine.
 
 use crate::board::Board;
+use crate::clock::{ClockError, GuestClock, SavedClock};
 use crate::config::BootSource;
 use crate::error::VmError;
 use crate::status::{Registers, RunState};
 use crate::vcpu::{SavedVcpu, StateError, Vcpu};
 use crate::vm::{Control, Vm};
-use crate::{SavedClock, clock::ClockError};
 use devices::console::SavedConsole;
 use memory::{DirtyLog, PageRange};
 use motion::{DestinationMachine, Machine as _, MachineError, Rehearsal, SourceMachine};
@@ -26,6 +26,14 @@ const REHEARSALS: usize = 3;
 
 /// Fewer vCPUs than this are not worth a thread.
 const LEAST_SHARE: usize = 4;
+
+/// The clocks of a guest that came, as they were when it stopped.
+#[derive(Debug)]
+pub(crate) struct HaltedClocks {
+    clock: SavedClock,
+    /// Of each vCPU what concerns its TSC, and nothing else.
+    vcpus: Vec<SavedVcpu>,
+}
 
 fn bad_state(what: impl Into<String>) -> impl FnOnce(LoadError) -> MachineError {
     move |e| MachineError::new(Code::BadState, what, e)
@@ -47,7 +55,7 @@ impl SourceMachine for Vm {
     }
 
     fn save(&self) -> Result<Bundle, MachineError> {
-        let _control = self.control();
+        let control = self.control();
         let failed = |code, why: String| MachineError::new(code, "saving the machine", why);
         if self.is_running() {
             return Err(failed(Code::InvalidState, "it is running".to_owned()));
@@ -55,6 +63,7 @@ impl SourceMachine for Vm {
         if let Some(why) = self.ended() {
             return Err(failed(Code::GuestGone, why));
         }
+        self.wind_clocks(&control)?;
         self.save_all()
     }
 }
@@ -73,14 +82,16 @@ impl DestinationMachine for Vm {
     }
 
     fn restore(&self, state: Bundle) -> Result<(), MachineError> {
-        let control = self.control();
+        let mut control = self.control();
         let now = self.state();
         if !matches!(now, RunState::Prelaunch | RunState::Inmigrate) || control.permit.is_some() {
             let why =
                 format!("its state is {now}, and only one that was never run takes another's");
             return Err(MachineError::new(Code::InvalidState, "restoring the machine", why));
         }
-        self.restore_all(state)
+        let clocks = self.restore_all(state, control.clock)?;
+        control.halted = (control.clock == GuestClock::Continue).then_some(clocks);
+        Ok(())
     }
 
     fn running_for(&self) -> Option<Duration> {
@@ -110,7 +121,7 @@ impl Vm {
         // What travels is encoded and decoded, and that is part of it.
         let bundle = Bundle::decode(&bundle.encode()).map_err(bad_state("rehearsing"))?;
         let start = Instant::now();
-        self.restore_all(bundle)?;
+        self.restore_all(bundle, GuestClock::Realtime)?;
         Ok(Rehearsal { save, restore: start.elapsed() })
     }
 
@@ -131,8 +142,14 @@ impl Vm {
         Ok(bundle)
     }
 
-    /// Takes on what [`Self::save_all`] saved. Nothing is changed before every payload was decoded.
-    fn restore_all(&self, mut bundle: Bundle) -> Result<(), MachineError> {
+    /// Takes on what [`Self::save_all`] saved, and says which clocks came. Nothing is changed before
+    /// every payload was decoded. Clocks that do not run before the guest does are set all the same,
+    /// so that a KVM that cannot have them is known now, but their timers are not armed.
+    fn restore_all(
+        &self,
+        mut bundle: Bundle,
+        policy: GuestClock,
+    ) -> Result<HaltedClocks, MachineError> {
         let load = |e| bad_state("loading the machine's state")(e);
         let console: SavedConsole = bundle.take("").map_err(load)?;
         let clock: SavedClock = bundle.take("").map_err(load)?;
@@ -144,23 +161,35 @@ impl Vm {
         let devices = Board::take(&mut bundle).map_err(load)?;
         bundle.finish().map_err(load)?;
 
-        let change = self.clock().restore(self.vm_fd(), &clock).map_err(|e| {
-            let code = match e {
-                ClockError::Kvm { .. } => Code::Kvm,
-                ClockError::Backwards { .. } => Code::BadState,
-            };
-            MachineError::new(code, "restoring the clock", e)
-        })?;
+        let passage = self.clock().restore(self.vm_fd(), &clock, policy).map_err(clock_error)?;
         self.each_vcpu(|index, vcpu| {
             let saved = &vcpus[index];
-            let restored = vcpu.restore(saved).and_then(|()| vcpu.restore_tsc(saved, change));
-            restored.map_err(|e| vcpu_error("restoring", index, &e))
+            let restored = vcpu.restore(saved).and_then(|()| vcpu.restore_tsc(saved, &passage));
+            let armed = restored.and_then(|()| match policy {
+                GuestClock::Realtime => vcpu.arm_timer(saved),
+                GuestClock::Continue => Ok(()),
+            });
+            armed.map_err(|e| vcpu_error("restoring", index, &e))
         })?;
         let held = |vector| vcpus.iter().any(|vcpu| vcpu.holds_interrupt(vector));
         self.shared().board.restore(devices, held).map_err(load)?;
         self.console()
             .restore(console)
-            .map_err(|e| MachineError::new(Code::BadState, "restoring the console", e))
+            .map_err(|e| MachineError::new(Code::BadState, "restoring the console", e))?;
+        Ok(HaltedClocks { clock, vcpus: vcpus.iter().map(SavedVcpu::clocks).collect() })
+    }
+
+    /// Sets the clocks of a guest that came, and has not run, to where they stopped.
+    pub(crate) fn wind_clocks(&self, control: &Control) -> Result<(), MachineError> {
+        let Some(HaltedClocks { clock, vcpus }) = &control.halted else { return Ok(()) };
+        let passage =
+            self.clock().restore(self.vm_fd(), clock, GuestClock::Continue).map_err(clock_error)?;
+        self.each_vcpu(|index, vcpu| {
+            let saved = &vcpus[index];
+            let wound = vcpu.restore_tsc(saved, &passage).and_then(|()| vcpu.arm_timer(saved));
+            wound.map_err(|e| vcpu_error("setting the clocks of", index, &e))
+        })?;
+        Ok(())
     }
 
     /// Does the same with each vCPU. Many are shared out among threads: it is the blackout, and each
@@ -205,6 +234,7 @@ impl Vm {
         }
         let runs = self.is_running();
         self.stop_vcpus()?;
+        control.halted = None;
         self.reset_all(&control)?;
         if runs { self.run_vcpus(&mut control) } else { Ok(()) }
     }
@@ -237,6 +267,14 @@ impl Vm {
         self.shared().status.set_anew(RunState::Paused);
         Ok(())
     }
+}
+
+fn clock_error(e: ClockError) -> MachineError {
+    let code = match e {
+        ClockError::Kvm { .. } => Code::Kvm,
+        ClockError::Backwards { .. } => Code::BadState,
+    };
+    MachineError::new(code, "restoring the clock", e)
 }
 
 fn vcpu_error(doing: &str, index: usize, e: &StateError) -> MachineError {

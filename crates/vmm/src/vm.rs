@@ -3,13 +3,14 @@
 use crate::acpi;
 use crate::board::{Board, Power};
 use crate::boot::{self, BootError};
-use crate::clock::Clock;
+use crate::clock::{Clock, GuestClock};
 use crate::config::{BootSource, MOST_VCPUS, MachineConfig};
 use crate::dirty::{self, DirtyBitmap};
 use crate::error::VmError;
 use crate::gate::Gate;
 use crate::irq::LocalApics;
 use crate::kvm::Hypervisor;
+use crate::motion::HaltedClocks;
 use crate::run_page::RunPage;
 use crate::slots::Slots;
 use crate::status::{EventSink, RunState, Status};
@@ -84,6 +85,10 @@ pub(crate) struct Control {
     pub permit: Option<RunPermit>,
     /// What the machine boots when its guest resets it.
     pub boot: Option<BootSource>,
+    /// What becomes of the clocks of a guest that comes.
+    pub clock: GuestClock,
+    /// Where the clocks go on when the guest runs, which until then they do not.
+    pub halted: Option<HaltedClocks>,
 }
 
 impl Vm {
@@ -140,7 +145,12 @@ impl Vm {
             console,
             shared,
             threads: Vec::new(),
-            control: Mutex::new(Control { permit: None, boot: None }),
+            control: Mutex::new(Control {
+                permit: None,
+                boot: None,
+                clock: GuestClock::default(),
+                halted: None,
+            }),
         };
         for index in 0..machine.shared.vcpus.len() {
             let thread = thread::start(machine.shared.clone(), index);

@@ -1,6 +1,6 @@
 //! What a vCPU is while it travels.
 
-use super::msr::Msr;
+use super::msr::{IA32_TSC_DEADLINE, Msr};
 use minicbor::{Decode, Encode};
 
 /// The state of one vCPU. Byte strings are structures of the kernel's ABI for x86_64 (Linux
@@ -68,6 +68,18 @@ const IN_SERVICE: usize = 0x100;
 const REQUESTED: usize = 0x200;
 
 impl SavedVcpu {
+    /// What of it concerns its TSC, and nothing else.
+    pub(crate) fn clocks(&self) -> Self {
+        let is_deadline = |(index, _): &&Msr| *index == IA32_TSC_DEADLINE;
+        Self {
+            msrs: self.msrs.iter().filter(is_deadline).copied().collect(),
+            tsc: self.tsc,
+            tsc_read_at: self.tsc_read_at,
+            tsc_offset: self.tsc_offset,
+            ..Self::default()
+        }
+    }
+
     /// Whether its local APIC holds an interrupt of this vector, pending or in service.
     pub(crate) fn holds_interrupt(&self, vector: u8) -> bool {
         let (register, bit) = (usize::from(vector / 32), vector % 32);

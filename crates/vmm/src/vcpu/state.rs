@@ -100,7 +100,7 @@ impl Vcpu {
     }
 
     /// Takes on `saved`, except for its TSC and the deadline that counts in it:
-    /// [`Self::restore_tsc`]. Writes nothing to RAM.
+    /// [`Self::restore_tsc`], [`Self::arm_timer`]. Writes nothing to RAM.
     pub fn restore(&mut self, saved: &SavedVcpu) -> Result<(), StateError> {
         let SavedVcpu {
             mp_state,

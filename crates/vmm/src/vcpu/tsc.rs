@@ -1,7 +1,7 @@
 //! The guest's time stamp counter.
 
 use super::{StateError, Vcpu, msr};
-use crate::clock::{ticks, wall_clock};
+use crate::clock::{Passage, ticks, wall_clock};
 use crate::sys;
 use std::io;
 
@@ -26,20 +26,20 @@ impl Vcpu {
         values.first().map(|(_, value)| *value).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// Has the guest's TSC go on from where it was saved, by the time that has passed since, and
-    /// arms the timer that waits for it. What came of it is read back: some KVMs ignore what they
-    /// are told, and then the guest has the host's TSC.
+    /// Has the guest's TSC go on from where it was saved, by what has passed for it since. What came
+    /// of it is read back: some KVMs ignore what they are told, and then the guest has the host's
+    /// TSC.
     pub fn restore_tsc(
         &self,
         saved: &super::SavedVcpu,
-        change: OffsetChange,
+        passage: &Passage,
     ) -> Result<(), StateError> {
         let failed = |action| move |source| StateError::Kvm { action, source };
         let expected = |now: u64| {
-            let passed = now.saturating_sub(saved.tsc_read_at);
+            let passed = now.saturating_sub(passage.goes_on_at(saved.tsc_read_at));
             saved.tsc.saturating_add(ticks(passed, self.tsc_khz))
         };
-        match (saved.tsc_offset, change, self.tsc_offset()) {
+        match (saved.tsc_offset, passage.offset, self.tsc_offset()) {
             (Some(then), OffsetChange::Exactly(change), Some(now)) => {
                 let wanted = then.wrapping_add(change);
                 if now != wanted {
@@ -63,6 +63,11 @@ impl Vcpu {
             let vcpu = self.index;
             tracing::warn!(vcpu, now, wanted, "KVM did not set the TSC to what it was told");
         }
+        Ok(())
+    }
+
+    /// Arms the timer that waits for the guest's TSC, which is set by now.
+    pub fn arm_timer(&self, saved: &super::SavedVcpu) -> Result<(), StateError> {
         let deadline = saved.msrs.iter().find(|(index, _)| *index == msr::IA32_TSC_DEADLINE);
         if let Some(deadline) = deadline.filter(|(_, at)| *at != 0) {
             msr::write(&self.fd, &[*deadline])?;
