@@ -14,6 +14,9 @@
 //!   that get lost, come twice, or come late.
 //! * [`Output::Grant`] is the only way to a permit. A guest runs with one, or not at all.
 //!
+//! A file is no peer: it says nothing and asks nothing. [`FileHandover`] decides when a guest goes on
+//! from one.
+//!
 //! In one sentence each: until COMMIT the *source* decides, alone; with COMMIT it gives the decision
 //! away, for good; from READY on the *destination* decides, by whichever comes first: COMMIT, and it
 //! runs the guest, or a question, and it refuses it for ever. Only that refusal gives the source its
@@ -22,6 +25,7 @@
 
 mod decide;
 mod error;
+mod file;
 mod journal;
 mod message;
 mod permit;
@@ -36,13 +40,16 @@ pub mod words;
 /// Nothing in here can make a [`RunPermit`], whatever its [`Rules`](decision::Rules).
 pub mod decision {
     pub use super::decide::{
-        AllRules, Destination, DestinationPhase, Effect, Event, Rule, Rules, Source, SourcePhase,
-        Testimony, Witness,
+        AllFileRules, AllRules, Continuation, Destination, DestinationPhase, Effect, Event,
+        FileRule, FileRules, Rule, Rules, Source, SourcePhase, Testimony, Witness,
     };
 }
 
-pub use decide::{DestinationPhase, SourcePhase};
+pub use decide::{
+    ContinuationPhase, DestinationPhase, Entitlement, FileInput, FileOutput, SourcePhase,
+};
 pub use error::{Denial, DriveError, HandoverError};
+pub use file::FileHandover;
 pub use journal::{DirJournal, Journal, JournalError, MemoryJournal};
 pub use message::{Message, Verdict, Word};
 pub use permit::RunPermit;

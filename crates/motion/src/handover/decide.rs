@@ -3,6 +3,7 @@
 //! These three are all that decides who owns a guest. They are plain values that can be copied,
 //! compared and hashed, so that a model checker can drive the very code that the engine runs.
 
+mod continuation;
 mod destination;
 mod rules;
 mod source;
@@ -16,6 +17,10 @@ pub(super) use crate::mutate::InForce;
 #[cfg(not(feature = "mutate"))]
 pub(super) use rules::AllRules as InForce;
 
+pub use continuation::{
+    AllFileRules, Continuation, ContinuationPhase, Entitlement, FileInput, FileOutput, FileRule,
+    FileRules,
+};
 pub use destination::{Destination, DestinationPhase};
 pub use rules::{AllRules, Rule, Rules};
 pub use source::{Source, SourcePhase};
