@@ -6,14 +6,17 @@
 
 mod backing;
 mod dirty;
+mod filling;
 mod layout;
 mod page;
 mod ram;
 mod set;
 mod touched;
+pub mod userfault;
 
 pub use backing::Backing;
 pub use dirty::{DirtyLog, DirtyLogError};
+pub use filling::Filling;
 pub use layout::{HIGH_RAM, Layout, LayoutError, PCI_HOLE, Region};
 pub use page::{HUGE_2M, PAGE_SIZE, PageRange};
 pub use ram::{GuestMemory, GuestRam, RamError};

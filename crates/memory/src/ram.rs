@@ -1,14 +1,16 @@
 //! Guest RAM on a sealed memory file.
 
-use crate::{Backing, HUGE_2M, Layout, LayoutError, PAGE_SIZE, PageRange, PageSet, touched};
+use crate::{
+    Backing, Filling, HUGE_2M, Layout, LayoutError, PAGE_SIZE, PageRange, PageSet, touched,
+};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, VolatileSlice};
@@ -80,6 +82,8 @@ pub struct GuestRam {
     carried: Mutex<PageSet>,
     /// What was touched, as far as the kernel was asked.
     known: Mutex<PageSet>,
+    /// What brings in pages that are yet to come.
+    filling: RwLock<Option<Arc<dyn Filling>>>,
 }
 
 /// One mapping of a whole RAM file, unmapped when dropped.
@@ -229,7 +233,16 @@ impl GuestRam {
             .map_err(|e| fail("arranging its regions")(io::Error::other(e)))?;
         let carried = Mutex::new(PageSet::new(layout.pages()));
         let known = Mutex::new(PageSet::new(layout.pages()));
-        Ok(Self { memory, mapping, file, layout, backing, carried, known })
+        Ok(Self {
+            memory,
+            mapping,
+            file,
+            layout,
+            backing,
+            carried,
+            known,
+            filling: RwLock::default(),
+        })
     }
 
     /// Where the guest sees it.
@@ -269,20 +282,42 @@ impl GuestRam {
         self.mapping.base as u64
     }
 
-    /// Reads pages without allocating those that were never touched.
+    /// Says what brings in pages that are yet to come, while the guest runs already; `None` when all
+    /// have come. From now on [`Self::touched`], [`Self::read`] and [`Self::zero`] have the pages
+    /// that they are about brought in first, and fail where they cannot be had: a page that has not
+    /// come must not be taken for one that is zero.
+    pub fn set_filling(&self, filling: Option<Arc<dyn Filling>>) {
+        *self.filling.write().unwrap_or_else(PoisonError::into_inner) = filling;
+    }
+
+    /// What brings in pages that are yet to come, if any are.
+    #[must_use]
+    pub fn filling(&self) -> Option<Arc<dyn Filling>> {
+        self.filling.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the pages that are to come brought in.
+    fn bring(&self, range: PageRange) -> io::Result<()> {
+        self.filling().map_or(Ok(()), |filling| filling.bring(range))
+    }
+
+    /// Reads pages without allocating those that were never touched. Waits for those that are yet
+    /// to come.
     ///
     /// # Errors
-    /// What the kernel said; `InvalidInput` when the run or the buffer is out of bounds.
+    /// What the kernel said, or that a page that is yet to come cannot be had; `InvalidInput` when
+    /// the run or the buffer is out of bounds.
     pub fn read(&self, range: PageRange, buffer: &mut [u8]) -> io::Result<()> {
         self.check(range)?;
         if buffer.len() as u64 != range.bytes() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        self.bring(range)?;
         self.file.read_exact_at(buffer, range.offset())
     }
 
     /// The pages themselves, for those who fill them before the guest runs, or look at pages that
-    /// were touched.
+    /// were touched. Accesses wait for pages that are yet to come, however long that takes.
     ///
     /// # Errors
     /// `InvalidInput` when the run is out of bounds.
@@ -349,11 +384,23 @@ impl GuestRam {
     }
 
     /// The runs within `within` of pages that were ever touched: the others read as zero and need
-    /// not be looked at.
+    /// not be looked at. Waits for pages that are yet to come: afterwards none within is missing.
+    ///
+    /// # Errors
+    /// What the kernel said, or that a page that is yet to come cannot be had; `InvalidInput` when
+    /// the run is out of bounds.
+    pub fn touched(&self, within: PageRange) -> io::Result<Vec<PageRange>> {
+        self.check(within)?;
+        self.bring(within)?;
+        self.resident(within)
+    }
+
+    /// As [`Self::touched`], but without pages that are yet to come: how much memory is in use, not
+    /// what RAM holds.
     ///
     /// # Errors
     /// What the kernel said; `InvalidInput` when the run is out of bounds.
-    pub fn touched(&self, within: PageRange) -> io::Result<Vec<PageRange>> {
+    pub fn resident(&self, within: PageRange) -> io::Result<Vec<PageRange>> {
         self.check(within)?;
         match self.backing {
             Backing::Small | Backing::Transparent => {
