@@ -25,7 +25,7 @@ impl Monitor {
             Some(guest) => {
                 let ram = guest.ram();
                 let touched = ram
-                    .touched(PageRange::new(0, ram.pages()))
+                    .resident(PageRange::new(0, ram.pages()))
                     .map_err(|e| Error::host("cannot look at the guest's memory", &e))?;
                 Some(MemoryView {
                     size: ram.layout().size(),

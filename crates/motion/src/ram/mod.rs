@@ -1,6 +1,7 @@
-//! How RAM travels: in precopy passes. A [`Pass`] says what has
-//! to go, [`send`] takes pages out of RAM, [`receive`] puts them in.
+//! How RAM travels: in precopy passes, or on demand. A [`Pass`] says what has to go, [`send`] takes
+//! pages out of RAM, [`receive`] puts them in; [`on_demand`] says who fetches what next.
 
+pub mod on_demand;
 mod pacer;
 mod pass;
 pub mod receive;

@@ -224,7 +224,7 @@ impl Source {
     fn still_protected(&self) -> u64 {
         let mut dirty = PageSet::new(self.machine.ram().pages());
         let all = PageRange::new(0, dirty.pages());
-        match (self.machine.dirty_log().collect(&mut dirty), self.machine.ram().touched(all)) {
+        match (self.machine.dirty_log().collect(&mut dirty), self.machine.ram().resident(all)) {
             (Ok(()), Ok(touched)) => {
                 touched.into_iter().map(|run| run.count - dirty.count_in(run)).sum()
             }
