@@ -56,7 +56,7 @@ impl Arriving {
 }
 
 impl Machine for Arriving {
-    fn ram(&self) -> &GuestRam {
+    fn ram(&self) -> &Arc<GuestRam> {
         self.vm.ram()
     }
 

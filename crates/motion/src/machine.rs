@@ -30,8 +30,8 @@ impl MachineError {
 /// Whether it may run is not a matter of its run state but of the [`RunPermit`] that it holds: it
 /// runs only while it has one. All methods may be called from any thread.
 pub trait Machine: Send + Sync {
-    /// Its RAM.
-    fn ram(&self) -> &GuestRam;
+    /// Its RAM, which whoever fills it while the guest runs keeps as long as the machine does.
+    fn ram(&self) -> &Arc<GuestRam>;
 
     /// Whether its vCPUs are running, as opposed to stopped by whomever.
     fn is_running(&self) -> bool;

@@ -87,18 +87,18 @@ pub struct Nature {
 
 thread_local! {
     /// RAM of machines that are gone, empty again: making it anew costs more than a whole run.
-    static POOL: RefCell<Vec<GuestRam>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Vec<Arc<GuestRam>>> = const { RefCell::new(Vec::new()) };
 }
 
-fn empty_ram() -> GuestRam {
+fn empty_ram() -> Arc<GuestRam> {
     let used = POOL.with_borrow_mut(Vec::pop);
-    used.unwrap_or_else(|| GuestRam::new(RAM, Backing::Small).expect("there are 16 MiB"))
+    used.unwrap_or_else(|| Arc::new(GuestRam::new(RAM, Backing::Small).expect("there are 16 MiB")))
 }
 
 /// A machine of one process.
 pub struct SimMachine {
     /// Taken out only when it goes back to the pool.
-    ram: Option<GuestRam>,
+    ram: Option<Arc<GuestRam>>,
     pub life: Arc<Life>,
     guest: SharedGuest,
     book: Book,
@@ -127,7 +127,8 @@ struct Parts {
 impl Drop for SimMachine {
     fn drop(&mut self) {
         use rustix::fs::FallocateFlags;
-        if let Some(ram) = self.ram.take() {
+        // Nobody else keeps it once its machine is gone, or it is not reused.
+        if let Some(ram) = self.ram.take().filter(|ram| Arc::strong_count(ram) == 1) {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(ram.file(), flags, 0, RAM).expect("a hole can be punched");
             POOL.with_borrow_mut(|pool| pool.push(ram));
@@ -279,7 +280,7 @@ impl SimMachine {
 }
 
 impl Machine for SimMachine {
-    fn ram(&self) -> &GuestRam {
+    fn ram(&self) -> &Arc<GuestRam> {
         self.ram.as_ref().expect("it is there until the machine is dropped")
     }
 

@@ -6,9 +6,10 @@ use memory::GuestRam;
 use motion::handover::RunPermit;
 use motion::{Machine, MachineError};
 use state::Code;
+use std::sync::Arc;
 
 impl Machine for Vm {
-    fn ram(&self) -> &GuestRam {
+    fn ram(&self) -> &Arc<GuestRam> {
         self.slots().ram()
     }
 

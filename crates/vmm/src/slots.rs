@@ -30,7 +30,7 @@ impl Slots {
         &self.vm
     }
 
-    pub fn ram(&self) -> &GuestRam {
+    pub fn ram(&self) -> &Arc<GuestRam> {
         &self.ram
     }
 

@@ -75,7 +75,7 @@ impl DirtyLog for Log {
 
 /// A machine whose guest writes when the test tells it to, or all the time on a thread.
 pub struct Simulated {
-    ram: GuestRam,
+    ram: Arc<GuestRam>,
     log: Log,
     running: AtomicBool,
     permit: Mutex<Option<RunPermit>>,
@@ -99,7 +99,7 @@ impl Simulated {
     }
 
     pub fn empty() -> Arc<Self> {
-        let ram = GuestRam::new(RAM, Backing::Small).unwrap();
+        let ram = Arc::new(GuestRam::new(RAM, Backing::Small).unwrap());
         Arc::new(Self {
             log: Log { pages: ram.pages(), dirty: Mutex::default() },
             ram,
@@ -153,7 +153,7 @@ impl Simulated {
 }
 
 impl Machine for Simulated {
-    fn ram(&self) -> &GuestRam {
+    fn ram(&self) -> &Arc<GuestRam> {
         &self.ram
     }
 

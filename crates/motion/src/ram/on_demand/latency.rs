@@ -6,7 +6,8 @@ use std::time::Duration;
 
 /// Each doubling is cut into so many parts: a figure is exact to an eighth.
 const PARTS: u64 = 8;
-const BUCKETS: usize = 64 * PARTS as usize;
+const BUCKETS: usize = 64 * 8;
+const _: () = assert!(BUCKETS as u64 == 64 * PARTS);
 
 /// A histogram of durations.
 pub struct Latency {

@@ -241,7 +241,7 @@ fn of_many_threads_one_fetches_each_chunk() {
                 let mut random = thread * 77 + 1;
                 let put = |claim: Claim, random: u64| {
                     for chunk in claim.chunks() {
-                        if random % 7 == 0 {
+                        if random.is_multiple_of(7) {
                             on_demand.revoke(&claim);
                         }
                         if on_demand.begin(&claim, chunk) {

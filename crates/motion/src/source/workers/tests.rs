@@ -15,12 +15,12 @@ const PAGES: u64 = 4096;
 
 /// RAM, and a guest that runs or does not.
 struct Still {
-    ram: GuestRam,
+    ram: Arc<GuestRam>,
     running: bool,
 }
 
 impl Machine for Still {
-    fn ram(&self) -> &GuestRam {
+    fn ram(&self) -> &Arc<GuestRam> {
         &self.ram
     }
     fn is_running(&self) -> bool {
@@ -66,7 +66,7 @@ struct Rig {
 
 fn rig(running: bool) -> Rig {
     let ram = || GuestRam::new(PAGES * memory::PAGE_SIZE, Backing::Small).unwrap();
-    let machine = Arc::new(Still { ram: ram(), running });
+    let machine = Arc::new(Still { ram: Arc::new(ram()), running });
     for page in 0..PAGES {
         let word = (page + 1).to_le_bytes();
         machine.ram.slice(PageRange::new(page, 1)).unwrap().copy_from(&word);
