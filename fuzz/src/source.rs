@@ -320,6 +320,11 @@ impl Play {
         if self.machine.is_running() {
             assert!(self.machine.has_permit(), "the guest runs without a permit");
         }
+        let (phase, said) = (self.source.phase(), self.source.progress());
+        let in_doubt = matches!(phase, Phase::AwaitingRunning | Phase::Undecided);
+        assert_eq!(said.in_doubt.is_some(), in_doubt, "doubt, in {phase:?}");
+        let undecided = phase == Phase::Undecided;
+        assert_eq!(said.undecided.is_some(), undecided, "what it waits for, in {phase:?}");
     }
 
     /// Nothing comes any more. The guest goes on here unless it was given away.

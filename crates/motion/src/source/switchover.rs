@@ -220,14 +220,16 @@ impl Source {
     }
 
     fn say(&mut self, message: handover::Message, io: &mut dyn SourceIo) {
-        // COMMIT is said again, in a motion that has ended, when an operator gave the guest away.
-        if message.word == handover::Word::Commit && !self.is_decided() {
+        // COMMIT is also said again: to a destination that asks, or when an operator gave the guest
+        // away. Nothing begins anew by that.
+        let commits = message.word == handover::Word::Commit && self.phase == Phase::AwaitingReady;
+        if commits {
             self.phase = Phase::AwaitingRunning;
         }
         // What has to be said again goes another way: a link can be dead and nobody the wiser.
         let again = self.has_ended() && keeps(Rule::AbortGoesAnotherWay);
         if self.linked && !again {
-            if message.word == handover::Word::Commit {
+            if commits {
                 // Not after it: the destination may be running before this side goes on.
                 self.times.committed = io.now();
             }
@@ -266,11 +268,6 @@ impl Source {
             peer: self.report.peer.clone(),
             since_ns: nanos(io.now().since(self.begun)),
         }
-    }
-
-    /// Whether it is decided who owns the guest.
-    pub(super) fn is_decided(&self) -> bool {
-        self.decided.is_some()
     }
 
     /// Whether the destination knows that the guest stays here.
