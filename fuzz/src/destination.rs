@@ -9,7 +9,8 @@ use motion::clock::Moment;
 use motion::destination::{
     Admission, AsRam, Command, Destination, DestinationIo, Event, Phase, Question,
 };
-use motion::handover::{MemoryJournal, Side, Word};
+use motion::handover::words::from_wire;
+use motion::handover::{self, MemoryJournal, Side, Word};
 use motion::ram::receive::{Received, Receiver};
 use motion::{DestinationOptions, MotionError};
 use state::Code;
@@ -24,7 +25,8 @@ const MOST_TICKS: usize = 50;
 ///
 /// # Panics
 /// When a promise is broken: the guest runs without the source's word or an operator's, twice, or
-/// without its state; or the destination neither rests nor waits for a decision in the end.
+/// without its state; what may be its only copy is dropped unasked; or the destination neither rests
+/// nor waits for a decision in the end.
 pub fn run(data: &[u8]) {
     allocation::bounded(data.len(), || {
         let mut input = Input::new(data);
@@ -45,6 +47,7 @@ struct Io {
     /// Whatever is sent is lost, with the connection.
     broken: bool,
     ram: Option<Arc<dyn AsRam>>,
+    /// READY was said in the motion under way.
     said_ready: bool,
 }
 
@@ -56,10 +59,11 @@ impl DestinationIo for Io {
     fn send(&mut self, message: &Message) -> Result<(), MotionError> {
         // Whatever it says can be said on the wire.
         let _ = message.encode();
+        // Also if it does not get there: it may have.
+        self.said_ready |= matches!(message, Message::Ready(_));
         if !self.control || self.broken {
             return Err(MotionError::new(Code::LinkLost, "the connection is gone"));
         }
-        self.said_ready |= matches!(message, Message::Ready(_));
         Ok(())
     }
 
@@ -89,8 +93,13 @@ struct Play {
     /// Data connections that were admitted, by number.
     receivers: Vec<(u16, Receiver)>,
     motion: u64,
-    /// The source, or an operator, has given the guest to this side.
+    /// The source, or an operator, has given the guest of the motion under way to this side.
     given: bool,
+    /// The source has asked for it or taken it back, an operator gave it to the source, or it was held
+    /// and need not be for ever.
+    released: bool,
+    /// There is a limit to holding.
+    may_give_up: bool,
 }
 
 impl Play {
@@ -101,6 +110,7 @@ impl Play {
             hold: input.flag().then_some(Duration::from_secs(1)),
             ..DestinationOptions::default()
         };
+        let may_give_up = options.hold.is_some();
         let mut journal = MemoryJournal::default();
         journal.failures = u32::from(input.byte().saturating_sub(250));
         let builder = Arc::new(Builder::default());
@@ -118,13 +128,37 @@ impl Play {
             receivers: Vec::new(),
             motion: 0,
             given: false,
+            released: false,
+            may_give_up,
         }
     }
 
     fn handle(&mut self, event: Event) {
-        self.given |= matches!(&event, Event::Message(Message::Commit(_)))
-            || matches!(&event, Event::Asked(_, message) if message.word == Word::Commit);
+        let word = match &event {
+            Event::Message(message) => from_wire(message),
+            Event::Asked(_, message) => Some(*message),
+            _ => None,
+        };
+        self.released |= self.may_give_up && self.destination.phase() == Phase::Holding;
+        // Before READY nothing is given or taken back by it, and after a refusal it comes too late.
+        if let Some(message) = word.filter(|message| self.is_about(*message) && self.in_doubt()) {
+            match message.word {
+                Word::Commit => self.given = true,
+                Word::Query | Word::Abort => self.released = true,
+                _ => {}
+            }
+        }
         self.destination.handle(event, &mut self.io);
+    }
+
+    /// Whether it is said of the motion under way.
+    fn is_about(&self, message: handover::Message) -> bool {
+        self.destination.report().token == message.token.to_string()
+    }
+
+    /// Whether the only copy of the guest may be here.
+    fn in_doubt(&self) -> bool {
+        matches!(self.destination.phase(), Phase::Ready | Phase::Holding)
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -160,10 +194,12 @@ impl Play {
                 fenced: n > 2,
             },
         };
-        let gives = matches!(command, Command::Resolve { owner: Side::Here, fenced: true });
-        // Whether it may is the destination's to say.
-        let holds = self.destination.phase();
-        self.given |= gives && matches!(holds, Phase::Ready | Phase::Holding);
+        if let Command::Resolve { owner, fenced: true } = command
+            && self.in_doubt()
+        {
+            self.given |= owner == Side::Here;
+            self.released |= owner == Side::Peer;
+        }
         let _ = self.destination.command(command, &mut self.io);
     }
 
@@ -178,6 +214,8 @@ impl Play {
                 assert!(!self.io.control, "a second source was let in beside the first");
                 self.io.control = true;
                 self.io.broken = false;
+                self.io.said_ready = false;
+                (self.given, self.released) = (false, false);
                 self.motion += 1;
                 self.receivers.clear();
                 self.frames = Inbox::new();
@@ -264,8 +302,15 @@ impl Play {
     }
 
     fn check(&self) {
-        let Some(machine) = self.builder.machine() else { return };
-        let phase = self.destination.phase();
+        let (phase, said) = (self.destination.phase(), self.destination.progress());
+        assert_eq!(said.in_doubt.is_some(), self.in_doubt(), "doubt, in {phase:?}");
+        let holds = phase == Phase::Holding;
+        assert_eq!(said.undecided.is_some(), holds, "what it waits for, in {phase:?}");
+        let Some(machine) = self.builder.machine() else {
+            let kept = !self.io.said_ready || self.released;
+            assert!(kept, "what may be the only copy was dropped");
+            return;
+        };
         assert!(machine.permits() <= 1, "the guest was given to this side twice");
         if machine.has_permit() {
             assert!(self.given, "the guest runs here and nobody has said so");
