@@ -1,0 +1,164 @@
+//! Reading a snapshot.
+
+use crate::buffer::Buffer;
+use crate::header::Header;
+use crate::origin::{Opened, Origin};
+use crate::peek::{Mark, Peek};
+use crate::places::{Lengths, PAGE, most_bytes};
+use crate::record::Claim;
+use crate::section::SectionKind;
+use crate::tables::{Sums, Tables, sum_of};
+use crate::{Damage, ReadError, checksum};
+use memory::{HUGE_2M, PAGE_SIZE, PageRange, PageSet};
+
+/// An open snapshot: complete, with all that it says of itself checked. Pages are checked as they are
+/// read.
+#[derive(Debug)]
+pub struct Reader {
+    pub(crate) file: Opened,
+    pub(crate) header: Header,
+    pages_offset: u64,
+    /// Where the last byte is that is needed, in the file.
+    needed: u64,
+    description: Vec<u8>,
+    state: Vec<u8>,
+    present: PageSet,
+    recent: PageSet,
+    sums: Sums,
+    pub(crate) claim: Result<Option<Claim>, Damage>,
+}
+
+impl Reader {
+    /// Opens a snapshot and checks everything but its pages. With `direct` pages are read around the
+    /// page cache, where the file system can. The file is opened for reading only.
+    ///
+    /// # Errors
+    /// [`ReadError`]: it cannot be read, is no snapshot, is incomplete, is damaged, or is one that
+    /// this build does not restore.
+    pub fn open(origin: Origin, direct: bool) -> Result<Self, ReadError> {
+        let file = Opened::open(origin, direct)?;
+        let Peek { page, mark, claim, sections, size, .. } = Peek::of(&file)?;
+        let damaged = |damage| ReadError::Damaged { name: file.name.clone(), damage };
+        let header = page.header().map_err(damaged)?;
+        match mark.map_err(damaged)? {
+            Mark::Missing => return Err(ReadError::Incomplete(file.name)),
+            Mark::Complete(_) => {}
+        }
+        let nonsense = |what: &str| damaged(Damage::Nonsense("the header", what.to_owned()));
+        if !page.pages_offset.is_multiple_of(HUGE_2M) {
+            return Err(nonsense("its pages begin at no multiple of 2 MiB"));
+        }
+        let reach = page.pages_offset.checked_add(page.ram).filter(|_| page.pages_offset > 0);
+        let Some(reach) = reach else { return Err(nonsense("its pages cannot lie there")) };
+        let needed = file.storage.place(reach);
+        if size < needed {
+            return Err(ReadError::Truncated { name: file.name, needed, found: size });
+        }
+        let sections = sections.map_err(damaged)?;
+        let lengths = Lengths::of(page.ram);
+        let tables = Tables { file: &file, sections: &sections };
+        let most = most_bytes(page.ram) - page.ram;
+        let present = tables.set(SectionKind::Presence, &lengths)?;
+        let recent = tables.recent(&lengths)?;
+        let sums = tables.sums(&present, &lengths)?;
+        let description = tables.read(SectionKind::Description, most)?;
+        let state = tables.read(SectionKind::State, most)?;
+        Ok(Self {
+            header,
+            pages_offset: page.pages_offset,
+            needed,
+            description,
+            state,
+            present,
+            recent,
+            sums,
+            claim,
+            file,
+        })
+    }
+
+    /// What the snapshot is of.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The machine's description, as it was written.
+    #[must_use]
+    pub fn description(&self) -> &[u8] {
+        &self.description
+    }
+
+    /// The machine's state, as it was written.
+    #[must_use]
+    pub fn state(&self) -> &[u8] {
+        &self.state
+    }
+
+    /// The pages that are in the file. The others are zero.
+    #[must_use]
+    pub fn present(&self) -> &PageSet {
+        &self.present
+    }
+
+    /// The pages that were touched last; empty when nothing is said of them.
+    #[must_use]
+    pub fn recent(&self) -> &PageSet {
+        &self.recent
+    }
+
+    /// Whether pages are read around the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.file.storage.is_direct()
+    }
+
+    /// Where in the file a page of RAM's file lies, in bytes.
+    #[must_use]
+    pub fn place_of(&self, page: u64) -> u64 {
+        self.file.storage.place(self.pages_offset.saturating_add(page.saturating_mul(PAGE_SIZE)))
+    }
+
+    /// Reads pages into the beginning of `buffer`, and checks each. Absent ones come as zeroes.
+    ///
+    /// # Errors
+    /// [`ReadError`]; then what is in the buffer is not to be used.
+    pub fn read(&self, range: PageRange, buffer: &mut Buffer) -> Result<(), ReadError> {
+        let pages = self.present.pages();
+        if !range.is_within(pages) || range.count > buffer.pages() {
+            return Err(ReadError::OutOfRange { name: self.file.name.clone(), range, pages });
+        }
+        let bytes = buffer.as_mut_slice();
+        let index =
+            |page: u64| usize::try_from(page - range.start).expect("within the buffer") * PAGE;
+        let mut next = range.start;
+        for run in self.present.runs_in(range) {
+            bytes[index(next)..index(run.start)].fill(0);
+            let part = &mut bytes[index(run.start)..index(run.end())];
+            self.file.read("reading pages", part, self.pages_offset + run.offset())?;
+            for (page, contents) in (run.start..).zip(part.chunks_exact(PAGE)) {
+                self.check(page, contents)?;
+            }
+            next = run.end();
+        }
+        bytes[index(next)..index(range.end())].fill(0);
+        Ok(())
+    }
+
+    fn check(&self, page: u64, contents: &[u8]) -> Result<(), ReadError> {
+        let (expected, found) = (sum_of(&self.sums, page), checksum::of_page(page, contents));
+        if expected == found {
+            return Ok(());
+        }
+        let offset = self.place_of(page);
+        Err(ReadError::BadPage { name: self.file.name.clone(), page, offset, found, expected })
+    }
+
+    /// Whether the file still has all its bytes, and is still what its path leads to.
+    ///
+    /// # Errors
+    /// [`ReadError::Truncated`] or [`ReadError::Replaced`].
+    pub fn check_identity(&self) -> Result<(), ReadError> {
+        self.file.check(self.needed)
+    }
+}

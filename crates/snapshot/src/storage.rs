@@ -1,0 +1,168 @@
+//! A file, from some offset on, written and read in whole aligned pages.
+
+use crate::buffer::Buffer;
+use crate::fuse;
+use memory::PAGE_SIZE;
+use rustix::fs::{FallocateFlags, FileType, OFlags};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Most bytes of zeroes written at once where holes cannot be punched.
+const ZEROES: u64 = 1 << 20;
+
+/// A regular file with a snapshot in it. Everything goes through one descriptor, in whole pages from
+/// aligned memory, so that it does not matter whether it has `O_DIRECT`.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    file: OwnedFd,
+    /// Where the snapshot begins, in bytes.
+    base: u64,
+    can_punch: AtomicBool,
+}
+
+/// What failed, and where in the file.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub action: &'static str,
+    pub offset: Option<u64>,
+    pub source: io::Error,
+}
+
+pub(crate) fn failure(action: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |source| Failure { action, offset: None, source }
+}
+
+impl Storage {
+    pub(crate) fn new(file: OwnedFd, base: u64) -> Self {
+        Self { file, base, can_punch: AtomicBool::new(true) }
+    }
+
+    pub(crate) fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+
+    /// Where in the file this offset of the snapshot lies.
+    pub(crate) fn place(&self, at: u64) -> u64 {
+        self.base.saturating_add(at)
+    }
+
+    /// Writes all of `bytes` at `at`, bytes from the start of the snapshot.
+    pub(crate) fn write(&self, action: &'static str, bytes: &[u8], at: u64) -> Result<(), Failure> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let offset = self.place(at + done as u64);
+            let failed = |source| Failure { action, offset: Some(offset), source };
+            fuse::pass().map_err(failed)?;
+            match rustix::io::pwrite(&self.file, &bytes[done..], offset) {
+                Ok(0) => return Err(failed(io::ErrorKind::WriteZero.into())),
+                // What was cut short within a page is written again from its start: it has to be
+                // aligned. Less than a page is no progress, and the next try says why.
+                Ok(written) if written >= bytes.len() - done => done = bytes.len(),
+                Ok(written) if written >= 4096 => done += written / 4096 * 4096,
+                Ok(_) => return Err(failed(io::ErrorKind::WriteZero.into())),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes`, and zeroes up to the end of the page.
+    pub(crate) fn write_padded(
+        &self,
+        action: &'static str,
+        bytes: &[u8],
+        at: u64,
+    ) -> Result<(), Failure> {
+        self.write(action, Buffer::holding(bytes).as_slice(), at)
+    }
+
+    /// Fills `bytes` from `at`, bytes from the start of the snapshot.
+    pub(crate) fn read(
+        &self,
+        action: &'static str,
+        bytes: &mut [u8],
+        at: u64,
+    ) -> Result<(), Failure> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let offset = self.place(at + done as u64);
+            let failed = |source| Failure { action, offset: Some(offset), source };
+            match rustix::io::pread(&self.file, &mut bytes[done..], offset) {
+                Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `length` bytes from `at` read as zero, and gives their space back where the file system
+    /// can.
+    pub(crate) fn punch(&self, at: u64, length: u64) -> Result<(), Failure> {
+        let action = "punching out pages that became zero";
+        if self.can_punch.load(Ordering::Relaxed) {
+            let offset = self.place(at);
+            let failed = |source| Failure { action, offset: Some(offset), source };
+            fuse::pass().map_err(failed)?;
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            match rustix::fs::fallocate(&self.file, flags, offset, length) {
+                Ok(()) => return Ok(()),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    self.can_punch.store(false, Ordering::Relaxed);
+                }
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        let zeroes = Buffer::new(length.min(ZEROES) / PAGE_SIZE);
+        let mut done = 0;
+        while done < length {
+            let part = (length - done).min(ZEROES);
+            let part_bytes = usize::try_from(part).expect("a MiB at most");
+            self.write(action, &zeroes.as_slice()[..part_bytes], at + done)?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Sets the length, in bytes from the start of the snapshot.
+    pub(crate) fn set_length(&self, length: u64) -> Result<(), Failure> {
+        let failed = failure("setting its length");
+        fuse::pass().map_err(&failed)?;
+        rustix::fs::ftruncate(&self.file, self.place(length)).map_err(|e| failed(e.into()))
+    }
+
+    /// Makes durable what was written.
+    pub(crate) fn sync(&self) -> Result<(), Failure> {
+        let failed = failure("making it durable (fdatasync)");
+        fuse::pass().map_err(&failed)?;
+        rustix::fs::fdatasync(&self.file).map_err(|e| failed(e.into()))
+    }
+
+    /// Whether pages go around the page cache.
+    pub(crate) fn is_direct(&self) -> bool {
+        rustix::fs::fcntl_getfl(&self.file).is_ok_and(|flags| flags.contains(OFlags::DIRECT))
+    }
+
+    /// Goes through the page cache from now on.
+    pub(crate) fn set_buffered(&self) -> io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(&self.file)?;
+        Ok(rustix::fs::fcntl_setfl(&self.file, flags - OFlags::DIRECT)?)
+    }
+}
+
+/// What a file is that is not a regular one; `None` for a regular one.
+pub(crate) fn not_regular(mode: u32) -> Option<&'static str> {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => None,
+        FileType::Directory => Some("a folder"),
+        FileType::Fifo => Some("a pipe"),
+        FileType::Socket => Some("a socket"),
+        FileType::CharacterDevice => Some("a character device"),
+        FileType::BlockDevice => Some("a block device"),
+        _ => Some("not a file"),
+    }
+}
