@@ -10,6 +10,7 @@ mod courtesy;
 mod deferred;
 pub mod destination;
 mod error;
+pub mod fill;
 pub mod handover;
 mod machine;
 #[cfg(feature = "mutate")]

@@ -113,31 +113,29 @@ impl Userfault {
     /// What the kernel said.
     pub fn unregister_all(&self) -> io::Result<()> {
         let all = PageRange::new(0, self.ram.pages());
-        abi::unregister(self.fd.as_fd(), self.range(all)?)
+        abi::unregister(self.fd.as_fd(), self.range(all)?)?;
+        // The kernel wakes who waits before it takes the registration away: who began to wait in
+        // between, holding no more than the lock of the one mapping, would wait for ever.
+        self.wake(all)
     }
 
-    /// Adds to `into` the faults that nobody has taken yet, a few at most, without waiting. Each is
-    /// given to one caller.
+    /// A fault that nobody has taken yet, without waiting for one. Each is given to one caller: who
+    /// took one alone leaves the others to be served meanwhile.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn take_faults(&self, into: &mut Vec<Fault>) -> io::Result<()> {
-        /// Few, so that other threads can serve the rest meanwhile.
-        const AT_ONCE: usize = 4;
-        let mut buffer = [0; AT_ONCE * abi::MESSAGE];
-        let count = match rustix::io::read(&self.fd, &mut buffer[..]) {
-            Ok(count) => count,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
+    pub fn take_fault(&self) -> io::Result<Option<Fault>> {
+        let mut message = [0; abi::MESSAGE];
+        match rustix::io::read(&self.fd, &mut message[..]) {
+            Ok(abi::MESSAGE) => {}
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
             Err(e) => return Err(e.into()),
-        };
-        let (messages, _) = buffer[..count].as_chunks::<{ abi::MESSAGE }>();
-        for message in messages {
-            let Some(fault) = abi::Message::decode(message) else { continue };
+        }
+        Ok(abi::Message::decode(&message).map(|fault| {
             let offset = fault.address.wrapping_sub(self.ram.host_base());
             let page = offset / PAGE_SIZE / self.unit() * self.unit();
-            into.push(Fault { page, write: fault.write, thread: fault.thread });
-        }
-        Ok(())
+            Fault { page, write: fault.write, thread: fault.thread }
+        }))
     }
 
     /// Provides the pages of `range`, which get these contents, and wakes whoever waits for them.
