@@ -9,6 +9,7 @@ use crate::storage::Storage;
 use crate::{ClaimError, Damage, ReadError};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+use std::os::fd::OwnedFd;
 
 impl Reader {
     /// Who has continued the guest, as of when the file was opened.
@@ -31,12 +32,7 @@ impl Reader {
     pub fn write_claim(&self, claim: &Claim, replace: bool) -> Result<(), ClaimError> {
         let name = || self.file.name.clone();
         let page = claim.page(self.header.snapshot).ok_or(ClaimError::Host)?;
-        self.check_identity().map_err(ClaimError::File)?;
-        let file =
-            self.file.writable().map_err(|source| ClaimError::ReadOnly { name: name(), source })?;
-        if !self.file.is(&file) {
-            return Err(ClaimError::File(ReadError::Replaced(name())));
-        }
+        let file = self.open_to_claim()?;
         // Released when the descriptor is closed, whatever way this ends. A descriptor that shares
         // its open file with others would keep it; it is let go explicitly, too.
         let lock = |operation| rustix::fs::flock(&file, operation);
@@ -48,6 +44,25 @@ impl Reader {
         let done = self.claim_locked(&storage, &page, replace);
         let _ = rustix::fs::flock(storage.file(), FlockOperation::Unlock);
         done
+    }
+
+    /// Whether a claim can be written, so that nothing is built in vain. Writes nothing.
+    ///
+    /// # Errors
+    /// [`ClaimError`], as far as it can be known beforehand.
+    pub fn can_claim(&self) -> Result<(), ClaimError> {
+        self.open_to_claim().map(drop)
+    }
+
+    fn open_to_claim(&self) -> Result<OwnedFd, ClaimError> {
+        let name = || self.file.name.clone();
+        self.check_identity().map_err(ClaimError::File)?;
+        let file =
+            self.file.writable().map_err(|source| ClaimError::ReadOnly { name: name(), source })?;
+        if !self.file.is(&file) {
+            return Err(ClaimError::File(ReadError::Replaced(name())));
+        }
+        Ok(file)
     }
 
     fn claim_locked(
