@@ -19,6 +19,7 @@ mod observer;
 mod options;
 pub mod ram;
 mod report;
+pub mod restore;
 mod rules;
 pub mod source;
 mod status;
@@ -34,8 +35,8 @@ pub use mutate::{Broken, break_rule};
 pub use observer::Observer;
 pub use options::{Blackout, DestinationOptions, SourceOptions, TimeoutAction};
 pub use report::{
-    BlackoutReport, ErrorReport, PassReport, Progress, RamReport, Report, Stage, StageName,
-    StatusOrNone, Undecided,
+    BlackoutReport, ErrorReport, PassReport, Progress, RamReport, Report, RestoreReport, Stage,
+    StageName, StatusOrNone, Undecided,
 };
 pub use rules::Rule;
 pub use status::Status;

@@ -37,6 +37,9 @@ pub struct Report {
     pub passes: Vec<PassReport>,
     /// The blackout that was, if the guest was stopped.
     pub blackout: Option<BlackoutReport>,
+    /// What a guest that came from a file took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreReport>,
     /// Why the guest was stopped when it was, or was not.
     pub switch: String,
     /// The guest was stopped this long for an attempt that was given up.
@@ -153,6 +156,33 @@ pub struct BlackoutReport {
     pub bytes: u64,
     /// Where the time went.
     pub stages: Vec<Stage>,
+}
+
+/// A guest that came from a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RestoreReport {
+    /// What the file says it is: `save` or `snapshot`.
+    pub kind: &'static str,
+    /// Which one.
+    pub snapshot: String,
+    /// The guest goes on once, and is claimed in the file.
+    pub claims: bool,
+    /// It is a copy, with an identity of its own.
+    pub clone: bool,
+    /// Threads that read the file.
+    pub threads: usize,
+    /// Building the machine.
+    pub build_ns: u64,
+    /// Filling RAM.
+    pub fill_ns: u64,
+    /// Pages whose contents were compared with their checksums.
+    pub verified_pages: u64,
+    /// Loading the state.
+    pub state_ns: u64,
+    /// Making the claim durable, where there was one to make.
+    pub claim_ns: Option<u64>,
+    /// From the command to the guest's first instruction, once it has run.
+    pub first_instruction_ns: Option<u64>,
 }
 
 /// How far a motion is, at any time.

@@ -1,0 +1,15 @@
+//! A guest from a file: a motion whose source says nothing and waits for nobody.
+//!
+//! [`admit`] says what is against it before anything is built. A [`RestoreJob`] then builds the
+//! machine, fills its RAM, loads its state, and asks the [handover](crate::handover::FileHandover)
+//! whether it may run: a saved guest is claimed in its file first, for good.
+
+mod admit;
+mod error;
+mod fill;
+mod job;
+mod options;
+
+pub use admit::admit;
+pub use job::{Phase, RestoreJob};
+pub use options::{Claimant, RestoreOptions, Terms};

@@ -1,0 +1,50 @@
+//! What is asked of a restore.
+
+use uuid::Uuid;
+
+/// On what terms a guest is taken from a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Terms {
+    /// As the file says: a saved guest goes on once, and is claimed; of a snapshot copies are made.
+    #[default]
+    AsSaved,
+    /// A saved guest goes on once more, although it was claimed: what it has done since, and done to
+    /// its disks, is not in the file.
+    Reclaim,
+    /// A copy that is a machine of its own. Nothing is claimed.
+    Clone,
+}
+
+/// Who claims a saved guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimant {
+    /// Name of the host, for people.
+    pub host: String,
+    /// Which boot of it (`/proc/sys/kernel/random/boot_id`).
+    pub boot: Uuid,
+}
+
+/// What is asked of a restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// On what terms.
+    pub terms: Terms,
+    /// The guest does not run before [`RestoreJob::cont`](super::RestoreJob::cont).
+    pub paused: bool,
+    /// Who claims it.
+    pub claimant: Claimant,
+    /// How many threads read the file, 1 to [`Self::MOST_THREADS`].
+    pub threads: usize,
+}
+
+impl RestoreOptions {
+    /// More threads than this gain nothing and hold a buffer each.
+    pub const MOST_THREADS: usize = 16;
+
+    /// As many threads as keep storage busy while others check and copy what they have read.
+    #[must_use]
+    pub fn usual_threads() -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        (2 * processors).min(Self::MOST_THREADS)
+    }
+}
