@@ -20,6 +20,15 @@ impl Arrivals {
         Self { builder, monitor }
     }
 
+    /// The guest whose machine was built last is here, whether or not it may run.
+    pub fn settle(&self) {
+        if let (Some(monitor), Some(vm)) = (self.monitor.upgrade(), self.builder.built())
+            && monitor.state().guest.is_none()
+        {
+            monitor.settle(vm);
+        }
+    }
+
     /// Lets go of the machine of a guest that did not come.
     pub fn forget(&self) {
         self.builder.forget();

@@ -1,6 +1,6 @@
 //! What describes a machine to be run here.
 
-use crate::MachineName;
+use crate::{MachineName, Restore};
 use devices::console::Spec as Console;
 use guest::Builtin;
 use links::Address;
@@ -64,6 +64,8 @@ pub enum BootSource {
     },
     /// From another machine monitor.
     Incoming(Incoming),
+    /// Out of a file.
+    Restore(Restore),
 }
 
 /// Where to wait for a guest.

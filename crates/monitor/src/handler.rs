@@ -1,17 +1,21 @@
 //! QMP's commands, each handed to whoever knows what it means.
 
 use crate::monitor::Monitor;
-use crate::{Ending, Error};
+use crate::restoring::OpenFile;
+use crate::{Ending, Error, Terms};
 use devices::lock;
 use links::Descriptors;
 use motion::{Machine, SourceOptions};
-use qmp::command::{Address, Command};
+use qmp::command::{Address, Command, MigrateIncoming, RestoreClock};
 use qmp::reply::{
     CpuInfo, KvmInfo, MemoryInfo, MigrationStatus, NameInfo, Reply, RunState, StatusInfo, UuidInfo,
 };
 use qmp::{Context, Handler};
+use rustix::fs::FileType;
+use snapshot::Origin;
 use state::Code;
 use std::sync::{Arc, Mutex};
+use vmm::GuestClock;
 
 /// Answers QMP for one machine.
 pub(crate) struct Control {
@@ -70,14 +74,7 @@ fn execute(monitor: &Arc<Monitor>, command: Command, context: &Context) -> Resul
             let given = Arc::new(descriptors(&migrate.address()?, context)?);
             monitor.migrate(&migrate, given).map(Into::into)
         }
-        Command::MigrateIncoming(incoming) => {
-            let address = incoming.address()?;
-            let given = descriptors(&address, context)?;
-            let address = crate::address::of(&address)?;
-            let keep_waiting = !incoming.exit_on_error;
-            monitor.wait_for_guest(&address, &given, keep_waiting, incoming.insecure)?;
-            Ok(().into())
-        }
+        Command::MigrateIncoming(incoming) => receive(monitor, &incoming, context).map(Into::into),
         Command::MigrateCancel => monitor.cancel(context.oob()).map(Into::into),
         Command::MigrateContinue(at) if at.state == MigrationStatus::PreSwitchover => {
             let motion = monitor.motion_under_way().ok_or_else(|| {
@@ -105,6 +102,52 @@ fn execute(monitor: &Arc<Monitor>, command: Command, context: &Context) -> Resul
         Command::HandoverQuery(query) => monitor.handovers(query.token.as_deref()).map(Into::into),
         Command::HandoverResolve(resolve) => monitor.resolve(&resolve).map(Into::into),
     }
+}
+
+/// `migrate-incoming`: from another machine monitor, or out of a file.
+fn receive(
+    monitor: &Arc<Monitor>,
+    incoming: &MigrateIncoming,
+    context: &Context,
+) -> Result<(), Error> {
+    let address = incoming.address()?;
+    let keep_waiting = !incoming.exit_on_error;
+    let restore = |origin, name: String| {
+        let terms = match (incoming.clone, incoming.reclaim) {
+            (true, _) => Terms::Clone,
+            (false, true) => Terms::Reclaim,
+            (false, false) => Terms::AsSaved,
+        };
+        let clock = match incoming.clock.unwrap_or(RestoreClock::Continue) {
+            RestoreClock::Continue => GuestClock::Continue,
+            RestoreClock::Realtime => GuestClock::Realtime,
+        };
+        let file = OpenFile::open(origin, name, terms, clock)?;
+        monitor.restore(file, monitor.config.paused, keep_waiting, false)
+    };
+    let given = match &address {
+        Address::File { path, offset } => {
+            let (path, offset) = (path.clone(), *offset);
+            return restore(Origin::Path { path, offset }, address.to_string());
+        }
+        Address::Fd(name) => {
+            let given = descriptors(&address, context)?;
+            let gone = || Error::new(Code::Internal, format!("fd:{name} was passed and is gone"));
+            let file = given.take(name).ok_or_else(gone)?;
+            let about = rustix::fs::fstat(&file)
+                .map_err(|e| Error::host(format!("cannot look at fd:{name}"), &e.into()))?;
+            if FileType::from_raw_mode(about.st_mode) == FileType::RegularFile {
+                let (offset, name) = (0, format!("fd:{name}"));
+                let origin = Origin::Descriptor { file, direct: None, offset, name: name.clone() };
+                return restore(origin, name);
+            }
+            given.give(name, file);
+            given
+        }
+        Address::Inet { .. } | Address::Unix(_) => Descriptors::none(),
+    };
+    let address = crate::address::of(&address)?;
+    monitor.wait_for_guest(&address, &given, keep_waiting, incoming.insecure)
 }
 
 /// The descriptors that an `fd:` address means: `NAME`, and for data connections `NAME-0`, …

@@ -2,15 +2,17 @@
 
 use crate::handler::Control;
 use crate::monitor::{Monitor, State};
+use crate::restoring::OpenFile;
 use crate::{
-    BootSource, Claim, Ending, Error, Incoming, MachineName, RunConfig, RuntimeDir, Signals, Woken,
+    BootSource, Claim, Ending, Error, Incoming, MachineName, Restore, RunConfig, RuntimeDir,
+    Signals, Woken,
 };
 use devices::console::Spec;
 use devices::event_loop::EventLoop;
-use links::Descriptors;
+use links::{Address, Descriptors};
 use memory::GuestRam;
-use motion::Machine as _;
 use motion::handover::{DirJournal, RunPermit};
+use motion::{Machine as _, Progress};
 use qmp::{Event, Server, ServerHandle};
 use state::Code;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,8 @@ use uuid::Uuid;
 use vmm::boot::Image;
 use vmm::{Hypervisor, MachineConfig, Vm};
 
+/// How often whoever waits for a guest out of a file is told how far it is.
+const TELLING: Duration = Duration::from_millis(100);
 /// How long the end of a machine waits for somebody to read its console.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
@@ -34,7 +38,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds a machine and lets it run, or begins to wait for one.
+    /// Builds a machine and lets it run, or begins to wait for one, or to restore one.
     ///
     /// # Errors
     /// [`Error`]; nothing of it is left.
@@ -42,7 +46,14 @@ impl Machine {
         let signals = Signals::catch()?;
         // First what is most likely to be missing.
         let hypervisor = Hypervisor::open().map_err(|e| Error::new(e.code(), e.to_string()))?;
-        let (name, claim) = take_name(&config, runtime)?;
+        let file = match &config.boot {
+            BootSource::Restore(restore) => Some(OpenFile::of(restore)?),
+            BootSource::Incoming(Incoming::At(Address::File(path))) => {
+                Some(OpenFile::of(&Restore::of(path.clone()))?)
+            }
+            _ => None,
+        };
+        let (name, claim) = take_name(&config, file.as_ref(), runtime)?;
         let journal = runtime.handovers()?;
         sweep(&journal);
         let server = bind(&config, runtime.socket(&name))?;
@@ -70,7 +81,15 @@ impl Machine {
             .name("happenings".into())
             .spawn(move || happened.iter().for_each(|event| listener.happened(event)))
             .map_err(failed)?;
-        begin(&monitor)?;
+        match file {
+            Some(file) => {
+                prepare(&monitor)?;
+                let config = &monitor.config;
+                let at_start = matches!(config.boot, BootSource::Restore(_));
+                monitor.restore(file, config.paused, config.keep_waiting, at_start)?;
+            }
+            None => begin(&monitor)?,
+        }
         let server = server.start(Arc::new(Control::new(monitor.clone()))).map_err(failed)?;
         Ok(Self { monitor, signals, server, _events: events, _claim: claim })
     }
@@ -100,6 +119,27 @@ impl Machine {
         lines
     }
 
+    /// Waits until a guest that is being restored is here, and tells how far that is. No-op for any
+    /// other machine.
+    ///
+    /// # Errors
+    /// Why it will not be here: the machine ends.
+    pub fn wait_for_restore(&self, mut tell: impl FnMut(&Progress)) -> Result<(), Ending> {
+        let Some(restoring) = self.monitor.state().restoring.clone() else { return Ok(()) };
+        loop {
+            if let Some(ending) = self.monitor.state().ending.clone() {
+                return Err(ending);
+            }
+            if restoring.is_over() {
+                return Ok(());
+            }
+            tell(&restoring.progress());
+            if let Some(ending) = self.listen(Some(TELLING)) {
+                return Err(ending);
+            }
+        }
+    }
+
     /// Holds the machine until it ends, for whatever reason.
     #[must_use]
     pub fn wait(self) -> Ending {
@@ -111,6 +151,11 @@ impl Machine {
         }
         if let Some(waiting) = monitor.state().incoming.clone() {
             waiting.leave();
+        }
+        if let Some(restoring) = monitor.state().restoring.clone()
+            && let Err(error) = restoring.cancel()
+        {
+            tracing::debug!(%error, "giving up a restore at the end");
         }
         let guest = monitor.state().guest.take();
         if let Some(guest) = &guest
@@ -141,15 +186,23 @@ impl Machine {
             if left.is_some_and(|left| left.is_zero()) {
                 return Ending::Moved;
             }
-            match self.signals.wait(left) {
-                Ok(Woken::By(signal)) => {
-                    if let Err(error) = self.monitor.quit(Ending::Signal(signal)) {
-                        tracing::error!("{error}");
-                    }
-                }
-                Ok(Woken::Called | Woken::TimedOut) => {}
-                Err(error) => return Ending::Failed(error),
+            if let Some(ending) = self.listen(left) {
+                return ending;
             }
+        }
+    }
+
+    /// Waits for a signal, or to be woken, for so long. An ending is why it cannot.
+    fn listen(&self, left: Option<Duration>) -> Option<Ending> {
+        match self.signals.wait(left) {
+            Ok(Woken::By(signal)) => {
+                if let Err(error) = self.monitor.quit(Ending::Signal(signal)) {
+                    tracing::error!("{error}");
+                }
+                None
+            }
+            Ok(Woken::Called | Woken::TimedOut) => None,
+            Err(error) => Some(Ending::Failed(error)),
         }
     }
 }
@@ -162,18 +215,22 @@ fn sweep(journal: &Path) {
     }
 }
 
+/// The console, for a machine whose guest is to come.
+fn prepare(monitor: &Arc<Monitor>) -> Result<(), Error> {
+    monitor
+        .prepare_console()
+        .map_err(|e| Error::new(Code::HostIo, format!("cannot start `{}`: {e}", monitor.name)))
+}
+
 fn begin(monitor: &Arc<Monitor>) -> Result<(), Error> {
     let config = &monitor.config;
     let image = |e: vmm::boot::BootError| Error::new(Code::BadKernel, e.to_string());
-    let prepare = || {
-        monitor
-            .prepare_console()
-            .map_err(|e| Error::new(Code::HostIo, format!("cannot start `{}`: {e}", monitor.name)))
-    };
     let (kernel, initrd) = match &config.boot {
-        BootSource::Incoming(Incoming::Deferred) => return prepare(),
+        BootSource::Incoming(Incoming::Deferred) | BootSource::Restore(_) => {
+            return prepare(monitor);
+        }
         BootSource::Incoming(Incoming::At(address)) => {
-            prepare()?;
+            prepare(monitor)?;
             let (wait, insecure) = (config.keep_waiting, config.insecure);
             return monitor.wait_for_guest(address, &Descriptors::none(), wait, insecure);
         }
@@ -240,7 +297,11 @@ fn check_memory(memory: u64, overcommit: bool) -> Result<(), Error> {
 }
 
 /// The name that was asked for, or the first that is free of those that suggest themselves.
-fn take_name(config: &RunConfig, runtime: &RuntimeDir) -> Result<(MachineName, Claim), Error> {
+fn take_name(
+    config: &RunConfig,
+    file: Option<&OpenFile>,
+    runtime: &RuntimeDir,
+) -> Result<(MachineName, Claim), Error> {
     if let Some(name) = &config.name {
         return Ok((name.clone(), runtime.claim(name)?));
     }
@@ -248,7 +309,10 @@ fn take_name(config: &RunConfig, runtime: &RuntimeDir) -> Result<(MachineName, C
         BootSource::Builtin(guest) => guest.name(),
         BootSource::Files { .. } => "vm",
         BootSource::Incoming(_) => "incoming",
+        BootSource::Restore(_) => file.map_or("restored", OpenFile::machine),
     };
+    // A name that was a name elsewhere is one here; in a file there may be anything.
+    let base = if base.parse::<MachineName>().is_ok() { base } else { "restored" };
     let names = std::iter::once(base.to_owned()).chain((2..).map(|n| format!("{base}-{n}")));
     for name in names {
         let name: MachineName =

@@ -2,6 +2,7 @@
 
 use crate::incoming::Waiting;
 use crate::outgoing::Outgoing;
+use crate::restoring::Restoring;
 use crate::{Ending, Error, MachineName, RunConfig};
 use devices::console::{Console, ConsoleError, SavedConsole, Spec, restore_terminal};
 use devices::event_loop::Handle;
@@ -57,6 +58,8 @@ pub(crate) struct State {
     pub outgoing: Option<Arc<Outgoing>>,
     /// The wait for a guest, and how it came.
     pub incoming: Option<Arc<Waiting>>,
+    /// The restore of a guest from a file, and how it went.
+    pub restoring: Option<Arc<Restoring>>,
     pub ending: Option<Ending>,
 }
 
@@ -140,7 +143,10 @@ impl Monitor {
 
     pub fn run_state(&self) -> RunState {
         let state = self.state();
-        let Some(guest) = &state.guest else { return RunState::InMigrate };
+        let Some(guest) = &state.guest else {
+            let restores = state.restoring.as_ref().is_some_and(|restoring| restoring.at_start);
+            return if restores { RunState::RestoreVm } else { RunState::InMigrate };
+        };
         match &state.outgoing {
             Some(motion) if motion.has_moved() => RunState::PostMigrate,
             Some(motion) if motion.holds_the_guest() => RunState::FinishMigrate,
@@ -178,6 +184,10 @@ impl Monitor {
             if !motion.has_ended() {
                 return Err(motion.in_the_way(&doing));
             }
+        }
+        let restoring = self.state().restoring.clone();
+        if let Some(restoring) = restoring.filter(|restoring| restoring.is_held()) {
+            return restoring.cont().map_err(|e| Error::new(e.code, format!("{doing}: {e}")));
         }
         let permit = guest.surrender().ok_or_else(|| {
             Error::new(Code::NotOwner, format!("{doing}: this side may not run its guest"))

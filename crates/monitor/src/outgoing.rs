@@ -129,7 +129,10 @@ impl Monitor {
 
     /// `migrate_cancel`. Out of band it must not wait, so it only passes the word on.
     pub fn cancel(&self, oob: bool) -> Result<(), Error> {
-        let Some(motion) = self.motion_under_way() else { return Ok(()) };
+        let Some(motion) = self.motion_under_way() else {
+            let restoring = self.state().restoring.clone();
+            return restoring.map_or(Ok(()), |restoring| restoring.cancel());
+        };
         if oob && self.undecided().is_none() {
             let failed = |e| Error::host("cannot cancel the motion: no thread can be had", &e);
             let spawned = std::thread::Builder::new().name("cancel".into()).spawn(move || {

@@ -67,12 +67,13 @@ impl Monitor {
 
     /// `query-migrate`
     pub fn migration(&self) -> MigrationInfo {
-        let (guest, outgoing, incoming) = {
+        let (guest, outgoing, incoming, restoring) = {
             let state = self.state();
-            (state.guest.clone(), state.outgoing.clone(), state.incoming.clone())
+            let (outgoing, incoming) = (state.outgoing.clone(), state.incoming.clone());
+            (state.guest.clone(), outgoing, incoming, state.restoring.clone())
         };
-        match (outgoing, incoming) {
-            (Some(motion), _) => {
+        match (outgoing, incoming, restoring) {
+            (Some(motion), ..) => {
                 let (mut progress, report) = (motion.progress(), motion.report());
                 // Between the command and its first step.
                 if report.is_none() && progress.status.0 == Status::None {
@@ -80,14 +81,17 @@ impl Monitor {
                 }
                 info(&progress, report, motion.begun())
             }
-            (None, Some(waiting)) => {
+            (None, None, Some(restoring)) => {
+                info(&restoring.progress(), Some(restoring.report()), restoring.begun())
+            }
+            (None, Some(waiting), _) => {
                 let progress = waiting.progress();
                 let report = waiting.report();
                 let mut info = info(&progress, Some(report), waiting.begun());
                 info.socket_address = socket_address(waiting.address());
                 info
             }
-            (None, None) => {
+            (None, None, None) => {
                 let refusals = guest.map(|guest| guest.refusals()).unwrap_or_default();
                 let reasons: Vec<_> = refusals.iter().map(ToString::to_string).collect();
                 let blocked_reasons = (!reasons.is_empty()).then_some(reasons);

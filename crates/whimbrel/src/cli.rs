@@ -3,7 +3,8 @@
 use crate::exit::Exit;
 use crate::terminal::Style;
 use crate::verbs::{
-    bench, demo, guest, handover, kill, list, migrate, pause, qmp, resume, run, shutdown, status,
+    bench, demo, guest, handover, kill, list, migrate, pause, qmp, restore, resume, run, shutdown,
+    status,
 };
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -34,6 +35,7 @@ anything was touched, 4 cancelled.";
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Run(run::Run),
+    Restore(restore::Restore),
     List(list::List),
     Status(status::Status),
     Pause(pause::Pause),
@@ -53,6 +55,7 @@ impl Verb {
     pub fn run(self) -> anyhow::Result<Exit> {
         match self {
             Self::Run(verb) => verb.run(),
+            Self::Restore(verb) => verb.run(),
             Self::List(verb) => verb.run(),
             Self::Status(verb) => verb.run(),
             Self::Pause(verb) => verb.run(),
@@ -71,7 +74,8 @@ impl Verb {
     /// Whether its errors, too, are to be JSON.
     pub fn wants_json(&self) -> bool {
         match self {
-            Self::Run(verb) => verb.json,
+            Self::Run(verb) => verb.wants_json(),
+            Self::Restore(verb) => verb.wants_json(),
             Self::List(verb) => verb.json,
             Self::Status(verb) => verb.json,
             Self::Pause(verb) => verb.json,

@@ -4,6 +4,7 @@ mod advice;
 mod blackout;
 mod glance;
 mod passes;
+pub mod restoring;
 
 use crate::output::{bytes, grouped, nanos};
 use crate::terminal::{Ink, Line, Style, wrap};
@@ -30,6 +31,10 @@ pub fn motion_lines(name: &MachineName, info: &MigrationInfo, style: &Style) -> 
     }
     let mut lines = vec![headline(status, info, report)];
     lines.extend(why(info, report, style));
+    if report["restore"].is_object() {
+        lines.extend(restoring::details(report, style));
+        return lines;
+    }
     if info.socket_address.is_some() {
         lines.extend(labelled("received", &pages(&report["ram"]), style));
     } else if report["passes"].as_array().is_some_and(|passes| !passes.is_empty()) {
@@ -77,6 +82,14 @@ fn headline(status: MigrationStatus, info: &MigrationInfo, report: &Value) -> Li
         total => format!(" after {}", nanos(total)),
     };
     let gone = info.error_code.as_deref() == Some("guest-gone");
+    if report["restore"].is_object() {
+        let (ink, word, rest) = match status {
+            MigrationStatus::Completed => (Ink::Green, "completed", restoring::outcome(report)),
+            MigrationStatus::Cancelled => (Ink::Yellow, "cancelled", restoring::NOTHING.into()),
+            _ => (Ink::Red, "failed", restoring::NOTHING.into()),
+        };
+        return line.ink(ink, word).plain(format!("{took}; {rest}"));
+    }
     let (ink, word, rest) = match status {
         MigrationStatus::Completed if info.socket_address.is_some() => {
             (Ink::Green, "completed", format!("{took}; the guest came here"))

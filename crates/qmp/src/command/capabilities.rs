@@ -75,7 +75,7 @@ capabilities! {
     /// Save the guest as it was at the start, while it runs.
     "background-snapshot" => BackgroundSnapshot: Unsupported(LATER),
     /// Each page has its place in the file.
-    "mapped-ram" => MappedRam: Unsupported(LATER),
+    "mapped-ram" => MappedRam: AlwaysOn("every page has its place in a file, whatever is set"),
     /// Memory that both sides share is not sent.
     "x-ignore-shared" => IgnoreShared: Unsupported(LATER),
     /// Slow the guest down until it converges.

@@ -104,13 +104,32 @@ pub struct MigrateIncoming {
     /// Whether the process ends when the motion fails; otherwise it waits on.
     #[serde(default = "yes")]
     pub exit_on_error: bool,
+    /// Of a file: make a copy with an identity of its own.
+    #[serde(default, rename = "x-whimbrel-clone", skip_serializing_if = "is_false")]
+    pub clone: bool,
+    /// Of a file: take a saved guest although it was continued already.
+    #[serde(default, rename = "x-whimbrel-reclaim", skip_serializing_if = "is_false")]
+    pub reclaim: bool,
+    /// Of a file: what becomes of the guest's clocks; `continue` unless said otherwise.
+    #[serde(default, rename = "x-whimbrel-clock", skip_serializing_if = "Option::is_none")]
+    pub clock: Option<RestoreClock>,
     /// Allow `tcp:` beyond loopback although nothing is encrypted.
     #[serde(default, rename = "x-whimbrel-insecure", skip_serializing_if = "is_false")]
     pub insecure: bool,
 }
 
+/// What becomes of the clocks of a guest that comes out of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreClock {
+    /// They go on where they stopped.
+    Continue,
+    /// They go on by the time that has passed since.
+    Realtime,
+}
+
 impl MigrateIncoming {
-    /// Where to wait.
+    /// Where to wait, or what to restore.
     pub fn address(&self) -> Result<Address, Error> {
         address(self.uri.as_deref(), self.channels.as_deref())
     }
@@ -118,7 +137,20 @@ impl MigrateIncoming {
 
 impl Arguments for MigrateIncoming {
     fn check(&self) -> Result<(), Error> {
-        self.address().map(drop)
+        let address = self.address()?;
+        if self.clone && self.reclaim {
+            return Err(Error::invalid(
+                "`x-whimbrel-clone` makes a copy, which needs no `x-whimbrel-reclaim`",
+            ));
+        }
+        let of_file = self.clone || self.reclaim || self.clock.is_some();
+        if of_file && !matches!(address, Address::File { .. } | Address::Fd(_)) {
+            return Err(Error::invalid(
+                "`x-whimbrel-clone`, `x-whimbrel-reclaim` and `x-whimbrel-clock` are for a guest \
+                 that comes out of a file",
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -15,8 +15,8 @@ pub use address::Address;
 pub use capabilities::{Capabilities, Capability, CapabilityState, SetCapabilities};
 pub use handover::{HandoverQuery, HandoverResolve, Owner};
 pub use migrate::{
-    Channel, ChannelAddress, ChannelType, FileAddress, Migrate, MigrateIncoming, SocketAddress,
-    TimeoutAction,
+    Channel, ChannelAddress, ChannelType, FileAddress, Migrate, MigrateIncoming, RestoreClock,
+    SocketAddress, TimeoutAction,
 };
 pub use parameters::{Parameters, SetParameters};
 

@@ -17,6 +17,9 @@ const LONGEST: usize = 40;
 /// guest's bar is the longer one, it writes faster than can be sent.
 pub fn frame(name: &MachineName, info: &MigrationInfo, style: &Style) -> Vec<Line> {
     let Some(about) = About::of(info) else { return Vec::new() };
+    if let Some(report) = info.report.as_ref().filter(|report| report["restore"].is_object()) {
+        return super::restoring::frame(name, &report["progress"], style);
+    }
     let mut lines = vec![about.headline(name, info, style)];
     if info.socket_address.is_some() {
         let text = format!("{} so far, in pass {}", bytes(about.sent), about.pass);

@@ -1,6 +1,8 @@
 use super::*;
 use crate::cli::{Cli, Verb};
 use clap::Parser;
+use memory::Backing;
+use monitor::{Console, QmpSocket};
 use std::time::Duration;
 
 fn parse(line: &str) -> Result<Run, String> {

@@ -1,0 +1,249 @@
+//! A guest from a file.
+
+use crate::arrival::Arrivals;
+use crate::monitor::Monitor;
+use crate::observer::Observer;
+use crate::{Ending, Error, MachineName};
+use motion::restore::{Claimant, Phase, RestoreJob, RestoreOptions, Terms, admit};
+use motion::{Progress, Report, Status};
+use snapshot::{Origin, Reader};
+use state::Code;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+use uuid::Uuid;
+use vmm::{Builder, GuestClock, Wishes};
+
+/// A file to take a guest from, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in it the snapshot begins, in bytes.
+    pub offset: u64,
+    /// On what terms.
+    pub terms: Terms,
+    /// What becomes of the guest's clocks.
+    pub clock: GuestClock,
+}
+
+impl Restore {
+    /// The guest in this file, as it was saved.
+    #[must_use]
+    pub fn of(file: PathBuf) -> Self {
+        Self { file, offset: 0, terms: Terms::AsSaved, clock: GuestClock::Continue }
+    }
+}
+
+/// A snapshot that was opened, and may be restored as asked.
+pub(crate) struct OpenFile {
+    reader: Reader,
+    /// What to call it.
+    name: String,
+    terms: Terms,
+    clock: GuestClock,
+}
+
+impl OpenFile {
+    /// Opens the file of a `restore`.
+    pub fn of(restore: &Restore) -> Result<Self, Error> {
+        let Restore { file, offset, terms, clock } = restore;
+        let name = match offset {
+            0 => file.display().to_string(),
+            _ => format!("{} (at {offset})", file.display()),
+        };
+        Self::open(Origin::Path { path: file.clone(), offset: *offset }, name, *terms, *clock)
+    }
+
+    /// Opens a snapshot, and says what is against taking a guest out of it.
+    pub fn open(
+        origin: Origin,
+        name: String,
+        terms: Terms,
+        clock: GuestClock,
+    ) -> Result<Self, Error> {
+        // What was saved is seldom still in the page cache, and nobody needs it twice.
+        let reader = Reader::open(origin, true).map_err(motion::MotionError::from);
+        let checked = reader.and_then(|reader| admit(&reader, terms).map(|_| reader));
+        let reader =
+            checked.map_err(|e| Error::new(e.code, format!("cannot restore {name}: {}", e.why)))?;
+        Ok(Self { reader, name, terms, clock })
+    }
+
+    /// What the machine was called when it was saved.
+    pub fn machine(&self) -> &str {
+        &self.reader.header().name
+    }
+}
+
+/// A restore: under way, or how it went.
+pub(crate) struct Restoring {
+    job: RestoreJob,
+    begun: SystemTime,
+    /// The process was started for it, and did not wait for a guest before.
+    pub at_start: bool,
+}
+
+impl Monitor {
+    /// `restore`, and `migrate-incoming` with a file.
+    pub fn restore(
+        self: &Arc<Self>,
+        file: OpenFile,
+        paused: bool,
+        keep_waiting: bool,
+        at_start: bool,
+    ) -> Result<(), Error> {
+        let doing = format!("cannot restore {} as `{}`", file.name, self.name);
+        let fail = |code, why: String| Error::new(code, format!("{doing}: {why}"));
+        {
+            let state = self.state();
+            if state.guest.is_some() {
+                return Err(fail(Code::InvalidState, "it has a guest already".to_owned()));
+            }
+            if let Some(waiting) = &state.incoming {
+                let why = format!("it waits for a guest on {}", waiting.address());
+                return Err(fail(Code::InvalidState, why));
+            }
+            if state.restoring.as_ref().is_some_and(|restoring| !restoring.is_over()) {
+                return Err(fail(Code::Busy, "another restore is under way".to_owned()));
+            }
+        }
+        let config = &self.config;
+        let wishes = Wishes {
+            name: Some(self.name.to_string()),
+            backing: config.backing,
+            uuid: config.uuid,
+            memory: config.memory,
+            vcpus: config.cpus.map(Into::into),
+            overcommit: config.overcommit,
+            clone: (file.terms == Terms::Clone).then(Uuid::new_v4),
+            clock: file.clock,
+        };
+        let console = self.clone();
+        let consoles = Box::new(move || console.open_console());
+        let builder = Builder::new(self.hypervisor.clone(), wishes, consoles, self.sink());
+        let arrivals = Arc::new(Arrivals::new(builder, Arc::downgrade(self)));
+        let observer = Arc::new(Restored {
+            events: Observer::new(self.events.clone(), |_| {}),
+            monitor: Arc::downgrade(self),
+            arrivals: arrivals.clone(),
+        });
+        let options = RestoreOptions {
+            terms: file.terms,
+            paused,
+            claimant: claimant(),
+            threads: RestoreOptions::usual_threads(),
+        };
+        let job = RestoreJob::start(file.reader, &file.name, arrivals, options, observer)
+            .map_err(|e| fail(e.code, e.why))?;
+        let restoring = Arc::new(Restoring { job, begun: SystemTime::now(), at_start });
+        self.state().restoring = Some(restoring.clone());
+        let (monitor, name) = (Arc::downgrade(self), self.name.clone());
+        std::thread::Builder::new()
+            .name("restored".into())
+            .spawn(move || {
+                let report = restoring.job.wait();
+                let Some(monitor) = monitor.upgrade() else { return };
+                if report.status.0 != Status::Completed && !keep_waiting {
+                    monitor.end(Ending::Failed(in_vain(&name, &report)));
+                }
+                // Whoever waits for the guest looks now.
+                monitor.waker.wake();
+            })
+            .map_err(|e| Error::host(doing, &e))?;
+        Ok(())
+    }
+}
+
+/// This host, as a claim names it.
+fn claimant() -> Claimant {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    let boot = boot.and_then(|text| text.trim().parse().ok()).unwrap_or_default();
+    Claimant { host, boot }
+}
+
+/// Why no guest came.
+fn in_vain(name: &MachineName, report: &Report) -> Error {
+    let (code, why) = match &report.error {
+        Some(error) => (error.code, error.why.as_str()),
+        None => (Code::Internal, "for a reason that is not known"),
+    };
+    Error::new(code, format!("cannot restore {} as `{name}`: {why}", report.peer))
+}
+
+impl Restoring {
+    pub fn begun(&self) -> SystemTime {
+        self.begun
+    }
+
+    pub fn progress(&self) -> Progress {
+        self.job.progress()
+    }
+
+    pub fn report(&self) -> Report {
+        self.job.report()
+    }
+
+    /// Whether the guest is here, or will not come.
+    pub fn is_over(&self) -> bool {
+        self.job.is_over()
+    }
+
+    /// Whether all of the guest is here, but nobody may run it before it was claimed.
+    pub fn is_held(&self) -> bool {
+        matches!(self.job.phase(), Phase::Held | Phase::Claiming)
+    }
+
+    /// Claims a guest that is held, and lets it run.
+    pub fn cont(&self) -> Result<(), Error> {
+        self.job.cont().map_err(Into::into)
+    }
+
+    /// Gives it up, if it is under way.
+    pub fn cancel(&self) -> Result<(), Error> {
+        if self.is_over() { Ok(()) } else { self.job.cancel().map_err(Into::into) }
+    }
+}
+
+/// What the arrival of a guest from a file means here.
+struct Restored {
+    events: Observer,
+    monitor: Weak<Monitor>,
+    arrivals: Arc<Arrivals>,
+}
+
+impl motion::Observer for Restored {
+    fn status(&self, status: Status) {
+        self.events.status(status);
+    }
+
+    fn pass(&self, number: u32) {
+        self.events.pass(number);
+    }
+
+    fn stopped(&self) {
+        self.events.stopped();
+    }
+
+    fn resumed(&self) {
+        self.events.resumed();
+    }
+
+    fn undecided(&self, token: &str) {
+        self.events.undecided(token);
+    }
+
+    fn finished(&self, report: &Report) {
+        if report.status.0 == Status::Completed {
+            // One that is held has no permit yet, and is here all the same.
+            self.arrivals.settle();
+            return;
+        }
+        self.arrivals.forget();
+        let Some(monitor) = self.monitor.upgrade() else { return };
+        if let Err(error) = monitor.prepare_console() {
+            tracing::warn!(%error, "giving the terminal back");
+        }
+    }
+}

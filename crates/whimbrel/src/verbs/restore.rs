@@ -1,0 +1,143 @@
+//! `whimbrel restore`
+
+use super::hold::{Manner, Outside, hold};
+use crate::exit::Exit;
+use monitor::{BootSource, GuestClock, Restore as File, RunConfig, Terms};
+use std::path::PathBuf;
+
+/// Let a guest go on that was saved in a file, or make a copy of one
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  whimbrel restore web.save
+  whimbrel restore web.save --paused --detach
+  whimbrel restore golden.snapshot --clone --name copy-1 --detach
+
+A file of `save` continues its guest once: it is marked as used before the guest runs, and refused
+from then on. The machine comes as it was saved; only what describes its outside can be said here.")]
+pub struct Restore {
+    /// The file
+    file: PathBuf,
+    /// Where in the file the snapshot begins, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    offset: u64,
+    /// Do not let the guest run, or mark the file as used, before `resume`
+    #[arg(long)]
+    paused: bool,
+    /// Make a copy: a machine with an identity of its own, and as many as you like. It shares with
+    /// the others whatever was in memory, also the state of random number generators
+    #[arg(long, conflicts_with = "reclaim")]
+    clone: bool,
+    /// Go back to what was saved although the guest was continued from this file already. Its disks
+    /// have moved on since, and it does not know
+    #[arg(long)]
+    reclaim: bool,
+    /// Whether the guest's clocks go on where they stopped, or by the time that it was away
+    #[arg(long, value_name = "continue|realtime", default_value_t = GuestClock::Continue)]
+    clock: GuestClock,
+    #[command(flatten)]
+    outside: Outside,
+}
+
+impl Restore {
+    pub fn run(self) -> anyhow::Result<Exit> {
+        hold(Manner::of(&self.outside), || self.config())
+    }
+
+    /// Whether its errors, too, are to be JSON.
+    pub fn wants_json(&self) -> bool {
+        self.outside.json
+    }
+
+    fn config(self) -> anyhow::Result<RunConfig> {
+        let console = self.outside.console()?;
+        let terms = match (self.clone, self.reclaim) {
+            (true, _) => Terms::Clone,
+            (false, true) => Terms::Reclaim,
+            (false, false) => Terms::AsSaved,
+        };
+        let Self { file, offset, clock, paused, outside, .. } = self;
+        Ok(RunConfig {
+            name: outside.name,
+            uuid: None,
+            boot: BootSource::Restore(File { file, offset, terms, clock }),
+            cmdline: String::new(),
+            memory: None,
+            backing: outside.hugepages,
+            cpus: None,
+            console,
+            qmp: outside.qmp,
+            paused,
+            exit_after_move: outside.exit_after_move,
+            overcommit: outside.overcommit,
+            hold: None,
+            keep_waiting: false,
+            insecure: false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Verb};
+    use clap::Parser;
+    use memory::Backing;
+    use monitor::Console;
+
+    fn config(line: &str) -> Result<RunConfig, String> {
+        let words = ["whimbrel", "restore"].into_iter().chain(line.split(' '));
+        match Cli::try_parse_from(words).map_err(|e| e.to_string())?.verb {
+            Verb::Restore(restore) => restore.config().map_err(|e| e.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_is_taken_as_it_was_saved_unless_said_otherwise() {
+        let config = config("a.save").unwrap();
+        let file = File {
+            file: "a.save".into(),
+            offset: 0,
+            terms: Terms::AsSaved,
+            clock: GuestClock::Continue,
+        };
+        assert_eq!(config.boot, BootSource::Restore(file));
+        assert!(config.name.is_none() && config.backing.is_none() && !config.paused);
+        assert_eq!(config.console, Console::Stdio);
+    }
+
+    #[test]
+    fn every_flag_reaches_the_configuration() {
+        let config = config(
+            "f --offset 4096 --paused --reclaim --clock realtime --name b --hugepages 2M --console \
+             off --qmp unix:/q --overcommit --exit-after-move",
+        )
+        .unwrap();
+        let file = File {
+            file: "f".into(),
+            offset: 4096,
+            terms: Terms::Reclaim,
+            clock: GuestClock::Realtime,
+        };
+        assert_eq!(config.boot, BootSource::Restore(file));
+        assert_eq!(config.name.unwrap().as_str(), "b");
+        assert_eq!((config.backing, config.console), (Some(Backing::Huge2M), Console::Off));
+        assert!(config.paused && config.overcommit && config.exit_after_move);
+        assert_eq!(config.qmp.len(), 1);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_reason() {
+        for (line, reason) in [
+            ("", "FILE"),
+            ("f --clone --reclaim", "cannot be used with"),
+            ("f --clock stop", "continue or realtime"),
+            ("f --memory 1G", "unexpected argument"),
+            ("f --json", "--detach"),
+        ] {
+            let error = config(line).map(|_| ()).expect_err(line);
+            assert!(error.contains(reason), "{line}: {error}");
+        }
+    }
+}
