@@ -17,16 +17,6 @@ pub(crate) fn of(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
 }
 
-/// CRC-32C of a page and, behind it, its number in 8 bytes, little-endian: so a page that storage
-/// has put in another's place is found out, however sound its contents.
-#[must_use]
-pub(crate) fn of_page(number: u64, contents: &[u8]) -> u32 {
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    digest.update(contents);
-    digest.update(&number.to_le_bytes());
-    narrow(digest.finalize())
-}
-
 /// CRC-32C of what comes in pieces.
 #[derive(Debug)]
 pub(crate) struct Running(Digest);
@@ -59,14 +49,6 @@ mod tests {
         assert_eq!(of(&[0; 32]), 0x8a91_36aa);
         assert_eq!(of(&[0xff; 32]), 0x62a8_ab43);
         assert_eq!(of(b"123456789"), 0xe306_9283);
-    }
-
-    #[test]
-    fn a_page_is_summed_with_its_number_behind_it() {
-        let mut both = vec![5; 4096];
-        both.extend_from_slice(&9u64.to_le_bytes());
-        assert_eq!(of_page(9, &[5; 4096]), of(&both));
-        assert_ne!(of_page(9, &[5; 4096]), of_page(8, &[5; 4096]));
     }
 
     #[test]

@@ -22,10 +22,10 @@ pub enum WriteError {
     /// What is to be saved cannot be described in a header.
     #[error("the snapshot cannot be described: {0}")]
     Header(String),
-    /// The state is so large that the file would not be bounded by RAM.
+    /// The description and the state are so large that the file would not be bounded by RAM.
     #[error(
         "the snapshot would have {total} bytes, and that of so much RAM has at most {most}: the \
-         machine's state is too large"
+         machine's description and state are too large"
     )]
     TooLarge {
         /// Bytes it would have.
@@ -85,6 +85,9 @@ pub enum Damage {
     /// It says what cannot be.
     #[error("{0} makes no sense: {1}")]
     Nonsense(&'static str, String),
+    /// It ends too early.
+    #[error("it has been cut off: its section `{0}` is not all there")]
+    CutOff(&'static str),
     /// A later version of the format.
     #[error("it is of format version {0}, and this build restores version 1: use a later one")]
     Newer(u32),

@@ -80,7 +80,7 @@ impl Lane {
                     if self.sums.is_empty() {
                         self.start = page;
                     }
-                    self.sums.push(checksum::of_page(page, bytes));
+                    self.sums.push(checksum::of(bytes));
                     totals.data += 1;
                 } else {
                     self.write_run()?;

@@ -39,6 +39,7 @@ pub use header::{Header, HeaderPage, Kind, VERSION};
 pub use lane::{Lane, LaneTotals};
 pub use origin::Origin;
 pub use peek::{Mark, Peek};
+pub use places::most_description;
 pub use reader::Reader;
 pub use record::{Claim, Commit};
 pub use section::{Section, SectionKind};

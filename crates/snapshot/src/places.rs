@@ -97,11 +97,24 @@ impl Places {
     /// # Errors
     /// [`WriteError::TooLarge`] when that is beyond what a snapshot of so much RAM may have.
     pub(crate) fn total(&self, state: u64) -> Result<u64, WriteError> {
-        let total = self.state + padded(state);
+        let total = self.state.saturating_add(state).next_multiple_of(PAGE_SIZE);
         let most = most_bytes(self.ram);
-        if total > most { Err(WriteError::TooLarge { total, most }) } else { Ok(total) }
+        let is_bounded = total <= most && state <= MOST_SECTION;
+        if is_bounded { Ok(total) } else { Err(WriteError::TooLarge { total, most }) }
     }
 }
+
+/// The most bytes that the description of a machine with `ram` bytes of RAM may have in a snapshot:
+/// what is left of its bound beside the tables and 2 MiB of state.
+#[must_use]
+pub fn most_description(ram: u64) -> u64 {
+    let tables = Places::of(ram, 0).description;
+    let pages = (most_bytes(ram) - ram - (2 << 20)) / HUGE_2M * HUGE_2M;
+    (pages - tables).min(MOST_SECTION)
+}
+
+/// The most bytes that a description or a state may have, whatever the RAM.
+pub(crate) const MOST_SECTION: u64 = 256 << 20;
 
 /// The most bytes that the snapshot of `ram` bytes of RAM may have: 1 % more, or 8 MiB.
 pub(crate) fn most_bytes(ram: u64) -> u64 {
@@ -116,9 +129,11 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_overlaps_and_the_size_is_bounded(
-            ram in (16u64 << 20 >> 12)..=(64u64 << 40 >> 12), description in 0u64..1 << 20,
+            ram in (16u64 << 20 >> 12)..=(64u64 << 40 >> 12), share in 0u64..=100,
         ) {
             let ram = ram << 12;
+            prop_assert!(most_description(ram) > 4 << 20);
+            let description = most_description(ram) * share / 100;
             let places = Places::of(ram, description);
             let lengths = places.lengths;
             let parts = [

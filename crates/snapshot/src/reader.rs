@@ -4,7 +4,7 @@ use crate::buffer::Buffer;
 use crate::header::Header;
 use crate::origin::{Opened, Origin};
 use crate::peek::{Mark, Peek};
-use crate::places::{Lengths, PAGE, most_bytes};
+use crate::places::{Lengths, MOST_SECTION, PAGE};
 use crate::record::Claim;
 use crate::section::SectionKind;
 use crate::tables::{Sums, Tables, sum_of};
@@ -57,12 +57,11 @@ impl Reader {
         let sections = sections.map_err(damaged)?;
         let lengths = Lengths::of(page.ram);
         let tables = Tables { file: &file, sections: &sections };
-        let most = most_bytes(page.ram) - page.ram;
         let present = tables.set(SectionKind::Presence, &lengths)?;
         let recent = tables.recent(&lengths)?;
         let sums = tables.sums(&present, &lengths)?;
-        let description = tables.read(SectionKind::Description, most)?;
-        let state = tables.read(SectionKind::State, most)?;
+        let description = tables.read(SectionKind::Description, MOST_SECTION)?;
+        let state = tables.read(SectionKind::State, MOST_SECTION)?;
         Ok(Self {
             header,
             pages_offset: page.pages_offset,
@@ -146,7 +145,7 @@ impl Reader {
     }
 
     fn check(&self, page: u64, contents: &[u8]) -> Result<(), ReadError> {
-        let (expected, found) = (sum_of(&self.sums, page), checksum::of_page(page, contents));
+        let (expected, found) = (sum_of(&self.sums, page), checksum::of(contents));
         if expected == found {
             return Ok(());
         }

@@ -140,10 +140,15 @@ pub(crate) fn decode(page: &[u8], pages: (u64, u64), end: u64) -> Result<Vec<Sec
         if let (SectionKind::Other(number), true) = (section.kind, section.required) {
             return Err(Damage::Section(number));
         }
-        let reach = section.offset.checked_add(section.length).filter(|reach| *reach <= end);
+        // A section takes whole pages, so that it can be read with O_DIRECT.
+        let reach = section.offset.checked_add(section.length);
+        let reach = reach.and_then(|reach| reach.checked_next_multiple_of(PAGE_SIZE));
         let Some(reach) = reach.filter(|_| section.offset.is_multiple_of(PAGE_SIZE)) else {
-            return Err(wrong(format!("section {name} is not within the file")));
+            return Err(wrong(format!("section {name} cannot lie there")));
         };
+        if reach > end {
+            return Err(Damage::CutOff(name));
+        }
         if taken.iter().any(|(from, to)| section.offset < *to && *from < reach) {
             return Err(wrong(format!("section {name} overlaps with something else")));
         }
@@ -198,7 +203,10 @@ mod tests {
             section(1, true, 4096, u64::MAX),
         ];
         for case in cases {
-            assert!(matches!(read(&[case]), Err(Damage::Nonsense(..))), "{case:?}");
+            assert!(
+                matches!(read(&[case]), Err(Damage::Nonsense(..) | Damage::CutOff(_))),
+                "{case:?}"
+            );
         }
         let one = section(1, true, FIRST, 4097);
         assert!(read(&[one, section(2, true, FIRST + 4096, 1)]).is_err());

@@ -128,6 +128,12 @@ impl Storage {
         Ok(())
     }
 
+    /// Has it write zeroes, as where the file system cannot punch holes.
+    #[cfg(test)]
+    pub(crate) fn forbid_holes(&self) {
+        self.can_punch.store(false, Ordering::Relaxed);
+    }
+
     /// Sets the length, in bytes from the start of the snapshot.
     pub(crate) fn set_length(&self, length: u64) -> Result<(), Failure> {
         let failed = failure("setting its length");

@@ -1,7 +1,7 @@
 //! Reading what is in the file apart from pages.
 
 use crate::buffer::Buffer;
-use crate::bytes::u32_at;
+use crate::bytes::{u32_at, u64_at};
 use crate::origin::Opened;
 use crate::places::{BLOCK_PAGES, Lengths, PAGE};
 use crate::section::{Section, SectionKind};
@@ -9,7 +9,7 @@ use crate::{Damage, ReadError, checksum};
 use memory::{PAGE_SIZE, PageRange, PageSet};
 use std::collections::BTreeMap;
 
-/// Blocks of the checksum table that are read at once.
+/// Pages that are read at once.
 const PIECE: u64 = 256;
 
 /// Finds sections, and reads them.
@@ -40,40 +40,65 @@ impl Tables<'_> {
         found.ok_or_else(|| self.nonsense(kind, "the section is missing"))
     }
 
-    /// All bytes of a section, checked. The table of sections was: they are within the file.
+    /// Reads a section piece by piece, hands out the pieces, and checks it in the end.
+    fn each_piece(&self, section: &Section, mut take: impl FnMut(&[u8])) -> Result<(), ReadError> {
+        let mut sum = checksum::Running::new();
+        let mut buffer = Buffer::new(PIECE.min(section.length.div_ceil(PAGE_SIZE)));
+        let mut done = 0;
+        while done < section.length {
+            let left = section.length - done;
+            let pages = left.div_ceil(PAGE_SIZE).min(buffer.pages());
+            let bytes = &mut buffer.as_mut_slice()[..index(pages * PAGE_SIZE)];
+            self.file.read("reading a section", bytes, section.offset + done)?;
+            let bytes = &bytes[..index(left.min(pages * PAGE_SIZE))];
+            sum.update(bytes);
+            take(bytes);
+            done += bytes.len() as u64;
+        }
+        if sum.value() == section.checksum {
+            return Ok(());
+        }
+        Err(self.damaged(Damage::Checksum(section.kind.as_str())))
+    }
+
+    /// All bytes of a section that has at most `most`, checked. They are within the file, but that may
+    /// have holes, and so says nothing of what may be allocated.
     pub(crate) fn read(&self, kind: SectionKind, most: u64) -> Result<Vec<u8>, ReadError> {
         let section = self.find(kind)?;
         if section.length > most {
             return Err(self.nonsense(kind, "it is longer than such a section can be"));
         }
-        let mut buffer = Buffer::new(section.length.div_ceil(PAGE_SIZE));
-        self.file.read("reading a section", self.within(section, &mut buffer), section.offset)?;
-        let length = usize::try_from(section.length).expect("the buffer is as long");
-        let bytes = &buffer.as_slice()[..length];
-        if checksum::of(bytes) != section.checksum {
-            return Err(self.damaged(Damage::Checksum(kind.as_str())));
-        }
-        Ok(bytes.to_vec())
+        let mut all = Vec::new();
+        self.each_piece(section, |bytes| all.extend_from_slice(bytes))?;
+        Ok(all)
     }
 
     /// A section whose length follows from the size of RAM.
-    fn read_exact(&self, kind: SectionKind, length: u64) -> Result<Vec<u8>, ReadError> {
-        if self.find(kind)?.length != length {
-            return Err(self.nonsense(kind, "its length does not follow from the size of RAM"));
+    fn exact(&self, kind: SectionKind, length: u64) -> Result<&Section, ReadError> {
+        let section = self.find(kind)?;
+        if section.length == length {
+            return Ok(section);
         }
-        self.read(kind, length)
+        Err(self.nonsense(kind, "its length does not follow from the size of RAM"))
     }
 
-    /// The set in a bitmap.
+    /// The set in a bitmap. Takes memory only for the parts that have anything.
     pub(crate) fn set(&self, kind: SectionKind, lengths: &Lengths) -> Result<PageSet, ReadError> {
-        let bytes = self.read_exact(kind, lengths.bitmap)?;
-        let words: Vec<u64> = bytes
-            .chunks_exact(8)
-            .map(|word| u64::from_le_bytes(word.try_into().expect("a chunk of eight bytes")))
-            .collect();
+        let section = self.exact(kind, lengths.bitmap)?;
         let mut set = PageSet::new(lengths.pages);
-        set.insert_bitmap(0, &words);
-        if set.words() != words {
+        let mut start = 0;
+        let mut last = 0;
+        self.each_piece(section, |bytes| {
+            if bytes.iter().any(|byte| *byte != 0) {
+                let word = |at| u64_at(bytes, at);
+                let words: Vec<u64> = (0..bytes.len()).step_by(8).map(word).collect();
+                set.insert_bitmap(start, &words);
+            }
+            start += bytes.len() as u64 * 8;
+            last = u64_at(bytes, bytes.len() - 8);
+        })?;
+        let beyond = start - lengths.pages;
+        if last.leading_zeros() < u32::try_from(beyond).unwrap_or(u32::MAX) {
             return Err(self.nonsense(kind, "it has pages beyond the last"));
         }
         Ok(set)
@@ -89,24 +114,19 @@ impl Tables<'_> {
 
     /// The checksums of the pages of `present`. Of the others nothing is read.
     pub(crate) fn sums(&self, present: &PageSet, lengths: &Lengths) -> Result<Sums, ReadError> {
-        let index = self.read_exact(SectionKind::Index, lengths.index)?;
-        let table = self.find(SectionKind::Checksums)?;
-        if table.length != lengths.table {
-            let what = "its length does not follow from the size of RAM";
-            return Err(self.nonsense(SectionKind::Checksums, what));
-        }
+        self.exact(SectionKind::Index, lengths.index)?;
+        let index_of_blocks = self.read(SectionKind::Index, lengths.index)?;
+        let table = self.exact(SectionKind::Checksums, lengths.table)?;
         let mut sums = Sums::new();
         let mut buffer = Buffer::new(PIECE.min(lengths.blocks));
         for run in blocks_of(present, lengths.blocks) {
             let mut at = run.start;
             while at < run.end() {
                 let count = (run.end() - at).min(buffer.pages());
-                let bytes = usize::try_from(count * PAGE_SIZE).expect("the buffer is as long");
-                let bytes = &mut buffer.as_mut_slice()[..bytes];
+                let bytes = &mut buffer.as_mut_slice()[..index(count * PAGE_SIZE)];
                 self.file.read("reading the checksums", bytes, table.offset + at * PAGE_SIZE)?;
                 for (number, block) in (at..).zip(bytes.chunks_exact(PAGE)) {
-                    let entry = usize::try_from(number * 4).expect("the index is in memory");
-                    if checksum::of(block) != u32_at(&index, entry) {
+                    if checksum::of(block) != u32_at(&index_of_blocks, index(number * 4)) {
                         return Err(self.damaged(Damage::Checksum("the checksum table")));
                     }
                     let of_pages = (0..PAGE).step_by(4).map(|at| u32_at(block, at)).collect();
@@ -116,17 +136,6 @@ impl Tables<'_> {
             }
         }
         Ok(sums)
-    }
-
-    /// As much of the buffer as the file has of the section: the end of its last page may be missing
-    /// at the end of the file.
-    fn within<'b>(&self, section: &Section, buffer: &'b mut Buffer) -> &'b mut [u8] {
-        // In whole pages, for O_DIRECT; a file that ends within the last one is read up to there.
-        let reach = section.offset.next_multiple_of(PAGE_SIZE) + buffer.pages() * PAGE_SIZE;
-        let is_whole =
-            self.file.size().is_ok_and(|(size, _)| self.file.storage.place(reach) <= size);
-        let length = if is_whole { buffer.as_slice().len() as u64 } else { section.length };
-        &mut buffer.as_mut_slice()[..usize::try_from(length).expect("the buffer is as long")]
     }
 }
 
@@ -140,8 +149,12 @@ fn blocks_of(present: &PageSet, blocks: u64) -> Vec<PageRange> {
     set.runs().collect()
 }
 
+/// A place in what is in memory.
+fn index(at: u64) -> usize {
+    usize::try_from(at).expect("what is in memory has an index")
+}
+
 /// The checksum of a page that is present.
 pub(crate) fn sum_of(sums: &Sums, page: u64) -> u32 {
-    let within = usize::try_from(page % BLOCK_PAGES).expect("a block is small");
-    sums.get(&(page / BLOCK_PAGES)).map_or(0, |block| block[within])
+    sums.get(&(page / BLOCK_PAGES)).map_or(0, |block| block[index(page % BLOCK_PAGES)])
 }

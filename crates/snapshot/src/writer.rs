@@ -4,7 +4,9 @@ use crate::blocks::Blocks;
 use crate::checksum;
 use crate::lane::Lane;
 use crate::place::{Beside, Place};
-use crate::places::{COMMIT, HEADER, Lengths, PAGE, Places, SECTIONS};
+use crate::places::{
+    COMMIT, HEADER, Lengths, PAGE, Places, SECTIONS, most_bytes, most_description,
+};
 use crate::record::Commit;
 use crate::section::{self, Section, SectionKind};
 use crate::storage::{Failure, Storage, not_regular};
@@ -87,7 +89,7 @@ enum Stage {
 #[derive(Debug)]
 pub struct Writer {
     name: String,
-    storage: Storage,
+    pub(crate) storage: Storage,
     place: Place,
     places: Places,
     blocks: Blocks,
@@ -100,7 +102,8 @@ pub struct Writer {
 
 impl Writer {
     /// Begins a snapshot: opens a file beside the path (nameless where the file system can), or takes
-    /// the one that it was given. `description` is what the guest's machine looks like, encoded.
+    /// the one that it was given. `description` is what the guest's machine looks like, encoded, in at
+    /// most [`most_description`] bytes.
     ///
     /// # Errors
     /// [`WriteError`]; nothing is left behind then.
@@ -113,7 +116,10 @@ impl Writer {
         // Checks the regions first: the size of everything else follows from them.
         header.page(0)?;
         let places = Places::of(header.ram(), description.len() as u64);
-        places.total(0)?;
+        if description.len() as u64 > most_description(header.ram()) {
+            let (total, most) = (places.state, most_bytes(header.ram()));
+            return Err(WriteError::TooLarge { total, most });
+        }
         let page = header.page(places.pages)?;
         let name = match &target {
             Target::Path { path, .. } => path.display().to_string(),

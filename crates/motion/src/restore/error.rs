@@ -36,6 +36,7 @@ fn of_read(error: &ReadError) -> Code {
 fn of_damage(damage: &Damage) -> Code {
     match damage {
         Damage::Checksum(_) | Damage::Nonsense(..) => Code::SnapshotCorrupt,
+        Damage::CutOff(_) => Code::SnapshotIncomplete,
         Damage::NoMagic
         | Damage::Newer(_)
         | Damage::Features(_)

@@ -1,6 +1,8 @@
 //! What a snapshot promises, shown on files.
 
 mod claims;
+mod corruption;
+mod full;
 mod kills;
 mod round_trip;
 
