@@ -138,7 +138,7 @@ impl Host {
     pub fn state(&self, name: &str) -> String {
         let machines = self.machines();
         let machine = machines.iter().find(|m| m["name"] == name);
-        machine.map_or("gone".into(), |m| m["status"].as_str().unwrap().to_owned())
+        machine.map_or("gone", |m| m["status"].as_str().unwrap_or("silent")).to_owned()
     }
 
     pub fn wait_for_state(&self, name: &str, state: &str) {

@@ -61,7 +61,7 @@ fn install() -> Result<Tally> {
         return Ok(Tally::impossible(why));
     }
     // A C++ compiler, for libFuzzer.
-    debian::install(&["python3-venv", "g++"], &[])?;
+    debian::install(&["python3-venv", "g++", "strace"], &[])?;
     lab::install()?;
     Ok(Tally::passed(1))
 }

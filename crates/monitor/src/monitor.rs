@@ -148,7 +148,8 @@ impl Monitor {
             return if restores { RunState::RestoreVm } else { RunState::InMigrate };
         };
         match &state.outgoing {
-            Some(motion) if motion.has_moved() => RunState::PostMigrate,
+            Some(motion) if motion.has_moved() || motion.left_it_stopped() => RunState::PostMigrate,
+            Some(motion) if motion.holds_the_guest() && motion.is_to_a_file() => RunState::SaveVm,
             Some(motion) if motion.holds_the_guest() => RunState::FinishMigrate,
             _ => run_state(guest.state()),
         }
@@ -178,11 +179,14 @@ impl Monitor {
         }
         if let Some(motion) = self.state().outgoing.clone() {
             if motion.has_moved() {
-                let why = format!("{doing}: its guest has moved to {}", motion.peer());
-                return Err(Error::new(Code::NotOwner, why));
+                return Err(Error::new(Code::NotOwner, format!("{doing}: {}", motion.gone())));
             }
-            if !motion.has_ended() {
+            if !motion.has_ended() && !motion.cancel_for_cont() {
                 return Err(motion.in_the_way(&doing));
+            }
+            motion.leave_alone();
+            if guest.is_running() {
+                return Ok(());
             }
         }
         let restoring = self.state().restoring.clone();

@@ -1,16 +1,21 @@
-//! Moving the guest away from here.
+//! Moving the guest away from here, or a copy of it.
 
 use crate::Error;
 use crate::monitor::Monitor;
 use crate::observer::Observer;
 use links::{Address, Descriptors};
 use motion::handover::{DirJournal, Particulars, Side, Token};
-use motion::source::{Command, PeerAddress, SourceJob};
-use motion::{Blackout, Progress, Report, SourceMachine, SourceOptions, Status, TimeoutAction};
+use motion::source::{Command, FilePlace, PeerAddress, SourceJob};
+use motion::{
+    Blackout, Progress, Purpose, Report, SourceMachine, SourceOptions, Status, TimeoutAction,
+};
 use qmp::command::{Migrate, Parameters};
+use snapshot::Target;
 use state::Code;
 use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,8 +23,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(crate) struct Outgoing {
     job: SourceJob,
     observer: Arc<Observer>,
-    peer: Address,
+    peer: String,
+    purpose: Purpose,
+    to_a_file: bool,
+    cont_cancels: bool,
+    /// The guest, which stayed stopped after it was copied, was let run.
+    left: AtomicBool,
     begun: SystemTime,
+}
+
+/// Where a guest goes to.
+enum Destination {
+    Peer(PeerAddress),
+    File(FilePlace),
 }
 
 impl Monitor {
@@ -29,21 +45,18 @@ impl Monitor {
         command: &Migrate,
         given: Arc<Descriptors>,
     ) -> Result<(), Error> {
-        let doing = format!("cannot move `{}`", self.name);
-        let peer = crate::address::of(&command.address()?)?;
+        let doing = format!("cannot {} `{}`", verb(command)?, self.name);
         let guest = self.guest("move")?;
         if let Some(motion) = self.state().outgoing.clone() {
             if !motion.has_ended() {
                 return Err(motion.in_the_way(&doing));
             }
             if motion.has_moved() {
-                let why = format!("{doing}: its guest has moved to {} already", motion.peer());
-                return Err(Error::new(Code::NotOwner, why));
+                return Err(Error::new(Code::NotOwner, format!("{doing}: {}", motion.gone())));
             }
         }
-        crate::address::check_exposure(&peer, command.insecure || self.config.insecure)
-            .map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
-        let options = self.options(command);
+        let (peer, destination) = self.destination(command, given, &doing)?;
+        let options = self.options(command, &destination);
         let journal = DirJournal::open(&self.journal)
             .map_err(|e| Error::new(Code::Journal, format!("{doing}: {e}")))?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -51,16 +64,17 @@ impl Monitor {
             Token(*uuid::Uuid::new_v4().as_bytes()),
             guest.config().uuid,
             self.name.as_str(),
-            peer.to_string(),
+            peer.clone(),
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
         )
         .map_err(|e| Error::new(Code::InvalidArgument, format!("{doing}: {e}")))?;
-        let check = options.check_only;
+        let purpose = options.purpose;
+        let gives_away = purpose == Purpose::Move && !options.check_only;
         let on_end = {
             let monitor = Arc::downgrade(self);
             move |report: &Report| {
                 let Some(monitor) = monitor.upgrade() else { return };
-                let moved = report.status.0 == Status::Completed && !check;
+                let moved = report.status.0 == Status::Completed && gives_away;
                 if moved && monitor.config.exit_after_move {
                     monitor.leave();
                 }
@@ -68,22 +82,63 @@ impl Monitor {
         };
         let observer = Arc::new(Observer::new(self.events.clone(), on_end));
         let machine: Arc<dyn SourceMachine> = guest;
-        let address = PeerAddress { address: peer.clone(), descriptors: given };
-        let job = SourceJob::start(
-            machine,
-            particulars,
-            address,
-            options,
-            Box::new(journal),
-            observer.clone(),
-        )
-        .map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
-        let motion = Outgoing { job, observer, peer, begun: SystemTime::now() };
+        let (journal, told) = (Box::new(journal), observer.clone());
+        let to_a_file = matches!(destination, Destination::File(_));
+        let job = match destination {
+            Destination::Peer(peer) => {
+                SourceJob::start(machine, particulars, peer, options, journal, told)
+            }
+            Destination::File(place) => {
+                SourceJob::write(machine, particulars, place, options, journal, told)
+            }
+        };
+        let motion = Outgoing {
+            job: job.map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?,
+            observer,
+            peer,
+            purpose,
+            to_a_file,
+            cont_cancels: command.cont_cancels,
+            left: AtomicBool::new(false),
+            begun: SystemTime::now(),
+        };
         self.state().outgoing = Some(Arc::new(motion));
         Ok(())
     }
 
-    fn options(&self, command: &Migrate) -> SourceOptions {
+    /// Where the guest is to go, and what that is called.
+    fn destination(
+        &self,
+        command: &Migrate,
+        given: Arc<Descriptors>,
+        doing: &str,
+    ) -> Result<(String, Destination), Error> {
+        let address = command.address()?;
+        let direct = self.state().parameters.direct_io;
+        let place = |target| FilePlace {
+            target,
+            direct,
+            builder: concat!("whimbrel ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        if let qmp::command::Address::File { path, offset } = &address {
+            let (path, offset) = (path.clone(), *offset);
+            let target = Target::Path { path, offset, force: command.force };
+            return Ok((address.to_string(), Destination::File(place(target))));
+        }
+        let peer = crate::address::of(&address)?;
+        crate::address::check_exposure(&peer, command.insecure || self.config.insecure)
+            .map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
+        if let Address::Fd(name) = &peer
+            && let Some(file) = regular_file(&given, name)
+        {
+            let name = peer.to_string();
+            let target = Target::Descriptor { file, direct: None, offset: 0, name: name.clone() };
+            return Ok((name, Destination::File(place(target))));
+        }
+        Ok((peer.to_string(), Destination::Peer(PeerAddress { address: peer, descriptors: given })))
+    }
+
+    fn options(&self, command: &Migrate, destination: &Destination) -> SourceOptions {
         let state = self.state();
         let Parameters {
             max_bandwidth,
@@ -91,6 +146,7 @@ impl Monitor {
             downtime_unlimited: _,
             avail_switchover_bandwidth,
             multifd_channels,
+            direct_io: _,
             stall_limit,
         } = state.parameters;
         let connections = match multifd_channels {
@@ -98,6 +154,11 @@ impl Monitor {
             some => some.into(),
         };
         SourceOptions {
+            purpose: match destination {
+                Destination::File(_) if command.snapshot => Purpose::Copy,
+                Destination::File(_) if !command.frozen => Purpose::CopyAndStop,
+                _ => Purpose::Move,
+            },
             connections,
             blackout: blackout(&state.parameters),
             max_bandwidth: NonZeroU64::new(max_bandwidth),
@@ -146,6 +207,26 @@ impl Monitor {
     }
 }
 
+/// What is being done, for messages.
+fn verb(command: &Migrate) -> Result<&'static str, Error> {
+    Ok(match command.address()? {
+        qmp::command::Address::File { .. } if command.frozen => "save",
+        qmp::command::Address::File { .. } => "write a snapshot of",
+        _ => "move",
+    })
+}
+
+/// The descriptor of this name, if it is a regular file's: a guest is written to it as to a path.
+fn regular_file(given: &Descriptors, name: &str) -> Option<OwnedFd> {
+    let fd = given.take(name)?;
+    let mode = rustix::fs::fstat(&fd).map(|about| about.st_mode).unwrap_or_default();
+    if rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::RegularFile {
+        return Some(fd);
+    }
+    given.give(name, fd);
+    None
+}
+
 /// The promise that the parameters make.
 fn blackout(parameters: &Parameters) -> Blackout {
     match parameters.downtime_unlimited {
@@ -155,11 +236,6 @@ fn blackout(parameters: &Parameters) -> Blackout {
 }
 
 impl Outgoing {
-    /// Where the guest goes to.
-    pub fn peer(&self) -> &Address {
-        &self.peer
-    }
-
     /// When it began.
     pub fn begun(&self) -> SystemTime {
         self.begun
@@ -180,7 +256,45 @@ impl Outgoing {
 
     /// Whether the guest is the other side's.
     pub fn has_moved(&self) -> bool {
+        self.purpose == Purpose::Move && self.has_completed()
+    }
+
+    fn has_completed(&self) -> bool {
         self.job.report().is_some_and(|r| r.status.0 == Status::Completed && !r.checked)
+    }
+
+    /// Whether the guest was copied, and has stayed stopped since.
+    pub fn left_it_stopped(&self) -> bool {
+        let left = self.left.load(Ordering::Acquire);
+        self.purpose == Purpose::CopyAndStop && self.has_completed() && !left
+    }
+
+    /// The guest was let run after it was copied.
+    pub fn leave_alone(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    /// Whether it is written to a file.
+    pub fn is_to_a_file(&self) -> bool {
+        self.to_a_file
+    }
+
+    /// Ends it because somebody wants the guest to run, if it was begun so.
+    pub fn cancel_for_cont(&self) -> bool {
+        self.cont_cancels && self.job.cancel().is_ok() && {
+            let _ = self.job.wait();
+            true
+        }
+    }
+
+    /// Where the guest is, when it is not here any more.
+    pub fn gone(&self) -> String {
+        match self.to_a_file {
+            true => {
+                format!("its guest was saved to {}; `whimbrel restore` continues it", self.peer)
+            }
+            false => format!("its guest has moved to {}", self.peer),
+        }
     }
 
     /// Whether the guest stands still for it.
@@ -219,10 +333,15 @@ impl Outgoing {
 
     /// Why something cannot be done while this motion is under way.
     pub fn in_the_way(&self, doing: &str) -> Error {
+        let what = match (self.to_a_file, self.purpose) {
+            (false, _) => "motion",
+            (true, Purpose::Move) => "save",
+            (true, _) => "snapshot",
+        };
         Error::new(
             Code::Busy,
             format!(
-                "{doing}: its motion to {} is under way ({}); cancel it with migrate_cancel first, \
+                "{doing}: its {what} to {} is under way ({}); cancel it with migrate_cancel first, \
                  or wait for its end",
                 self.peer,
                 self.progress().status.0

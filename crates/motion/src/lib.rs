@@ -33,10 +33,10 @@ pub use machine::{
 #[cfg(feature = "mutate")]
 pub use mutate::{Broken, break_rule};
 pub use observer::Observer;
-pub use options::{Blackout, DestinationOptions, SourceOptions, TimeoutAction};
+pub use options::{Blackout, DestinationOptions, Purpose, SourceOptions, TimeoutAction};
 pub use report::{
-    BlackoutReport, ErrorReport, PassReport, Progress, RamReport, Report, RestoreReport, Stage,
-    StageName, StatusOrNone, Undecided,
+    BlackoutReport, ErrorReport, FileReport, PassReport, Progress, RamReport, Report,
+    RestoreReport, Stage, StageName, StatusOrNone, Undecided,
 };
 pub use rules::Rule;
 pub use status::Status;

@@ -32,9 +32,31 @@ pub enum TimeoutAction {
     Switch,
 }
 
+/// Whose the guest is when a motion has ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// The other end's: it goes there, and never runs here again.
+    #[default]
+    Move,
+    /// This end's. What goes is a copy, and the guest runs on as soon as that is taken.
+    Copy,
+    /// This end's, where it stays stopped until somebody lets it run.
+    CopyAndStop,
+}
+
+impl Purpose {
+    /// Whether the guest stays here.
+    #[must_use]
+    pub fn is_copy(self) -> bool {
+        matches!(self, Self::Copy | Self::CopyAndStop)
+    }
+}
+
 /// What is asked of a motion at its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceOptions {
+    /// Whose the guest is in the end.
+    pub purpose: Purpose,
     /// How many data connections, 1 to [`Self::MOST_CONNECTIONS`].
     pub connections: u16,
     /// The promise.
@@ -66,6 +88,7 @@ impl SourceOptions {
 impl Default for SourceOptions {
     fn default() -> Self {
         Self {
+            purpose: Purpose::default(),
             connections: 2,
             blackout: Blackout::Limit(Duration::from_millis(300)),
             max_bandwidth: None,

@@ -42,11 +42,28 @@ pub struct Report {
     pub restore: Option<RestoreReport>,
     /// Why the guest was stopped when it was, or was not.
     pub switch: String,
+    /// The file, where that is the other end.
+    pub file: Option<FileReport>,
     /// The guest was stopped this long for an attempt that was given up.
     pub given_up_pause_ns: Option<u64>,
     /// After a motion that did not complete: pages that are still write-protected by dirty logging
     /// that has ended. Each costs the guest one fault when it is written.
     pub still_protected_pages: u64,
+}
+
+/// A file that a guest was written to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct FileReport {
+    /// Names what is in it.
+    pub snapshot: String,
+    /// `save` or `snapshot`: what the file may be used for.
+    pub kind: &'static str,
+    /// Its size in bytes, as it looks.
+    pub size: u64,
+    /// The bytes that it takes up on the disk.
+    pub on_disk: u64,
+    /// Why it was written through the page cache, where that was not asked for.
+    pub buffered_because: Option<String>,
 }
 
 /// [`Status`], with a default for a report that has just begun.

@@ -243,6 +243,7 @@ impl Scenario {
         let timeout = Duration::from_nanos(rng.magnitude(100 * MILLISECOND, 8 * SECOND));
         let mut round = Round {
             options: SourceOptions {
+                purpose: motion::Purpose::Move,
                 connections: rng.pick(&[1, 2, 3, 5]),
                 blackout: if rng.chance(25) { Blackout::Unlimited } else { Blackout::Limit(limit) },
                 max_bandwidth: None,

@@ -375,7 +375,7 @@ impl SourceIo for Io<'_> {
                 let wait = nanos(pacer.grant(sent, Moment(now.0 + waited)));
                 // The first write after the time is up fails.
                 waited = (waited + wait).min(by.max(waited));
-                pacer.piece(motion::ram::send::PIECE_PAGES)
+                pacer.piece(motion::ram::PIECE_PAGES)
             };
             let sent = sender
                 .send_chunk(&*machine, pass, chunk, &mut pace, &mut bytes)

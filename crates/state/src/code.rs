@@ -53,6 +53,8 @@ codes! {
     BadKernel = "bad-kernel",
     /// A file, socket or terminal of the host could not be used.
     HostIo = "host-io",
+    /// There is a file of that name already, and it was not to be replaced.
+    FileExists = "file-exists",
     /// No connection to the peer could be made.
     ConnectFailed = "connect-failed",
     /// The connection to the peer was closed or broke.

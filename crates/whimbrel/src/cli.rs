@@ -3,8 +3,8 @@
 use crate::exit::Exit;
 use crate::terminal::Style;
 use crate::verbs::{
-    bench, demo, guest, handover, kill, list, migrate, pause, qmp, restore, resume, run, shutdown,
-    status,
+    bench, demo, guest, handover, kill, list, migrate, pause, qmp, restore, resume, run, save,
+    shutdown, snapshot, status,
 };
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -43,6 +43,8 @@ pub enum Verb {
     Shutdown(shutdown::Shutdown),
     Kill(kill::Kill),
     Migrate(migrate::Migrate),
+    Save(save::Save),
+    Snapshot(snapshot::Snapshot),
     Handover(handover::Handover),
     Guest(guest::Guest),
     Demo(demo::Demo),
@@ -63,6 +65,8 @@ impl Verb {
             Self::Shutdown(verb) => verb.run(),
             Self::Kill(verb) => verb.run(),
             Self::Migrate(verb) => verb.run(),
+            Self::Save(verb) => verb.run(),
+            Self::Snapshot(verb) => verb.run(),
             Self::Handover(verb) => verb.run(),
             Self::Guest(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
@@ -83,6 +87,8 @@ impl Verb {
             Self::Shutdown(verb) => verb.json,
             Self::Kill(verb) => verb.json,
             Self::Migrate(verb) => verb.json,
+            Self::Save(verb) => verb.json,
+            Self::Snapshot(verb) => verb.json,
             Self::Handover(verb) => verb.wants_json(),
             Self::Guest(verb) => verb.wants_json(),
             Self::Demo(verb) => verb.json,

@@ -38,7 +38,8 @@ impl Exit {
             | Code::NotMovable
             | Code::SnapshotIncomplete
             | Code::SnapshotClaimed
-            | Code::SnapshotUnsupported => Self::Refused,
+            | Code::SnapshotUnsupported
+            | Code::FileExists => Self::Refused,
             Code::Cancelled => Self::Cancelled,
             _ => Self::Failed,
         }

@@ -47,7 +47,9 @@ pub fn motion_lines(name: &MachineName, info: &MigrationInfo, style: &Style) -> 
         }
     }
     let came_here = info.socket_address.is_some();
-    if status == MigrationStatus::Completed && !came_here && report["blackout"].is_null() {
+    let saved = report["file"]["kind"] == "save";
+    if status == MigrationStatus::Completed && !came_here && !saved && report["blackout"].is_null()
+    {
         let text = "not known: the destination did not get to say when the guest ran, or it was \
                     stopped before";
         lines.extend(labelled("blackout", text, style));
@@ -94,6 +96,16 @@ fn headline(status: MigrationStatus, info: &MigrationInfo, report: &Value) -> Li
         MigrationStatus::Completed if info.socket_address.is_some() => {
             (Ink::Green, "completed", format!("{took}; the guest came here"))
         }
+        MigrationStatus::Completed if report["file"].is_object() => {
+            let file = &report["file"];
+            let what = match file["kind"].as_str() {
+                Some("save") => "the guest is in",
+                _ => "a copy of the guest is in",
+            };
+            let peer = report["peer"].as_str().unwrap_or("the file");
+            let peer = peer.strip_prefix("file:").unwrap_or(peer);
+            (Ink::Green, "completed", format!("{took}; {what} {peer}"))
+        }
         MigrationStatus::Completed => {
             let peer = report["peer"].as_str().unwrap_or("the destination");
             (Ink::Green, "completed", format!("{took}; the guest is at {peer}"))
@@ -135,8 +147,36 @@ fn sent(report: &Value, style: &Style) -> Vec<Line> {
         nanos(number(&report["setup_ns"])),
     );
     let untouched = grouped(number(&ram["skipped_pages"]));
+    let file = &report["file"];
+    if file.is_object() {
+        return written(report, style);
+    }
     let mut lines = labelled("sent", &text, style);
     lines.extend(labelled("pages", &format!("{}, {untouched} left out", pages(ram)), style));
+    lines
+}
+
+/// What a file holds, and how it was written.
+fn written(report: &Value, style: &Style) -> Vec<Line> {
+    let (ram, file) = (&report["ram"], &report["file"]);
+    let text = format!(
+        "{} by {} writers, after {} of setting up",
+        bytes(number(&ram["bytes"])),
+        number(&report["connections"]),
+        nanos(number(&report["setup_ns"])),
+    );
+    let mut lines = labelled("written", &text, style);
+    let untouched = grouped(number(&ram["skipped_pages"]));
+    lines.extend(labelled("pages", &format!("{}, {untouched} left out", pages(ram)), style));
+    let size = format!(
+        "{} on disk, {} with its holes",
+        bytes(number(&file["on_disk"])),
+        bytes(number(&file["size"]))
+    );
+    lines.extend(labelled("file", &size, style));
+    if let Some(why) = file["buffered_because"].as_str() {
+        lines.extend(labelled("buffered", &format!("through the page cache: {why}"), style));
+    }
     lines
 }
 

@@ -13,5 +13,7 @@ pub mod qmp;
 pub mod restore;
 pub mod resume;
 pub mod run;
+pub mod save;
 pub mod shutdown;
+pub mod snapshot;
 pub mod status;

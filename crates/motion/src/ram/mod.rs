@@ -6,9 +6,12 @@ mod pacer;
 mod pass;
 pub mod receive;
 pub mod send;
+mod walk;
 
 pub use pacer::Pacer;
 pub use pass::{CHUNK_PAGES, Pass, PassKind, PassTotals};
+pub use walk::PIECE_PAGES;
+pub(crate) use walk::{Carrier, walk_chunk};
 
 /// What went wrong between guest memory and a connection, as the error of the connection.
 fn io_error(error: vm_memory::VolatileMemoryError) -> std::io::Error {

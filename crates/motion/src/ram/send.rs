@@ -1,9 +1,9 @@
 //! Taking pages out of RAM and putting them on a connection.
 
+use super::walk::{Carrier, walk_chunk};
 use super::{Pass, PassKind, PassTotals, io_error};
 use crate::MachineError;
 use crate::SourceMachine;
-use crate::rules::{Rule, keeps};
 use links::Stream;
 use memory::{PAGE_SIZE, PageRange};
 use state::Code;
@@ -11,9 +11,6 @@ use std::io::{self, Write};
 use vm_memory::{VolatileSlice, WriteVolatile};
 use wire::{Content, PagesHeader, Run};
 
-/// The most pages sent as one piece: small enough to stay in the processor's cache between looking
-/// for zeroes and sending.
-pub const PIECE_PAGES: u64 = 64;
 /// A piece in more parts than this is gathered before it is sent: copying it costs less than a
 /// system call for each part.
 const MOST_PARTS: usize = 2;
@@ -72,12 +69,34 @@ pub struct Sender {
     header: PagesHeader,
 }
 
+/// A sender at work on a pass.
+struct Sending<'a, T> {
+    sender: &'a mut Sender,
+    machine: &'a dyn SourceMachine,
+    pass: &'a Pass,
+    to: &'a mut T,
+}
+
+impl<T: PageSink> Carrier for Sending<'_, T> {
+    type Error = SendError;
+
+    fn touched(&mut self, piece: PageRange, totals: &mut PassTotals) -> Result<(), SendError> {
+        self.sender.send_piece(self.machine, self.pass, piece, totals, self.to)
+    }
+
+    fn zero(&mut self, range: PageRange, totals: &mut PassTotals) -> Result<(), SendError> {
+        let header = &mut self.sender.header;
+        header.runs.clear();
+        header.runs.push(Run { range, content: Content::Zero });
+        self.sender.write(self.pass, &[], totals, self.to)
+    }
+}
+
 impl Sender {
     /// Sends the pages of one claimed chunk.
     ///
-    /// Per chunk the order is always: writes are logged again → which of its pages were ever
-    /// touched → read them. `pace` is told after each piece how many bytes it took, waits as long
-    /// as it likes, and says how many pages the next may have.
+    /// `pace` is told after each piece how many bytes it took, waits as long as it likes, and says how
+    /// many pages the next may have.
     ///
     /// # Errors
     /// [`SendError`]; then some of the chunk was sent and the motion cannot go on.
@@ -89,68 +108,8 @@ impl Sender {
         pace: &mut dyn FnMut(u64) -> u64,
         to: &mut impl PageSink,
     ) -> Result<PassTotals, SendError> {
-        let rearm = || match pass.is_logged() {
-            true => machine
-                .dirty_log()
-                .rearm(pass.set(), chunk)
-                .map_err(|e| MachineError::new(Code::Kvm, "logging writes to guest RAM", e)),
-            false => Ok(()),
-        };
-        if keeps(Rule::RearmComesFirst) {
-            rearm()?;
-        }
-        let touched = machine.ram().touched(chunk).map_err(|e| {
-            MachineError::new(Code::HostIo, "looking for pages that were touched", e)
-        })?;
-
-        let mut totals = PassTotals::default();
-        let mut most = pace(0).clamp(1, PIECE_PAGES);
-        for run in pass.set().runs_in(chunk) {
-            let mut next = run.start;
-            for part in touched.iter().filter_map(|part| part.intersection(run)) {
-                self.untouched(pass, PageRange::new(next, part.start - next), &mut totals, to)?;
-                next = part.end();
-                let mut at = part.start;
-                while at < part.end() {
-                    let piece = PageRange::new(at, most.min(part.end() - at));
-                    let before = totals.bytes;
-                    self.send_piece(machine, pass, piece, &mut totals, to)?;
-                    at = piece.end();
-                    most = pace(totals.bytes - before).clamp(1, PIECE_PAGES);
-                    if pass.is_stopped() {
-                        return Ok(totals);
-                    }
-                }
-            }
-            self.untouched(pass, PageRange::new(next, run.end() - next), &mut totals, to)?;
-        }
-        if !keeps(Rule::RearmComesFirst) {
-            rearm()?;
-        }
-        Ok(totals)
-    }
-
-    /// Pages that nobody has touched: never yet, or not since they were discarded.
-    fn untouched(
-        &mut self,
-        pass: &Pass,
-        range: PageRange,
-        totals: &mut PassTotals,
-        to: &mut impl PageSink,
-    ) -> Result<(), SendError> {
-        if range.count == 0 {
-            return Ok(());
-        }
-        totals.seen += range.count;
-        match pass.kind() {
-            PassKind::First => totals.skipped += range.count,
-            PassKind::Later => {
-                self.header.runs.clear();
-                self.header.runs.push(Run { range, content: Content::Zero });
-                self.write(pass, &[], totals, to)?;
-            }
-        }
-        Ok(())
+        let mut carrier = Sending { sender: self, machine, pass, to };
+        walk_chunk(machine, pass, chunk, pace, &mut carrier)
     }
 
     /// Looks at a run of pages that were touched, leaves out what is zero, and sends the rest.
@@ -168,7 +127,6 @@ impl Sender {
     ) -> Result<(), SendError> {
         let failed = |e| MachineError::new(Code::HostIo, "reading guest RAM", e);
         let ram = machine.ram();
-        totals.seen += piece.count;
         self.header.runs.clear();
         for page in piece.start..piece.end() {
             #[cfg(feature = "mutate")]

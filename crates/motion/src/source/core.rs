@@ -2,7 +2,7 @@
 
 use super::{Command, Event, Phase, SourceIo};
 use crate::clock::{Moment, nanos};
-use crate::handover::{self, Journal, Particulars, Side, SourceHandover, Token};
+use crate::handover::{self, Journal, Particulars, RunPermit, Side, SourceHandover, Token};
 use crate::ram::Pass;
 use crate::report::{Progress, Report, StatusOrNone};
 use crate::switch::{StateCost, Switch};
@@ -46,6 +46,8 @@ pub struct Source {
     /// The guest is gone: it shut down, or is being reset.
     pub(super) guest_gone: bool,
     pub(super) handover: Option<SourceHandover>,
+    /// The permit of a guest that stays here, while it is stopped to be copied.
+    pub(super) permit: Option<RunPermit>,
     /// The destination may have the guest's state: from the moment when it is first sent.
     pub(super) state_sent: bool,
     pub(super) pass: Option<Arc<Pass>>,
@@ -54,6 +56,8 @@ pub struct Source {
     pub(super) pass_acknowledged: bool,
     /// The time is up and the guest is to be stopped whatever the blackout.
     pub(super) switch_anyway: bool,
+    /// The copy that was asked for is complete.
+    pub(super) copied: bool,
     /// Who owns the guest, once the handover has decided it.
     pub(super) decided: Option<Side>,
     pub(super) times: super::times::Times,
@@ -107,11 +111,13 @@ impl Source {
             logging: false,
             guest_gone: false,
             handover: None,
+            permit: None,
             state_sent: false,
             pass: None,
             pass_begun: Moment::default(),
             pass_acknowledged: false,
             switch_anyway: false,
+            copied: false,
             decided: None,
             times: super::times::Times::default(),
         }
@@ -190,6 +196,8 @@ impl Source {
             Event::Message(message) => self.message(message, io),
             Event::PassSent => self.pass_sent(io),
             Event::Told(message) => self.told(message, io),
+            Event::Denied(error) => self.denied(error, io),
+            Event::Filed(report) => self.report.file = Some(report),
             Event::NotAsked | Event::Tick => {}
         }
         // While the guest is stopped or saved nobody listens here: that is no silence of the peer.
@@ -212,7 +220,7 @@ impl Source {
         match command {
             Command::Cancel => self.cancel(io),
             Command::Proceed if self.phase == Phase::PreSwitchover => {
-                self.try_to(io, Self::last_pages);
+                self.try_to(io, Self::proceed);
                 Ok(())
             }
             Command::Proceed => Err(MotionError::new(
@@ -343,9 +351,10 @@ impl Source {
             {
                 self.pass_acknowledged(io);
             }
-            (Message::PassDone(pass), Phase::LastPass | Phase::AwaitingReady)
-                if self.is_current(pass) =>
-            {
+            (
+                Message::PassDone(pass),
+                Phase::LastPass | Phase::AwaitingReady | Phase::Finishing,
+            ) if self.is_current(pass) => {
                 self.timers.progress(io.now());
             }
             (Message::Failed(failed), _) => {
@@ -354,7 +363,10 @@ impl Source {
             }
             (message, phase) => match handover::words::from_wire(&message) {
                 Some(about) => {
-                    self.times.heard(&message, io.now());
+                    // A guest that stays here went on when its copy was taken.
+                    if !self.options.purpose.is_copy() {
+                        self.times.heard(&message, io.now());
+                    }
                     self.told(about, io);
                 }
                 None => {

@@ -2,7 +2,7 @@
 
 use super::{Phase, Source, SourceIo};
 use crate::clock::nanos;
-use crate::handover::{Input, RunPermit, Side, SourcePhase};
+use crate::handover::{Input, RunPermit, Side, SourceHandover, SourcePhase};
 use crate::report::ErrorReport;
 use crate::rules::{Rule, keeps};
 use crate::{MotionError, Status};
@@ -48,6 +48,10 @@ impl Source {
             Phase::Settling | Phase::Ended => {
                 Err(MotionError::new(Code::InvalidState, "the motion has ended already"))
             }
+            Phase::Completing => Err(MotionError::new(
+                Code::TooLate,
+                "the copy is being marked as complete: it cannot be cancelled any more",
+            )),
             _ => {
                 self.fail(io, MotionError::new(Code::Cancelled, "the motion was cancelled"));
                 Ok(())
@@ -59,7 +63,12 @@ impl Source {
     pub(super) fn guest_gone(&mut self, io: &mut dyn SourceIo) {
         if !matches!(
             self.phase,
-            Phase::AwaitingRunning | Phase::Undecided | Phase::Settling | Phase::Ended
+            Phase::AwaitingRunning
+                | Phase::Undecided
+                | Phase::Finishing
+                | Phase::Completing
+                | Phase::Settling
+                | Phase::Ended
         ) {
             self.guest_gone = true;
             let why = "the guest shut down or was reset during the motion";
@@ -87,6 +96,9 @@ impl Source {
                 tracing::warn!(%error, "ending the handover");
             }
             return;
+        }
+        if let Some(permit) = self.permit.take() {
+            self.take_back(permit, io);
         }
         if self.linked {
             let failed = Failed { code: error.code, why: error.why };
@@ -165,7 +177,8 @@ impl Source {
         self.report.error = None;
         self.report.blackout = self.blackout_report();
         self.close_account(io);
-        if self.handover.as_ref().is_some_and(|h| h.phase() == SourcePhase::Confirmed) {
+        let confirmed = |h: &SourceHandover| h.phase() == SourcePhase::Confirmed;
+        if self.copied || self.handover.as_ref().is_some_and(confirmed) {
             self.end(io);
         } else {
             // An operator said so; the destination has yet to be told.
@@ -186,7 +199,7 @@ impl Source {
         if keeps(Rule::WorkersEnd) {
             io.stop_workers();
         }
-        let completed = self.decided == Some(Side::Peer);
+        let completed = self.decided == Some(Side::Peer) || self.copied;
         // A pass that was cut short counts too: what it sent was sent.
         let cut_short = self.pass.is_some() && self.progress.pass_done == 0;
         if cut_short && keeps(Rule::CutPassesCount) {

@@ -22,7 +22,7 @@ pub(super) trait End: SourceIo + Send + 'static {
     type News: Send + 'static;
 
     /// What a word of its threads means to the source.
-    fn hear(&mut self, news: Self::News) -> Event;
+    fn hear(&mut self, news: Self::News) -> Vec<Event>;
 
     /// Waits until something may have come, or until then, and takes what came otherwise than as
     /// news.
@@ -248,8 +248,9 @@ impl<E: End> Coordinator<E> {
     fn take(&mut self, word: Word<E::News>) {
         match word {
             Word::News(news) => {
-                let event = self.end.hear(news);
-                self.source.handle(event, &mut self.end);
+                for event in self.end.hear(news) {
+                    self.source.handle(event, &mut self.end);
+                }
             }
             Word::Command(command, reply) => {
                 if command == Command::Cancel {

@@ -3,8 +3,10 @@
 //! [`Source`] decides, without waiting for anything: an [`Event`] goes in, and what is to be done
 //! goes out through [`SourceIo`]. [`SourceJob`] drives it with threads and sockets.
 
+mod copy;
 mod core;
 mod ending;
+mod file;
 mod job;
 mod network;
 mod outlook;
@@ -17,6 +19,7 @@ mod times;
 mod workers;
 
 pub use self::core::Source;
+pub use file::FilePlace;
 pub use job::SourceJob;
 pub use network::PeerAddress;
 pub use phase::{Command, Event, Phase, SourceIo};

@@ -1,7 +1,7 @@
 //! A destination over the network, as a source's end: sockets, and threads that serve them.
 
 use super::job::{End, Setting};
-use super::workers::{Bandwidth, Word, Workers, send_error};
+use super::workers::{Bandwidth, Connection, Word, Workers, send_error};
 use super::{Event, Source, SourceIo, SourceJob};
 use crate::clock::{Moment, nanos};
 use crate::handover::{self, Journal, Particulars};
@@ -90,7 +90,7 @@ struct Io {
     /// What came over the control connection and is no whole message yet.
     frames: Inbox,
     send_by: Option<Moment>,
-    workers: Option<Workers>,
+    workers: Option<Workers<Connection>>,
     pages: PageSender,
 }
 
@@ -231,7 +231,7 @@ impl Io {
             }));
         };
         let (machine, bandwidth) = (self.machine.clone(), self.bandwidth.clone());
-        self.workers = Some(Workers::start(machine, bandwidth, streams, Box::new(say))?);
+        self.workers = Some(Workers::over(streams, machine, bandwidth, Box::new(say))?);
         Ok(())
     }
 }
@@ -324,8 +324,8 @@ impl SourceIo for Io {
 impl End for Io {
     type News = News;
 
-    fn hear(&mut self, news: News) -> Event {
-        match news {
+    fn hear(&mut self, news: News) -> Vec<Event> {
+        vec![match news {
             News::Event(event) => event,
             News::Control { stream, clock_ahead, round_trip } => {
                 self.control = Some(stream);
@@ -335,7 +335,7 @@ impl End for Io {
                 Ok(()) => Event::Joined,
                 Err(error) => Event::Lost(error),
             },
-        }
+        }]
     }
 
     fn wait(&mut self, until: Option<Instant>) -> Vec<Event> {

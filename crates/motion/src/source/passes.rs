@@ -30,6 +30,10 @@ impl Source {
             if self.was_running {
                 self.tell_stopped();
             }
+            if self.options.pause_before_switchover {
+                self.hold();
+                return Ok(());
+            }
         } else {
             #[cfg(feature = "mutate")]
             crate::mutate::keep_state(&*self.machine);
@@ -41,12 +45,37 @@ impl Source {
                 self.logging = true;
             }
         }
+        self.first_pass(io);
+        Ok(())
+    }
+
+    fn first_pass(&mut self, io: &mut dyn SourceIo) {
         self.set_status(Status::Active);
         let all = PageSet::full(self.machine.ram().pages());
         #[cfg(feature = "mutate")]
         let all = crate::mutate::unsent(all);
         self.send_pass(Pass::new(1, PassKind::First, all, self.logging), io);
-        Ok(())
+    }
+
+    /// The guest is stopped, and somebody wanted a say before the motion goes on.
+    pub(super) fn hold(&mut self) {
+        self.phase = Phase::PreSwitchover;
+        "the guest is stopped and waits for the word to go on (`migrate-continue`)"
+            .clone_into(&mut self.progress.note);
+        self.tell_stopped();
+        self.set_status(Status::PreSwitchover);
+    }
+
+    /// Goes on after [`Self::hold`].
+    pub(super) fn proceed(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
+        self.times.waited = io.now().since(self.times.paused);
+        self.progress.note.clear();
+        self.timers.progress(io.now());
+        if self.report.frozen {
+            self.first_pass(io);
+            return Ok(());
+        }
+        self.last_pages(io)
     }
 
     /// Sends the pages that were written since they were sent.

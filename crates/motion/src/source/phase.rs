@@ -3,6 +3,7 @@
 use crate::clock::Moment;
 use crate::handover;
 use crate::ram::Pass;
+use crate::report::FileReport;
 use crate::{Blackout, MotionError};
 use state::Refusal;
 use std::num::NonZeroU64;
@@ -35,6 +36,10 @@ pub enum Phase {
     AwaitingRunning,
     /// COMMIT is sent and nothing came back: it asks, or waits for an operator.
     Undecided,
+    /// A copy is taken, and its guest goes on here; what was written becomes durable.
+    Finishing,
+    /// The copy is being marked as complete.
+    Completing,
     /// The motion has ended, and the destination is still to be told that the guest stays here.
     Settling,
     /// Nothing is left to do.
@@ -65,6 +70,10 @@ pub enum Event {
     Told(handover::Message),
     /// A question about the handover could not be put to the destination.
     NotAsked,
+    /// The other end, a file, was not completed after COMMIT, and never will be.
+    Denied(MotionError),
+    /// What there is to say of a file.
+    Filed(FileReport),
     /// Time has passed.
     Tick,
 }
@@ -109,6 +118,10 @@ pub trait SourceIo {
     /// No sending over the control connection may wait beyond this moment; `None` leaves only the
     /// stall limit.
     fn send_by(&mut self, moment: Option<Moment>);
+    /// Up to so many last pages are sent by [`Self::send_pass`]: waking the workers would take longer.
+    fn inline_pages(&self) -> u64 {
+        256
+    }
     /// Sends a whole pass, and its end, over the control connection.
     ///
     /// # Errors

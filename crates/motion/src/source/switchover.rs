@@ -12,9 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use wire::{Message, State};
 
-/// Up to so many last pages are sent by the coordinator itself, over the control connection: waking
-/// the workers would take longer.
-const INLINE_PAGES: u64 = 256;
 /// Kept of a promised blackout for what comes after READY: COMMIT, and the first instruction.
 const RESERVE: Duration = Duration::from_millis(2);
 
@@ -37,7 +34,11 @@ impl Source {
         self.times.paused = io.now();
         self.times.bytes_before = self.report.ram.bytes;
         self.times.data_before = self.report.ram.data_pages + self.report.ram.zero_pages;
-        self.handover = Some(SourceHandover::begin(self.particulars.clone(), permit));
+        if self.options.purpose.is_copy() {
+            self.permit = Some(permit);
+        } else {
+            self.handover = Some(SourceHandover::begin(self.particulars.clone(), permit));
+        }
         Ok(())
     }
 
@@ -61,11 +62,7 @@ impl Source {
         self.report.switch = why;
         self.stop_guest(io, predicted)?;
         if self.options.pause_before_switchover {
-            self.phase = Phase::PreSwitchover;
-            "the guest is stopped and waits for the word to go on (`migrate-continue`)"
-                .clone_into(&mut self.progress.note);
-            self.tell_stopped();
-            self.set_status(Status::PreSwitchover);
+            self.hold();
             return Ok(());
         }
         self.last_pages(io)
@@ -74,10 +71,6 @@ impl Source {
     /// Sends the pages that were written since the last pass. The guest is stopped: there will be
     /// no more.
     pub(super) fn last_pages(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
-        if self.phase == Phase::PreSwitchover {
-            self.times.waited = io.now().since(self.times.paused);
-            self.progress.note.clear();
-        }
         if let Blackout::Limit(limit) = self.switch.blackout() {
             let reserve = (self.cost.round_trip * 2 + RESERVE).min(limit / 2);
             let allowed = self.times.waited + limit - reserve;
@@ -104,7 +97,7 @@ impl Source {
         self.progress.pass = pass.number();
         self.progress.pass_pages = count;
         self.progress.pass_done = 0;
-        if count <= INLINE_PAGES {
+        if count <= io.inline_pages() {
             io.send_pass(&pass)?;
             self.send_state(io)
         } else {
@@ -134,13 +127,19 @@ impl Source {
             data_pages: self.report.ram.data_pages,
             zero_pages: self.report.ram.zero_pages,
         }))?;
-        self.phase = Phase::AwaitingReady;
         self.timers.progress(io.now());
+        self.phase = match self.options.purpose.is_copy() {
+            true => Phase::Finishing,
+            false => Phase::AwaitingReady,
+        };
         // Told only now: nothing that is not needed happens before the state is on its way.
         if self.was_running {
             self.tell_stopped();
         }
         self.set_status(Status::Device);
+        if self.options.purpose.is_copy() {
+            self.copy_is_taken(io);
+        }
         if !keeps(Rule::CommitWaitsForReady) {
             self.told(self.particulars.token().says(handover::Word::Ready), io);
         }
@@ -162,6 +161,9 @@ impl Source {
 
     /// A message about the handover, by whichever way it came.
     pub(super) fn told(&mut self, message: handover::Message, io: &mut dyn SourceIo) {
+        if self.handover.is_none() && self.options.purpose.is_copy() {
+            return self.filed(message, io);
+        }
         if self.handover.is_none() {
             let why = format!("the destination said {:?} before any handover", message.word);
             self.lost(io, MotionError::new(Code::ProtocolError, why));
@@ -304,6 +306,10 @@ impl Source {
     /// What the blackout was, by this side's clock and the round trip.
     pub(super) fn blackout_report(&self) -> Option<BlackoutReport> {
         let times = &self.times;
+        // It is in a file, and runs nowhere.
+        if self.report.file.is_some() && !self.options.purpose.is_copy() {
+            return None;
+        }
         if !times.begun || times.running == Moment::default() {
             return None;
         }

@@ -45,6 +45,13 @@ impl Times {
         }
     }
 
+    /// The guest goes on here: it was let go between these moments.
+    pub(super) fn went_on(&mut self, from: Moment, to: Moment) {
+        (self.ready, self.committed, self.running) = (from, from, to);
+        self.start_ns = between(from, to);
+        self.held_ns = self.start_ns;
+    }
+
     /// How long the guest has been stopped.
     pub(super) fn so_far(&self, now: Moment) -> Duration {
         now.since(self.stop)

@@ -1,12 +1,13 @@
-//! The workers: threads that send pages, on data connections that are all equal.
+//! The workers: threads that carry pages on lanes that are all equal, as data connections are.
 
 use crate::MotionError;
 use crate::SourceMachine;
 use crate::clock::Moment;
 use crate::courtesy::{Courtesy, Manner};
-use crate::ram::send::{PIECE_PAGES, SendError, Sender};
-use crate::ram::{Pacer, Pass, PassTotals};
+use crate::ram::send::{SendError, Sender};
+use crate::ram::{PIECE_PAGES, Pacer, Pass, PassTotals};
 use links::{Closer, Stream};
+use memory::PageRange;
 use state::Code;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -55,18 +56,66 @@ pub(super) enum Word {
     Failed(MotionError),
 }
 
-/// Two threads for each data connection, of which one serves: a polite one while the guest runs,
-/// a prompt one when it is stopped or the polite one starves. Ends with the value.
-pub(super) struct Workers {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-    closers: Vec<Closer>,
+/// Where a lane goes to.
+pub(super) trait Carry: Send + 'static {
+    /// Takes the pages of one claimed chunk, as [`crate::ram`] says.
+    fn carry(
+        &mut self,
+        machine: &dyn SourceMachine,
+        pass: &Pass,
+        chunk: PageRange,
+        pace: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<PassTotals, MotionError>;
+
+    /// This was the lane's part of the pass, so much in all.
+    fn end(&mut self, pass: &Pass, totals: PassTotals) -> Result<(), MotionError>;
 }
 
-struct Shared {
+/// A data connection.
+pub(super) struct Connection {
+    stream: Stream,
+    sender: Sender,
+}
+
+impl Carry for Connection {
+    fn carry(
+        &mut self,
+        machine: &dyn SourceMachine,
+        pass: &Pass,
+        chunk: PageRange,
+        pace: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<PassTotals, MotionError> {
+        let mut to = &self.stream;
+        self.sender.send_chunk(machine, pass, chunk, pace, &mut to).map_err(send_error)
+    }
+
+    fn end(&mut self, pass: &Pass, totals: PassTotals) -> Result<(), MotionError> {
+        let end = PassEnd { pass: pass.number(), data_pages: totals.data, zero_pages: totals.zero };
+        wire::write_message(&mut self.stream, &Message::PassEnd(end))
+            .map_err(|e| MotionError::sending("sending pages", e))
+    }
+}
+
+/// Two threads for each lane, of which one serves: a polite one while the guest runs, a prompt one
+/// when it is stopped or the polite one starves. They end with the value.
+pub(super) struct Workers<C: Carry> {
+    shared: Arc<Shared<C>>,
+    threads: Vec<JoinHandle<()>>,
+    leave: Leave,
+}
+
+/// How the threads are had to end.
+pub(super) enum Leave {
+    /// This breaks off whatever they do, and then they are waited for.
+    BrokenOff(Box<dyn Fn() + Send>),
+    /// By themselves, when what they do is done: it may hang.
+    Alone,
+}
+
+struct Shared<C> {
     machine: Arc<dyn SourceMachine>,
     bandwidth: Bandwidth,
-    lanes: Vec<Mutex<Lane>>,
+    lanes: Vec<Mutex<Lane<C>>>,
     job: Mutex<Job>,
     /// Set when polite threads starve: prompt ones do the rest of the motion.
     hurried: AtomicBool,
@@ -74,10 +123,9 @@ struct Shared {
     say: Box<dyn Fn(Word) + Send + Sync>,
 }
 
-/// A connection and what is sent over it. Whoever serves it holds it.
-struct Lane {
-    stream: Stream,
-    sender: Sender,
+/// A lane. Whoever serves it holds it.
+struct Lane<C> {
+    carrier: C,
     /// What it has taken of the pass under way.
     totals: PassTotals,
 }
@@ -93,7 +141,7 @@ struct Job {
     quit: bool,
 }
 
-impl Shared {
+impl<C> Shared<C> {
     fn job(&self) -> MutexGuard<'_, Job> {
         lock(&self.job)
     }
@@ -113,28 +161,43 @@ impl Shared {
     }
 }
 
-impl Workers {
+impl Workers<Connection> {
     /// Starts the workers of each connection.
+    pub(super) fn over(
+        streams: Vec<Stream>,
+        machine: Arc<dyn SourceMachine>,
+        bandwidth: Bandwidth,
+        say: Box<dyn Fn(Word) + Send + Sync>,
+    ) -> Result<Self, MotionError> {
+        let closers: Vec<_> = streams.iter().map(Stream::closer).collect();
+        let leave = Leave::BrokenOff(Box::new(move || closers.iter().for_each(Closer::close)));
+        let connection = |stream| Connection { stream, sender: Sender::default() };
+        let lanes = streams.into_iter().map(connection).collect();
+        Self::start(machine, bandwidth, lanes, leave, say)
+    }
+}
+
+impl<C: Carry> Workers<C> {
+    /// Starts the workers of each lane.
     pub(super) fn start(
         machine: Arc<dyn SourceMachine>,
         bandwidth: Bandwidth,
-        connections: Vec<Stream>,
+        lanes: Vec<C>,
+        leave: Leave,
         say: Box<dyn Fn(Word) + Send + Sync>,
     ) -> Result<Self, MotionError> {
-        let count = connections.len();
-        let closers = connections.iter().map(Stream::closer).collect();
-        let lane =
-            |stream| Lane { stream, sender: Sender::default(), totals: PassTotals::default() };
+        let count = lanes.len();
+        let lane = |carrier| Mutex::new(Lane { carrier, totals: PassTotals::default() });
         let shared = Arc::new(Shared {
             machine,
             bandwidth,
-            lanes: connections.into_iter().map(|stream| Mutex::new(lane(stream))).collect(),
+            lanes: lanes.into_iter().map(lane).collect(),
             job: Mutex::new(Job { ended: vec![0; count], ..Job::default() }),
             hurried: AtomicBool::new(false),
             changed: Condvar::new(),
             say,
         });
-        let mut workers = Self { shared, threads: Vec::new(), closers };
+        let mut workers = Self { shared, threads: Vec::new(), leave };
         for index in 0..count {
             for (manner, name) in [(Manner::Polite, "polite"), (Manner::Prompt, "send")] {
                 let shared = workers.shared.clone();
@@ -157,18 +220,19 @@ impl Workers {
         let mut job = self.shared.job();
         // Under the lock: whoever hurries sets both.
         let polite = runs && !self.shared.is_hurried();
-        job.busy = self.closers.len();
+        job.busy = self.shared.lanes.len();
         job.pass = Some(pass.clone());
         job.manner = if polite { Manner::Polite } else { Manner::Prompt };
         self.shared.changed.notify_all();
     }
 }
 
-impl Drop for Workers {
+impl<C: Carry> Drop for Workers<C> {
     fn drop(&mut self) {
         self.shared.job().quit = true;
         self.shared.changed.notify_all();
-        self.closers.iter().for_each(Closer::close);
+        let Leave::BrokenOff(break_off) = &self.leave else { return };
+        break_off();
         for thread in self.threads.drain(..) {
             // It has said what there was to say.
             let _ = thread.join();
@@ -186,7 +250,7 @@ enum Share {
     HandedOver,
 }
 
-fn work(shared: &Shared, index: usize, manner: Manner) {
+fn work<C: Carry>(shared: &Shared<C>, index: usize, manner: Manner) {
     let mut courtesy = match manner {
         Manner::Prompt => None,
         Manner::Polite => match Courtesy::begin(shared.lanes.len()) {
@@ -214,8 +278,8 @@ fn work(shared: &Shared, index: usize, manner: Manner) {
 ///
 /// The lane is held until it is known to have ended the pass: its other thread may be called upon
 /// just then, and must not end it a second time.
-fn serve(
-    shared: &Shared,
+fn serve<C: Carry>(
+    shared: &Shared<C>,
     index: usize,
     pass: &Pass,
     courtesy: &mut Option<Courtesy>,
@@ -235,7 +299,7 @@ fn serve(
 }
 
 /// Waits for a pass that is this thread's to serve. `None` when there will be none.
-fn next_pass(shared: &Shared, index: usize, manner: Manner) -> Option<Arc<Pass>> {
+fn next_pass<C>(shared: &Shared<C>, index: usize, manner: Manner) -> Option<Arc<Pass>> {
     let mut job = shared.job();
     loop {
         if job.quit {
@@ -251,10 +315,10 @@ fn next_pass(shared: &Shared, index: usize, manner: Manner) -> Option<Arc<Pass>>
 }
 
 /// Sends chunks of the pass as long as there are any, then says that this was all.
-fn send_share(
-    shared: &Shared,
+fn send_share<C: Carry>(
+    shared: &Shared<C>,
     pass: &Pass,
-    lane: &mut Lane,
+    lane: &mut Lane<C>,
     courtesy: &mut Option<Courtesy>,
 ) -> Result<Share, MotionError> {
     let mut pace = |bytes| shared.bandwidth.pace(bytes);
@@ -268,10 +332,7 @@ fn send_share(
             }
         }
         let Some(chunk) = pass.claim() else { break };
-        let sent = lane
-            .sender
-            .send_chunk(&*shared.machine, pass, chunk, &mut pace, &mut &lane.stream)
-            .map_err(send_error)?;
+        let sent = lane.carrier.carry(&*shared.machine, pass, chunk, &mut pace)?;
         pass.count(sent);
         lane.totals.add(sent);
     }
@@ -279,9 +340,7 @@ fn send_share(
     if pass.is_stopped() {
         return Ok(Share::Stopped);
     }
-    let end = PassEnd { pass: pass.number(), data_pages: totals.data, zero_pages: totals.zero };
-    wire::write_message(&mut lane.stream, &Message::PassEnd(end))
-        .map_err(|e| MotionError::sending("sending pages", e))?;
+    lane.carrier.end(pass, totals)?;
     Ok(Share::Sent)
 }
 

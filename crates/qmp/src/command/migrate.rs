@@ -30,6 +30,16 @@ pub struct Migrate {
     /// The guest is stopped first, and stays so at the source until the job ends.
     #[serde(default, rename = "x-whimbrel-frozen", skip_serializing_if = "is_false")]
     pub frozen: bool,
+    /// To a file: the guest goes on as soon as the copy is taken. Without it, and without
+    /// `x-whimbrel-frozen`, it stays stopped, as with QEMU, and may be continued.
+    #[serde(default, rename = "x-whimbrel-snapshot", skip_serializing_if = "is_false")]
+    pub snapshot: bool,
+    /// To a file: replace one that is there, once the new one is complete.
+    #[serde(default, rename = "x-whimbrel-force", skip_serializing_if = "is_false")]
+    pub force: bool,
+    /// `cont` during the job cancels it, instead of being refused.
+    #[serde(default, rename = "x-whimbrel-cont-cancels", skip_serializing_if = "is_false")]
+    pub cont_cancels: bool,
     /// Only ask the destination whether it would take the machine.
     #[serde(default, rename = "x-whimbrel-check", skip_serializing_if = "is_false")]
     pub check: bool,
@@ -74,6 +84,18 @@ impl Arguments for Migrate {
             return Err(Error::unsupported(
                 "`detach` cannot be false: no command waits for a motion; ask query-migrate",
             ));
+        }
+        if self.snapshot && self.frozen {
+            return Err(Error::invalid(
+                "`x-whimbrel-frozen` promises that the guest does not run again, and \
+                 `x-whimbrel-snapshot` that it does",
+            ));
+        }
+        let to_a_file = matches!(self.address()?, Address::File { .. } | Address::Fd(_));
+        for (name, is_set) in [("snapshot", self.snapshot), ("force", self.force)] {
+            if is_set && !to_a_file {
+                return Err(Error::invalid(format!("`x-whimbrel-{name}` is for files only")));
+            }
         }
         match (self.timeout, self.timeout_action) {
             (Some(0), _) => Err(Error::invalid(

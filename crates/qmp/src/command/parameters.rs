@@ -24,7 +24,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "cpu-throttle-increment",
     "cpu-throttle-initial",
     "cpu-throttle-tailslow",
-    "direct-io",
     "max-cpu-throttle",
     "max-postcopy-bandwidth",
     "mode",
@@ -58,6 +57,8 @@ pub struct Parameters {
     pub avail_switchover_bandwidth: u64,
     /// How many connections carry pages, at most 64; 0 lets the engine choose.
     pub multifd_channels: u8,
+    /// Files are written and read past the page cache, where the file system can do that.
+    pub direct_io: bool,
     /// How long a silent or stuck peer is put up with, in milliseconds.
     #[serde(rename = "x-whimbrel-stall-limit")]
     pub stall_limit: u64,
@@ -71,6 +72,7 @@ impl Default for Parameters {
             downtime_unlimited: false,
             avail_switchover_bandwidth: 0,
             multifd_channels: 0,
+            direct_io: true,
             stall_limit: 5000,
         }
     }
@@ -95,6 +97,9 @@ pub struct SetParameters {
     /// See [`Parameters::multifd_channels`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifd_channels: Option<u8>,
+    /// See [`Parameters::direct_io`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct_io: Option<bool>,
     /// See [`Parameters::stall_limit`].
     #[serde(rename = "x-whimbrel-stall-limit", skip_serializing_if = "Option::is_none")]
     pub stall_limit: Option<u64>,
@@ -163,6 +168,7 @@ impl Parameters {
             downtime_unlimited,
             avail_switchover_bandwidth,
             multifd_channels,
+            direct_io,
             stall_limit,
             others: _,
         } = set;
@@ -173,6 +179,7 @@ impl Parameters {
         replace(&mut self.downtime_unlimited, unlimited);
         replace(&mut self.avail_switchover_bandwidth, *avail_switchover_bandwidth);
         replace(&mut self.multifd_channels, *multifd_channels);
+        replace(&mut self.direct_io, *direct_io);
         replace(&mut self.stall_limit, *stall_limit);
         Ok(())
     }

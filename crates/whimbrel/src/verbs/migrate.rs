@@ -1,6 +1,6 @@
 //! `whimbrel migrate`
 
-mod watch;
+pub mod watch;
 
 use crate::exit::Exit;
 use crate::machine::Machine;
@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use links::Address;
 use monitor::MachineName;
 use qmp::command::{Command, SetParameters, TimeoutAction};
+use qmp::reply::MigrationInfo;
 use std::io::stdout;
 use std::str::FromStr;
 use std::time::Duration;
@@ -59,8 +60,9 @@ pub struct Migrate {
     pub json: bool,
 }
 
+/// The longest that a guest may stand still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum MaxBlackout {
+pub enum MaxBlackout {
     Limit(Duration),
     Unlimited,
 }
@@ -81,6 +83,16 @@ impl FromStr for MaxBlackout {
     }
 }
 
+impl MaxBlackout {
+    /// Says so among the parameters.
+    pub fn set(self, set: &mut SetParameters) {
+        match self {
+            Self::Limit(limit) => set.downtime_limit = Some(millis(limit)),
+            Self::Unlimited => set.downtime_unlimited = Some(true),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Action {
     /// Give up; the guest goes on here
@@ -95,16 +107,7 @@ impl Migrate {
         machine.run(&Command::MigrateSetParameters(self.parameters()))?;
         machine.run(&Command::Migrate(self.command()))?;
         let info = watch::until_the_end(&mut machine, &self.name, self.json)?;
-        let exit = watch::exit(&info);
-        if self.json {
-            print_json(&info.report)?;
-        } else {
-            let style = Style::of(&stdout());
-            for line in motion_lines(&self.name, &info, &style) {
-                print_line(&line.whole(&style));
-            }
-        }
-        Ok(exit)
+        finish(&self.name, &info, self.json)
     }
 
     fn parameters(&self) -> SetParameters {
@@ -112,10 +115,7 @@ impl Migrate {
         set.max_bandwidth = Some(self.max_bandwidth.map_or(0, |rate| rate.0));
         set.multifd_channels = Some(self.connections.unwrap_or(0));
         set.avail_switchover_bandwidth = Some(0);
-        match self.max_blackout {
-            MaxBlackout::Limit(limit) => set.downtime_limit = Some(millis(limit)),
-            MaxBlackout::Unlimited => set.downtime_unlimited = Some(true),
-        }
+        self.max_blackout.set(&mut set);
         set
     }
 
@@ -134,6 +134,19 @@ impl Migrate {
             ..qmp::command::Migrate::default()
         }
     }
+}
+
+/// Tells how a motion ended.
+pub fn finish(name: &MachineName, info: &MigrationInfo, json: bool) -> anyhow::Result<Exit> {
+    if json {
+        print_json(&info.report)?;
+    } else {
+        let style = Style::of(&stdout());
+        for line in motion_lines(name, info, &style) {
+            print_line(&line.whole(&style));
+        }
+    }
+    Ok(watch::exit(info))
 }
 
 fn millis(time: Duration) -> u64 {

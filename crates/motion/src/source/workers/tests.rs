@@ -59,7 +59,7 @@ impl SourceMachine for Still {
 struct Rig {
     machine: Arc<Still>,
     sink: Arc<GuestRam>,
-    workers: Workers,
+    workers: Workers<Connection>,
     said: mpsc::Receiver<Word>,
     ends: mpsc::Receiver<PassEnd>,
 }
@@ -97,7 +97,7 @@ fn rig(running: bool) -> Rig {
     let say = Mutex::new(say);
     let say = Box::new(move |word| drop(lock(&say).send(word)));
     let bandwidth = Bandwidth::new(Pacer::new(None), Instant::now());
-    let workers = Workers::start(machine.clone(), bandwidth, streams, say).unwrap();
+    let workers = Workers::over(streams, machine.clone(), bandwidth, say).unwrap();
     Rig { machine, sink, workers, said, ends }
 }
 
