@@ -6,7 +6,6 @@ use motion::{
     DestinationMachine, Machine, MachineBuilder, MachineError, Observer, Rehearsal, Report,
     SourceMachine, Status,
 };
-use rustix::fs::FallocateFlags;
 use state::{Bundle, Code, Refusal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use std::time::Duration;
 const RAM: u64 = 16 << 20;
 
 /// RAM of machines that are gone, empty again: making it anew costs more than all the rest.
-static POOL: Mutex<Vec<GuestRam>> = Mutex::new(Vec::new());
+static POOL: Mutex<Vec<Arc<GuestRam>>> = Mutex::new(Vec::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -24,7 +23,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A machine.
 #[derive(Debug)]
 pub struct Stage {
-    ram: Option<GuestRam>,
+    ram: Option<Arc<GuestRam>>,
     parts: Mutex<Parts>,
 }
 
@@ -39,9 +38,11 @@ struct Parts {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if let Some(ram) = self.ram.take() {
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            rustix::fs::fallocate(ram.file(), flags, 0, RAM).expect("a hole can be punched");
+        // Nobody else keeps it once its machine is gone, or it is not reused.
+        if let Some(mut ram) = self.ram.take()
+            && let Some(alone) = Arc::get_mut(&mut ram)
+        {
+            alone.clear().expect("memory can be given back");
             lock(&POOL).push(ram);
         }
     }
@@ -52,7 +53,9 @@ impl Stage {
     fn empty() -> Arc<Self> {
         let ram = lock(&POOL).pop();
         let ram = ram.unwrap_or_else(|| {
-            GuestRam::new(RAM, Backing::Small).expect("16 MiB of shared memory can be had")
+            Arc::new(
+                GuestRam::new(RAM, Backing::Small).expect("16 MiB of shared memory can be had"),
+            )
         });
         Arc::new(Self { ram: Some(ram), parts: Mutex::default() })
     }
@@ -90,7 +93,7 @@ impl Stage {
 }
 
 impl Machine for Stage {
-    fn ram(&self) -> &GuestRam {
+    fn ram(&self) -> &Arc<GuestRam> {
         self.ram.as_ref().expect("it is there until the machine is dropped")
     }
 

@@ -126,11 +126,11 @@ struct Parts {
 
 impl Drop for SimMachine {
     fn drop(&mut self) {
-        use rustix::fs::FallocateFlags;
         // Nobody else keeps it once its machine is gone, or it is not reused.
-        if let Some(ram) = self.ram.take().filter(|ram| Arc::strong_count(ram) == 1) {
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            rustix::fs::fallocate(ram.file(), flags, 0, RAM).expect("a hole can be punched");
+        if let Some(mut ram) = self.ram.take()
+            && let Some(alone) = Arc::get_mut(&mut ram)
+        {
+            alone.clear().expect("memory can be given back");
             POOL.with_borrow_mut(|pool| pool.push(ram));
         }
     }

@@ -18,6 +18,19 @@ fn judge(failed: Option<u64>, case: Case) {
     }
 }
 
+/// Whatever was played before it on the same thread: else nobody could look at what a sweep found.
+#[test]
+fn a_seed_is_the_same_story_each_time() {
+    let tell = |seed| explain(seed, Case::default()).0;
+    let (first, last) = (1, 60);
+    let forwards: Vec<String> = (first..=last).map(tell).collect();
+    let mut backwards: Vec<String> = (first..=last).rev().map(tell).collect();
+    backwards.reverse();
+    for (at, seed) in (first..=last).enumerate() {
+        assert!(forwards[at] == backwards[at], "seed {seed} went otherwise the second time");
+    }
+}
+
 #[test]
 fn no_seed_loses_a_guest() {
     let found = Sweep::of(SEEDS).run(&|_| {});
