@@ -159,7 +159,7 @@ impl Machine {
         }
         let guest = monitor.state().guest.take();
         if let Some(guest) = &guest
-            && let Err(error) = guest.pause()
+            && let Err(error) = guest.halt()
         {
             tracing::warn!(%error, "stopping the guest at the end");
         }

@@ -164,7 +164,7 @@ impl Monitor {
             return Err(motion.in_the_way(&doing));
         }
         if guest.is_running() {
-            guest.pause().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
+            guest.halt().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
             self.events.send(&Event::Stop);
         }
         Ok(())
@@ -193,6 +193,8 @@ impl Monitor {
         if let Some(restoring) = restoring.filter(|restoring| restoring.is_held()) {
             return restoring.cont().map_err(|e| Error::new(e.code, format!("{doing}: {e}")));
         }
+        // It was told to stop, and was perhaps not waited for.
+        guest.pause().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
         let permit = guest.surrender().ok_or_else(|| {
             Error::new(Code::NotOwner, format!("{doing}: this side may not run its guest"))
         })?;
@@ -309,6 +311,10 @@ impl Monitor {
                 if let Err(error) = self.reset(true) {
                     tracing::error!(%error, "the guest asked for a reset");
                 }
+            }
+            VmEvent::IoError { reason } => {
+                tracing::warn!(reason, "the guest is stopped");
+                self.events.send(&Event::Stop);
             }
             VmEvent::GuestError { vcpu, reason, registers } => {
                 if let Some(motion) = self.motion_under_way() {

@@ -73,8 +73,11 @@ pub(crate) struct Gate {
 
 /// Some vCPUs did not stop.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} vCPUs did not stop within {seconds} s", seconds = PATIENCE.as_secs())]
-pub(crate) struct Stuck(u32);
+#[error("{vcpus} vCPUs did not stop within {} s", .within.as_secs_f64())]
+pub(crate) struct Stuck {
+    vcpus: u32,
+    within: Duration,
+}
 
 impl Gate {
     /// A gate for vCPUs with these pages. Their threads are yet to start, and to answer that they
@@ -154,19 +157,30 @@ impl Gate {
 
     /// Stops all vCPUs: none executes another guest instruction once this returns.
     pub fn stop(&self) -> Result<(), Stuck> {
+        self.stop_within(PATIENCE)
+    }
+
+    /// As [`Self::stop`], waiting no longer than this.
+    pub fn stop_within(&self, within: Duration) -> Result<(), Stuck> {
         self.close();
         let start = Instant::now();
         loop {
             match self.unanswered.load(SeqCst) {
                 0 => return Ok(()),
-                left if start.elapsed() >= PATIENCE => return Err(Stuck(left)),
+                vcpus if start.elapsed() >= within => return Err(Stuck { vcpus, within }),
                 left => {
-                    if !wait(&self.unanswered, left, Some(AGAIN)) {
+                    let limit = within.saturating_sub(start.elapsed()).min(AGAIN);
+                    if !wait(&self.unanswered, left, Some(limit)) {
                         self.kick();
                     }
                 }
             }
         }
+    }
+
+    /// Whether all vCPUs have stopped.
+    pub fn is_quiet(&self) -> bool {
+        !self.order().is_run() && self.unanswered.load(SeqCst) == 0
     }
 
     /// Stops all vCPUs for good and has their threads end.

@@ -7,6 +7,7 @@ use motion::handover::RunPermit;
 use motion::{Machine, MachineError};
 use state::Code;
 use std::sync::Arc;
+use std::time::Duration;
 
 impl Machine for Vm {
     fn ram(&self) -> &Arc<GuestRam> {
@@ -24,7 +25,9 @@ impl Machine for Vm {
 
     fn surrender(&self) -> Option<RunPermit> {
         let mut control = self.control();
-        if self.is_running() { None } else { control.permit.take() }
+        // A vCPU that has been told to stop may yet be finishing an instruction.
+        let stands = !self.is_running() && self.shared().gate.is_quiet();
+        if stands { control.permit.take() } else { None }
     }
 
     fn grant(&self, permit: RunPermit) {
@@ -41,14 +44,63 @@ impl Machine for Vm {
 }
 
 impl Vm {
-    /// Stops all vCPUs.
-    pub(crate) fn stop_vcpus(&self) -> Result<(), MachineError> {
+    /// Stops the guest because something of the host that it depends on failed: the run state
+    /// becomes [`RunState::IoError`], and that is an event. Tells the vCPUs to stop without waiting
+    /// for them; nothing of the guest is lost, and it goes on when it is run again.
+    pub fn stop_on_io_error(&self, reason: &str) {
         let shared = self.shared();
-        shared.gate.stop().map_err(|e| MachineError::new(Code::Kvm, "stopping the vCPUs", e))?;
+        shared.gate.close();
+        shared.status.fail_io(reason);
+    }
+
+    /// Stops the guest for somebody who must not be kept waiting: also while vCPUs wait for pages of
+    /// RAM that are yet to come. Most are brought out of that; one that waits inside KVM, which was
+    /// accessing RAM on its behalf, stays there until the page comes. It enters the guest no more, but
+    /// the instruction that it is in may still be completed, so that the machine can only be run,
+    /// saved or moved once the page has come: [`motion::Machine::pause`] waits for that.
+    ///
+    /// # Errors
+    /// [`MachineError`] when a vCPU does not stop, and not for such a reason.
+    pub fn halt(&self) -> Result<(), MachineError> {
+        /// Most of a second is at once for a person, and a thousand times what a vCPU needs.
+        const SOON: Duration = Duration::from_millis(100);
+        let shared = self.shared();
+        // Without the lock, which somebody may hold who does wait.
+        if self.ram().filling().is_none() || shared.gate.stop_within(SOON).is_ok() {
+            return self.pause();
+        }
+        tracing::debug!("a vCPU waits inside KVM for a page of RAM that is yet to come");
         if shared.status.state() == RunState::Running {
             shared.status.set(RunState::Paused);
         }
         Ok(())
+    }
+
+    /// Stops all vCPUs.
+    pub(crate) fn stop_vcpus(&self) -> Result<(), MachineError> {
+        let shared = self.shared();
+        self.wait_for_vcpus()?;
+        if shared.status.state() == RunState::Running {
+            shared.status.set(RunState::Paused);
+        }
+        Ok(())
+    }
+
+    /// Tells all vCPUs to stop, and waits until they have.
+    fn wait_for_vcpus(&self) -> Result<(), MachineError> {
+        /// Who waits longer for a page hears of an outage anyhow.
+        const PAGE: Duration = Duration::from_secs(2);
+        let gate = &self.shared().gate;
+        let is_filling = self.ram().filling().is_some();
+        let stopped = if is_filling { gate.stop_within(PAGE) } else { gate.stop() };
+        stopped.map_err(|e| {
+            let hint = if is_filling {
+                ": the page of its RAM that KVM needs has not come yet; try again when it has"
+            } else {
+                ""
+            };
+            MachineError::new(Code::Kvm, "stopping the vCPUs", format!("{e}{hint}"))
+        })
     }
 
     /// Runs all vCPUs, if the guest can go on.
@@ -59,7 +111,7 @@ impl Vm {
             return Err(failed(Code::NotOwner, "this side may not run it".to_owned()));
         }
         // Whoever closed the gate from within did not wait for the others.
-        shared.gate.stop().map_err(|e| failed(Code::Kvm, e.to_string()))?;
+        self.wait_for_vcpus().map_err(|e| failed(e.code, e.why))?;
         if shared.status.reset_wanted() {
             self.reset_all(control)?;
         }

@@ -60,6 +60,10 @@ impl SourceMachine for Vm {
         if self.is_running() {
             return Err(failed(Code::InvalidState, "it is running".to_owned()));
         }
+        if !self.shared().gate.is_quiet() {
+            let why = "a vCPU waits inside KVM for a page of RAM that is yet to come";
+            return Err(failed(Code::InvalidState, why.to_owned()));
+        }
         if let Some(why) = self.ended() {
             return Err(failed(Code::GuestGone, why));
         }

@@ -80,6 +80,12 @@ impl fmt::Display for RunState {
 pub enum VmEvent {
     /// The guest powered off: run state [`RunState::Shutdown`].
     Shutdown,
+    /// Something of the host that the guest depends on failed: run state [`RunState::IoError`]. It
+    /// can go on when that is there again.
+    IoError {
+        /// What happened.
+        reason: String,
+    },
     /// The guest asked to be reset, and waits for [`Vm::reset`](crate::Vm::reset).
     Reset,
     /// A vCPU cannot go on: run state [`RunState::InternalError`].
@@ -122,7 +128,7 @@ struct Now {
     state: RunState,
     /// The guest has asked for a reset that has not been carried out.
     reset_wanted: bool,
-    /// Why the guest cannot go on.
+    /// Why the guest cannot go on, or could not when it was stopped.
     failure: Option<String>,
 }
 
@@ -152,7 +158,21 @@ impl Status {
         let mut now = self.now();
         if !now.state.is_end() {
             now.state = state;
+            now.failure = None;
         }
+    }
+
+    /// Something of the host that the guest depends on failed.
+    pub fn fail_io(&self, reason: &str) {
+        {
+            let mut now = self.now();
+            if now.state.is_end() || now.state == RunState::IoError {
+                return;
+            }
+            now.state = RunState::IoError;
+            now.failure = Some(reason.to_owned());
+        }
+        (self.events)(VmEvent::IoError { reason: reason.to_owned() });
     }
 
     /// The machine is as if it had just been switched on.

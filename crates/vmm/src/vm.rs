@@ -64,7 +64,7 @@ impl Model {
 
 /// A machine.
 ///
-/// Dropping it ends its vCPUs' threads and closes it.
+/// Dropping it ends its vCPUs' threads and closes it, also while its RAM is being filled.
 pub struct Vm {
     config: MachineConfig,
     model: Model,
@@ -271,6 +271,13 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         self.shared.gate.end();
+        if let Some(filling) = self.slots.ram().filling() {
+            // The order: no vCPU ever enters the guest again; then whoever waits for a page is let
+            // go, with a page of zeroes; then the VM may be closed, which waits for all of them (its
+            // asynchronous page faults too). What is printed of such zeroes is not.
+            let _ = self.console.freeze();
+            filling.abandon();
+        }
         for thread in self.threads.drain(..) {
             // A panic of its own was reported when it happened.
             let _ = thread.join();

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod code;
+pub mod saved;
 
 use devices::console::{Console, Spec};
 use devices::event_loop::EventLoop;
@@ -119,11 +120,15 @@ impl Rig {
         Self::on(Screen::new(), config, ram)
     }
 
-    fn on(screen: Arc<Screen>, config: MachineConfig, ram: GuestRam) -> Self {
+    pub fn on(screen: Arc<Screen>, config: MachineConfig, ram: GuestRam) -> Self {
         let (sink, events) = sink();
         let hypervisor = Hypervisor::open().unwrap();
         let vm = Vm::new(&hypervisor, config, ram, screen.console(), sink).unwrap();
         Self { vm: Arc::new(vm), screen, events }
+    }
+
+    pub fn new_ram(size: u64) -> GuestRam {
+        GuestRam::new(size, Backing::Small).unwrap()
     }
 
     /// A machine that has booted this image and waits to be run.
