@@ -17,6 +17,9 @@ pub trait Filling: Debug + Send + Sync {
     /// Pages cannot be had at present, and nobody knows when.
     fn bring(&self, range: PageRange) -> io::Result<()>;
 
+    /// Why pages cannot be had at present, if that is so.
+    fn trouble(&self) -> Option<String>;
+
     /// The guest never executes another instruction: whoever waits for a page is let go, with a page
     /// of zeroes. No page is brought in from now on.
     fn abandon(&self);

@@ -124,6 +124,10 @@ impl Vm {
         control.halted = None;
         shared.status.set(RunState::Running);
         shared.gate.open();
+        // An outage that came before this had nothing to stop.
+        if let Some(why) = self.ram().filling().and_then(|filling| filling.trouble()) {
+            self.stop_on_io_error(&why);
+        }
         self.console().thaw();
         Ok(())
     }

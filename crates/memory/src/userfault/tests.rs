@@ -155,6 +155,10 @@ impl Filling for Slowly {
         Ok(())
     }
 
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     fn abandon(&self) {
         self.userfault.unregister_all().unwrap();
     }

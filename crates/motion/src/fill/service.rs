@@ -91,6 +91,9 @@ impl Filling for GivenUp {
     fn bring(&self, _: PageRange) -> io::Result<()> {
         Err(io::Error::other("the machine has ended before all of its RAM had come"))
     }
+    fn trouble(&self) -> Option<String> {
+        Some("it was given up".to_owned())
+    }
     fn abandon(&self) {}
 }
 
@@ -417,6 +420,10 @@ impl Filling for Service {
                 }
             }
         }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.outage().map(|outage| outage.why)
     }
 
     fn abandon(&self) {
