@@ -4,7 +4,7 @@ use crate::arrival::Arrivals;
 use crate::monitor::Monitor;
 use crate::observer::Observer;
 use crate::{Ending, Error, MachineName};
-use motion::restore::{Claimant, Phase, RestoreJob, RestoreOptions, Terms, admit};
+use motion::restore::{Claimant, How, Phase, RestoreJob, RestoreOptions, Terms, admit};
 use motion::{Progress, Report, Status};
 use snapshot::{Origin, Reader};
 use state::Code;
@@ -130,6 +130,7 @@ impl Monitor {
         });
         let options = RestoreOptions {
             terms: file.terms,
+            how: How::Eager,
             paused,
             claimant: claimant(),
             threads: RestoreOptions::usual_threads(),

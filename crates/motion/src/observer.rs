@@ -1,5 +1,6 @@
 //! What a motion tells whoever started it.
 
+use crate::fill::{FillReport, Outage};
 use crate::{Report, Status};
 
 /// Told of a motion's steps, on the motion's own thread. Must not block.
@@ -16,4 +17,9 @@ pub trait Observer: Send + Sync {
     fn undecided(&self, token: &str);
     /// The motion has ended.
     fn finished(&self, report: &Report);
+    /// Pages that are yet to come cannot be had: the guest must be stopped until they can. Said on
+    /// another thread, of a guest whose RAM comes while it runs.
+    fn outage(&self, _outage: &Outage) {}
+    /// All pages have come; what they came from is needed no longer.
+    fn filled(&self, _report: &FillReport) {}
 }

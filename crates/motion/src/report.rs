@@ -1,6 +1,7 @@
 //! The one report of a motion. QMP, the command line, logs and tests all read this value.
 
 use crate::Status;
+use crate::fill::FillReport;
 use serde::Serialize;
 use state::{Code, Refusal};
 
@@ -186,12 +187,18 @@ pub struct RestoreReport {
     pub claims: bool,
     /// It is a copy, with an identity of its own.
     pub clone: bool,
+    /// Whether RAM was filled before the guest ran (`eager`), or while it did (`lazy`).
+    pub how: &'static str,
     /// Threads that read the file.
     pub threads: usize,
     /// Building the machine.
     pub build_ns: u64,
-    /// Filling RAM.
+    /// Filling RAM; 0 as long as it is not full.
     pub fill_ns: u64,
+    /// Having RAM come on demand, before the guest ran.
+    pub register_ns: Option<u64>,
+    /// How RAM comes, or came, while the guest runs.
+    pub fill: Option<FillReport>,
     /// Pages whose contents were compared with their checksums.
     pub verified_pages: u64,
     /// Loading the state.

@@ -8,7 +8,7 @@ extern crate whimbrel_motion as motion;
 mod simulated;
 
 use memory::{Backing, PageRange, PageSet};
-use motion::restore::{Claimant, Phase, RestoreJob, RestoreOptions, Terms};
+use motion::restore::{Claimant, How, Phase, RestoreJob, RestoreOptions, Terms};
 use motion::{
     DestinationMachine, Machine, MachineBuilder, MotionError, Report, SourceMachine, Status,
 };
@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// A guest in a file.
@@ -89,6 +90,15 @@ impl Saved {
     }
 }
 
+/// Waits for what comes soon.
+fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 struct Restoring {
     job: RestoreJob,
     builder: Arc<Builder>,
@@ -136,6 +146,7 @@ impl MachineBuilder for Gated {
 fn options() -> RestoreOptions {
     RestoreOptions {
         terms: Terms::AsSaved,
+        how: How::Eager,
         paused: false,
         claimant: Claimant { host: "here".to_owned(), boot: Uuid::from_u128(9) },
         threads: 3,
@@ -347,6 +358,56 @@ fn a_restore_that_is_cancelled_brings_no_guest() {
     assert!(!builder.builder.built().unwrap().has_permit());
     assert!(saved.open().claim().is_none());
     assert_eq!(notes.resumed.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_guest_whose_ram_comes_while_it_runs_comes_whole_and_verified() {
+    let saved = Saved::new(Kind::Save);
+    let lazily = RestoreOptions { how: How::Lazy, ..options() };
+    let restoring = saved.restore(lazily).unwrap();
+    let report = restoring.completes();
+    let details = report.restore.unwrap();
+    assert_eq!(details.how, "lazy");
+    assert!(details.claim_ns.is_some() && details.first_instruction_ns.is_some());
+    let guest = restoring.guest();
+    assert!(guest.is_running());
+    // Looking at it brings what has not come.
+    assert_eq!(guest.contents(), saved.guest.contents());
+    wait("RAM to be full", || restoring.notes.filled.load(Ordering::SeqCst) == 1);
+    wait("whoever filled it to let go", || guest.ram().filling().is_none());
+    let report = restoring.job.report();
+    let pages = saved.open().present().count();
+    let details = report.restore.unwrap();
+    assert_eq!((details.verified_pages, report.ram.data_pages), (pages, pages));
+    assert!(details.fill_ns > 0 && restoring.job.outage().is_none());
+    let progress = restoring.job.progress();
+    assert_eq!((progress.pass_pages, progress.pass_done), (pages, pages));
+}
+
+#[test]
+fn a_damaged_page_is_an_outage_of_a_guest_whose_ram_comes_while_it_runs() {
+    let saved = Saved::new(Kind::Save);
+    let reader = saved.open();
+    let page = reader.present().runs().last().unwrap().start;
+    let place = reader.place_of(page) + 7;
+    let file = File::options().read(true).write(true).open(saved.path()).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, place).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], place).unwrap();
+    let restoring = saved.restore(RestoreOptions { how: How::Lazy, ..options() }).unwrap();
+    restoring.completes();
+    wait("an outage", || !restoring.notes.outages.lock().unwrap().is_empty());
+    let outage = restoring.notes.outages.lock().unwrap().first().cloned().unwrap();
+    assert_eq!(restoring.job.outage().as_ref(), Some(&outage));
+    assert_eq!(outage.offset, page * 4096);
+    assert!(outage.why.contains("damaged"), "{outage:?}");
+    let mut bytes = [0; 4096];
+    let guest = restoring.guest();
+    assert!(guest.ram().read(PageRange::new(page, 1), &mut bytes).is_err(), "no zeroes instead");
+    file.write_all_at(&byte, place).unwrap();
+    restoring.job.retry().unwrap();
+    assert_eq!(guest.contents(), saved.guest.contents());
+    wait("RAM to be full", || guest.ram().filling().is_none());
 }
 
 #[test]

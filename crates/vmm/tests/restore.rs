@@ -6,7 +6,7 @@ mod rig;
 
 use guest::Builtin;
 use memory::{Backing, GuestRam, PageRange, PageSet};
-use motion::restore::{Claimant, RestoreJob, RestoreOptions, Terms};
+use motion::restore::{Claimant, How, RestoreJob, RestoreOptions, Terms};
 use motion::{Machine as _, Observer, Report, SourceMachine as _, Status};
 use rig::{Rig, Screen, builder};
 use snapshot::{Header, Kind, Origin, Reader, Target, WriteOptions, Writer};
@@ -68,6 +68,7 @@ fn restore(path: &Path, backing: Backing) -> (Arc<Vm>, Arc<Screen>) {
     let builder = Arc::new(builder);
     let options = RestoreOptions {
         terms: Terms::AsSaved,
+        how: How::Eager,
         paused: false,
         claimant: Claimant { host: "here".to_owned(), boot: Uuid::nil() },
         threads: 2,

@@ -2,18 +2,21 @@
 
 use super::admit::admit;
 use super::fill::Fill;
-use super::{RestoreOptions, Terms};
+use super::on_demand::FilePages;
+use super::{How, RestoreOptions, Terms};
 use crate::clock::nanos;
+use crate::fill::{FillObserver, FillOptions, FillReport, Outage, PageService};
 use crate::handover::{
     ContinuationPhase, Denial, Entitlement, FileHandover, FileInput, FileOutput, RunPermit, Token,
 };
 use crate::report::{ErrorReport, Progress, Report, RestoreReport, StatusOrNone};
 use crate::{DestinationMachine, MachineBuilder, MotionError, Observer, Status};
 use memory::PAGE_SIZE;
+use memory::userfault::Userfault;
 use snapshot::{Claim, Kind, Reader};
 use state::{Bundle, Code};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Instant, SystemTime};
 use uuid::Uuid;
@@ -23,7 +26,7 @@ use uuid::Uuid;
 pub enum Phase {
     /// The machine is checked and built.
     Building,
-    /// RAM is being filled.
+    /// RAM is being filled, or made to come on demand.
     Filling,
     /// RAM is complete; the state is being loaded.
     Loading,
@@ -52,6 +55,8 @@ struct Restore {
     pages: u64,
     filled: AtomicU64,
     decisions: Mutex<Decisions>,
+    /// What brings RAM in while the guest runs, until all is there.
+    service: Mutex<Option<PageService>>,
     view: Mutex<View>,
     finished: Condvar,
 }
@@ -112,6 +117,7 @@ impl RestoreJob {
             cancelled: AtomicBool::new(false),
             filled: AtomicU64::new(0),
             decisions: Mutex::new(Decisions { handover, loaded: None }),
+            service: Mutex::new(None),
             view: Mutex::new(View {
                 phase: Phase::Building,
                 report,
@@ -134,6 +140,23 @@ impl RestoreJob {
     /// Why it does not run. It is as it was: loaded, and stopped.
     pub fn cont(&self) -> Result<(), MotionError> {
         self.restore.step(FileInput::Cont)
+    }
+
+    /// What keeps pages from coming to a guest that runs already, if anything does.
+    #[must_use]
+    pub fn outage(&self) -> Option<Outage> {
+        lock(&self.restore.service).as_ref()?.outage()
+    }
+
+    /// Asks the file again for what could not be had. No-op without an outage.
+    ///
+    /// # Errors
+    /// [`Code::HostIo`] when the host has no threads left; the outage goes on.
+    pub fn retry(&self) -> Result<(), MotionError> {
+        let service = lock(&self.restore.service).clone();
+        service.map_or(Ok(()), |service| service.retry()).map_err(|e| {
+            MotionError::new(Code::HostIo, format!("asking for the guest's pages again: {e}"))
+        })
     }
 
     /// Gives it up. No-op once it has ended; a guest that is held waits for whoever ends its process.
@@ -164,6 +187,10 @@ impl RestoreJob {
     #[must_use]
     pub fn report(&self) -> Report {
         let mut report = lock(&self.restore.view).report.clone();
+        let service = lock(&self.restore.service).clone();
+        if let (Some(restore), Some(service)) = (&mut report.restore, service) {
+            restore.fill = Some(service.report());
+        }
         if !report.status.0.is_terminal() {
             report.total_ns = nanos(self.restore.begun.elapsed());
         }
@@ -209,7 +236,7 @@ fn first_report(
             snapshot: header.snapshot.to_string(),
             claims,
             clone: options.terms == Terms::Clone,
-            threads: options.threads,
+            how: options.how.as_str(),
             ..RestoreReport::default()
         }),
         ..Report::default()
@@ -217,7 +244,7 @@ fn first_report(
 }
 
 impl Restore {
-    fn run(&self, reader: Reader, builder: &dyn MachineBuilder, description: Bundle) {
+    fn run(self: &Arc<Self>, reader: Reader, builder: &dyn MachineBuilder, description: Bundle) {
         let Err(error) = self.carry_out(reader, builder, description) else { return };
         let input = match error.code {
             Code::Cancelled => FileInput::Cancel,
@@ -232,18 +259,22 @@ impl Restore {
 
     /// The phases, in their order.
     fn carry_out(
-        &self,
+        self: &Arc<Self>,
         reader: Reader,
         builder: &dyn MachineBuilder,
         description: Bundle,
     ) -> Result<(), MotionError> {
+        let reader = Arc::new(reader);
         self.enter(Phase::Building, Status::Setup);
         let machine = self.build(&reader, builder, description)?;
         self.enter(Phase::Filling, Status::Active);
-        self.fill(&reader, machine.as_ref())?;
+        match self.options.how {
+            How::Eager => self.fill(&reader, machine.as_ref())?,
+            How::Lazy => self.fill_on_demand(&reader, machine.as_ref())?,
+        }
         self.enter(Phase::Loading, Status::Device);
         self.load(&reader, machine.as_ref())?;
-        lock(&self.decisions).loaded = Some(Loaded { machine, reader: Arc::new(reader) });
+        lock(&self.decisions).loaded = Some(Loaded { machine, reader });
         self.step(FileInput::Restored)
     }
 
@@ -273,17 +304,66 @@ impl Restore {
         lock(&self.view).filling_since = Some(begun);
         let fill =
             Fill { reader, ram: machine.ram(), done: &self.filled, cancelled: &self.cancelled };
-        fill.run(self.options.threads.clamp(1, RestoreOptions::MOST_THREADS))?;
+        let threads = self.options.threads.clamp(1, RestoreOptions::MOST_THREADS);
+        fill.run(threads)?;
         // What was read of a file that was replaced or cut short meanwhile was verified all the same;
         // but the claim would go where nobody looks for it.
         reader.check_identity()?;
         self.note(|report, restore| {
+            restore.threads = threads;
             restore.fill_ns = nanos(begun.elapsed());
             restore.verified_pages = self.filled.load(Ordering::Relaxed);
             report.ram.data_pages = restore.verified_pages;
             report.ram.bytes = restore.verified_pages.saturating_mul(PAGE_SIZE);
         });
         Ok(())
+    }
+
+    /// Has pages come when they are touched, from now on.
+    fn fill_on_demand(
+        self: &Arc<Self>,
+        reader: &Arc<Reader>,
+        machine: &dyn DestinationMachine,
+    ) -> Result<(), MotionError> {
+        let failed = |why: String| {
+            let why = format!("RAM cannot be filled while the guest runs: {why}");
+            MotionError::new(Code::Unsupported, why)
+        };
+        let begun = Instant::now();
+        let userfault =
+            Userfault::open(machine.ram().clone(), None).map_err(|e| failed(e.to_string()))?;
+        let source = Arc::new(FilePages(reader.clone()));
+        let observer = Arc::new(Filling(Arc::downgrade(self)));
+        let options = FillOptions::default();
+        let threads = options.fault_threads + options.stream_threads;
+        let service = PageService::start(userfault, source, observer, options)
+            .map_err(|e| failed(e.to_string()))?;
+        // It may have ended before it is known here, and with it what it is kept for.
+        let mut kept = lock(&self.service);
+        if !service.is_done() {
+            *kept = Some(service);
+        }
+        drop(kept);
+        self.note(|_, restore| {
+            restore.threads = threads;
+            restore.register_ns = Some(nanos(begun.elapsed()));
+        });
+        Ok(())
+    }
+
+    /// All pages have come.
+    fn filled(&self, fill: &FillReport) {
+        let service = lock(&self.service).take();
+        self.note(|report, restore| {
+            restore.verified_pages = fill.pages;
+            restore.fill_ns = fill.all_in_ns.unwrap_or(0);
+            restore.fill = Some(fill.clone());
+            report.ram.data_pages = fill.pages;
+            report.ram.bytes = fill.pages.saturating_mul(PAGE_SIZE);
+        });
+        self.observer.filled(fill);
+        // With it goes the file.
+        drop(service);
     }
 
     fn load(&self, reader: &Reader, machine: &dyn DestinationMachine) -> Result<(), MotionError> {
@@ -435,13 +515,25 @@ impl Restore {
 
     fn progress(&self) -> Progress {
         let view = lock(&self.view);
-        let (pages, done) = (self.pages, self.filled.load(Ordering::Relaxed));
+        let lazily = lock(&self.service).as_ref().map(PageService::report);
+        let lazily = lazily.as_ref().or(view.report.restore.as_ref().and_then(|r| r.fill.as_ref()));
+        let pages = self.pages;
+        let done = match lazily {
+            Some(fill) => fill.fetched.sum(),
+            None => self.filled.load(Ordering::Relaxed),
+        };
         let bytes = done.saturating_mul(PAGE_SIZE);
         let elapsed = view.filling_since.map(|since| since.elapsed()).unwrap_or_default();
         let rate = u128::from(bytes) * 1_000_000_000 / elapsed.as_nanos().max(1);
         let rate = match view.phase {
             Phase::Filling => u64::try_from(rate).unwrap_or(u64::MAX),
             _ => 0,
+        };
+        let note = match view.phase {
+            Phase::Owner if lazily.is_some_and(|fill| fill.all_in_ns.is_none()) => {
+                "RAM comes while the guest runs"
+            }
+            phase => note_of(phase),
         };
         let left = (pages - done.min(pages)).saturating_mul(PAGE_SIZE);
         Progress {
@@ -454,8 +546,25 @@ impl Restore {
             bytes,
             rate,
             eta_ns: left.saturating_mul(1_000_000_000).checked_div(rate),
-            note: note_of(view.phase).to_owned(),
+            note: note.to_owned(),
             ..Progress::default()
+        }
+    }
+}
+
+/// Hears what becomes of RAM that comes on demand.
+struct Filling(Weak<Restore>);
+
+impl FillObserver for Filling {
+    fn outage(&self, outage: &Outage) {
+        if let Some(restore) = self.0.upgrade() {
+            restore.observer.outage(outage);
+        }
+    }
+
+    fn finished(&self, report: &FillReport) {
+        if let Some(restore) = self.0.upgrade() {
+            restore.filled(report);
         }
     }
 }

@@ -8,8 +8,9 @@ mod admit;
 mod error;
 mod fill;
 mod job;
+mod on_demand;
 mod options;
 
 pub use admit::admit;
 pub use job::{Phase, RestoreJob};
-pub use options::{Claimant, RestoreOptions, Terms};
+pub use options::{Claimant, How, RestoreOptions, Terms};

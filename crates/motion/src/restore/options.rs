@@ -15,6 +15,28 @@ pub enum Terms {
     Clone,
 }
 
+/// When RAM is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum How {
+    /// Before the guest runs.
+    #[default]
+    Eager,
+    /// While it runs: pages come when they are touched, and otherwise one after the other. Needs a
+    /// userfaultfd.
+    Lazy,
+}
+
+impl How {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Eager => "eager",
+            Self::Lazy => "lazy",
+        }
+    }
+}
+
 /// Who claims a saved guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claimant {
@@ -29,11 +51,13 @@ pub struct Claimant {
 pub struct RestoreOptions {
     /// On what terms.
     pub terms: Terms,
+    /// When RAM is filled.
+    pub how: How,
     /// The guest does not run before [`RestoreJob::cont`](super::RestoreJob::cont).
     pub paused: bool,
     /// Who claims it.
     pub claimant: Claimant,
-    /// How many threads read the file, 1 to [`Self::MOST_THREADS`].
+    /// How many threads read the file before the guest runs, 1 to [`Self::MOST_THREADS`].
     pub threads: usize,
 }
 

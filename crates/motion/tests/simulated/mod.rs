@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use memory::{Backing, DirtyLog, DirtyLogError, GuestRam, PageRange, PageSet};
+use motion::fill::{FillReport, Outage};
 use motion::handover::RunPermit;
 use motion::{
     DestinationMachine, Machine, MachineBuilder, MachineError, Observer, Rehearsal, Report,
@@ -262,6 +263,8 @@ pub struct Notes {
     pub seen: Mutex<Vec<Status>>,
     pub stopped: AtomicU64,
     pub resumed: AtomicU64,
+    pub outages: Mutex<Vec<Outage>>,
+    pub filled: AtomicU64,
 }
 
 impl Observer for Notes {
@@ -277,4 +280,10 @@ impl Observer for Notes {
     }
     fn undecided(&self, _: &str) {}
     fn finished(&self, _: &Report) {}
+    fn outage(&self, outage: &Outage) {
+        self.outages.lock().unwrap().push(outage.clone());
+    }
+    fn filled(&self, _: &FillReport) {
+        self.filled.fetch_add(1, Ordering::SeqCst);
+    }
 }
