@@ -85,9 +85,21 @@ impl Host {
 
     /// Starts a machine in the foreground of a process of its own.
     pub fn start(&self, name: &str, arguments: &[&str]) -> Machine {
+        self.hold(&["run"], name, arguments)
+    }
+
+    /// Starts a machine whose guest comes out of a file, and waits until it is here.
+    pub fn restore(&self, name: &str, file: &str, arguments: &[&str]) -> Machine {
+        let machine = self.hold(&["restore", file], name, arguments);
+        let state = if arguments.contains(&"--paused") { "paused" } else { "running" };
+        self.wait_for_state(name, state);
+        machine
+    }
+
+    fn hold(&self, verb: &[&str], name: &str, arguments: &[&str]) -> Machine {
         let socket = self.folder.path().join(format!("{name}.console"));
         let console = format!("unix:{}", socket.display());
-        let mut all = vec!["run", "--name", name, "--console", &console];
+        let mut all = [verb, &["--name", name, "--console", &console]].concat();
         all.extend_from_slice(arguments);
         let log = self.folder.path().join(format!("{name}.log"));
         let open = || std::fs::File::options().append(true).create(true).open(&log).unwrap();

@@ -113,6 +113,7 @@ fn receive(
     let address = incoming.address()?;
     let keep_waiting = !incoming.exit_on_error;
     let restore = |origin, name: String| {
+        monitor.is_vacant(&format!("cannot restore {name} as `{}`", monitor.name))?;
         let terms = match (incoming.clone, incoming.reclaim) {
             (true, _) => Terms::Clone,
             (false, true) => Terms::Reclaim,

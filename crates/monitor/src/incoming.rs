@@ -31,13 +31,7 @@ impl Monitor {
         insecure: bool,
     ) -> Result<(), Error> {
         let doing = format!("cannot wait for a guest as `{}`", self.name);
-        if self.state().guest.is_some() {
-            return Err(Error::new(Code::InvalidState, format!("{doing}: it has one already")));
-        }
-        if let Some(waiting) = self.state().incoming.clone() {
-            let why = format!("{doing}: it waits on {} already", waiting.address());
-            return Err(Error::new(Code::InvalidState, why));
-        }
+        self.is_vacant(&doing)?;
         let fail = |code, why: String| Error::new(code, format!("{doing}: {why}"));
         crate::address::check_exposure(address, insecure || self.config.insecure)
             .map_err(|e| fail(e.code, e.message))?;

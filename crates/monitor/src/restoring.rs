@@ -85,7 +85,29 @@ pub(crate) struct Restoring {
 }
 
 impl Monitor {
-    /// `restore`, and `migrate-incoming` with a file.
+    /// Whether a guest may come, wherever it comes from.
+    ///
+    /// # Errors
+    /// When there is one, or one is on its way.
+    pub fn is_vacant(&self, doing: &str) -> Result<(), Error> {
+        let against = {
+            let state = self.state();
+            match (&state.guest, &state.incoming, &state.restoring) {
+                (Some(_), ..) => Some((Code::InvalidState, "it has a guest already".to_owned())),
+                (None, Some(waiting), _) => {
+                    let why = format!("it waits on {} already", waiting.address());
+                    Some((Code::InvalidState, why))
+                }
+                (None, None, Some(restoring)) if !restoring.is_over() => {
+                    Some((Code::Busy, "a guest is being restored".to_owned()))
+                }
+                (None, None, _) => None,
+            }
+        };
+        against.map_or(Ok(()), |(code, why)| Err(Error::new(code, format!("{doing}: {why}"))))
+    }
+
+    /// `restore`, and `migrate-incoming` with a file. It is vacant.
     pub fn restore(
         self: &Arc<Self>,
         file: OpenFile,
@@ -95,19 +117,6 @@ impl Monitor {
     ) -> Result<(), Error> {
         let doing = format!("cannot restore {} as `{}`", file.name, self.name);
         let fail = |code, why: String| Error::new(code, format!("{doing}: {why}"));
-        {
-            let state = self.state();
-            if state.guest.is_some() {
-                return Err(fail(Code::InvalidState, "it has a guest already".to_owned()));
-            }
-            if let Some(waiting) = &state.incoming {
-                let why = format!("it waits for a guest on {}", waiting.address());
-                return Err(fail(Code::InvalidState, why));
-            }
-            if state.restoring.as_ref().is_some_and(|restoring| !restoring.is_over()) {
-                return Err(fail(Code::Busy, "another restore is under way".to_owned()));
-            }
-        }
         let config = &self.config;
         let wishes = Wishes {
             name: Some(self.name.to_string()),

@@ -166,15 +166,18 @@ impl Vm {
         bundle.finish().map_err(load)?;
 
         let passage = self.clock().restore(self.vm_fd(), &clock, policy).map_err(clock_error)?;
-        self.each_vcpu(|index, vcpu| {
+        let as_told = self.each_vcpu(|index, vcpu| {
             let saved = &vcpus[index];
             let restored = vcpu.restore(saved).and_then(|()| vcpu.restore_tsc(saved, &passage));
-            let armed = restored.and_then(|()| match policy {
-                GuestClock::Realtime => vcpu.arm_timer(saved),
-                GuestClock::Continue => Ok(()),
+            let armed = restored.and_then(|as_told| match policy {
+                GuestClock::Realtime => vcpu.arm_timer(saved).map(|()| as_told),
+                GuestClock::Continue => Ok(as_told),
             });
             armed.map_err(|e| vcpu_error("restoring", index, &e))
         })?;
+        if as_told.contains(&false) {
+            tracing::warn!("KVM did not set the TSC to what it was told: the guest sees it jump");
+        }
         let held = |vector| vcpus.iter().any(|vcpu| vcpu.holds_interrupt(vector));
         self.shared().board.restore(devices, held).map_err(load)?;
         self.console()
@@ -190,7 +193,8 @@ impl Vm {
             self.clock().restore(self.vm_fd(), clock, GuestClock::Continue).map_err(clock_error)?;
         self.each_vcpu(|index, vcpu| {
             let saved = &vcpus[index];
-            let wound = vcpu.restore_tsc(saved, &passage).and_then(|()| vcpu.arm_timer(saved));
+            // Whether it was set is known since the state was restored.
+            let wound = vcpu.restore_tsc(saved, &passage).and_then(|_| vcpu.arm_timer(saved));
             wound.map_err(|e| vcpu_error("setting the clocks of", index, &e))
         })?;
         Ok(())

@@ -26,14 +26,13 @@ impl Vcpu {
         values.first().map(|(_, value)| *value).ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// Has the guest's TSC go on from where it was saved, by what has passed for it since. What came
-    /// of it is read back: some KVMs ignore what they are told, and then the guest has the host's
-    /// TSC.
+    /// Has the guest's TSC go on from where it was saved, by what has passed for it since, and says
+    /// whether it does: some KVMs ignore what they are told, and then the guest has the host's TSC.
     pub fn restore_tsc(
         &self,
         saved: &super::SavedVcpu,
         passage: &Passage,
-    ) -> Result<(), StateError> {
+    ) -> Result<bool, StateError> {
         let failed = |action| move |source| StateError::Kvm { action, source };
         let expected = |now: u64| {
             let passed = now.saturating_sub(passage.goes_on_at(saved.tsc_read_at));
@@ -59,11 +58,7 @@ impl Vcpu {
                 ),
             });
         }
-        if now.abs_diff(wanted) > ticks(TOLERANCE, self.tsc_khz) {
-            let vcpu = self.index;
-            tracing::warn!(vcpu, now, wanted, "KVM did not set the TSC to what it was told");
-        }
-        Ok(())
+        Ok(now.abs_diff(wanted) <= ticks(TOLERANCE, self.tsc_khz))
     }
 
     /// Arms the timer that waits for the guest's TSC, which is set by now.

@@ -110,10 +110,13 @@ pub fn hold(
     if let Err(ending) = came {
         // What ended it is what it ends with.
         drop(machine.wait());
-        if let (true, Ending::Failed(error)) = (background, &ending) {
-            detach::report_failure(&error.clone().into());
-        }
-        return Ok(exit(ending, json));
+        return Ok(match ending {
+            Ending::Failed(error) if background => {
+                detach::report_failure(&error.into());
+                Exit::Failed
+            }
+            ending => exit(ending, json),
+        });
     }
     if background {
         detach::report_success(&machine, &runtime)?;

@@ -1,0 +1,259 @@
+//! Guests that go on from files, in real processes: once, whole, and verified; or not at all.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use serde_json::{Value, json};
+use snapshot::{Claim, Origin, Reader};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use support::{Host, Machine, huge_pages, transparent_huge_pages};
+
+const SHAPE: [&str; 6] = ["--memory", "64M", "--cpus", "2", "--cmdline", "ws=16M rate=5000"];
+
+fn path(host: &Host, name: &str) -> String {
+    host.folder().join(name).to_str().unwrap().to_owned()
+}
+
+fn open(file: &str) -> Reader {
+    Reader::open(Origin::Path { path: file.into(), offset: 0 }, false).unwrap()
+}
+
+fn claim(file: &str) -> Option<Claim> {
+    open(file).claim().cloned()
+}
+
+/// Boots a guest that checks itself, and saves it.
+fn saved(host: &Host, name: &str, shape: &[&str]) -> String {
+    let mut machine = host.selfcheck(name, shape);
+    save(host, &mut machine, &format!("{name}.save"))
+}
+
+fn save(host: &Host, machine: &mut Machine, file: &str) -> String {
+    let file = path(host, file);
+    host.ok(&["save", &machine.name, &file, "--force"]);
+    assert_eq!(machine.wait_for_end(), Some(0));
+    file
+}
+
+/// A snapshot of a guest, which has ended since.
+fn copied(host: &Host, name: &str) -> String {
+    let mut machine = host.selfcheck(name, &SHAPE);
+    let file = path(host, &format!("{name}.snapshot"));
+    host.ok(&["snapshot", name, &file, "--max-blackout", "unlimited"]);
+    machine.kill();
+    file
+}
+
+fn report(host: &Host, name: &str) -> Value {
+    host.motion(name)["x-whimbrel-report"].clone()
+}
+
+#[test]
+fn a_saved_guest_goes_on_whole_however_many_vcpus_it_has() {
+    for cpus in ["1", "2", "8"] {
+        let host = Host::new();
+        let file = saved(
+            &host,
+            "a",
+            &["--memory", "128M", "--cpus", cpus, "--cmdline", "ws=48M rate=5000"],
+        );
+        let machine = host.restore("a", &file, &[]);
+        machine.wait_for("CLOCK", |_| true);
+        machine.check_all();
+        let report = report(&host, "a");
+        assert_eq!(report["status"], "completed", "{report:#}");
+        let restore = &report["restore"];
+        assert_eq!((&restore["kind"], &restore["claims"]), (&json!("save"), &json!(true)));
+        assert!(restore["first_instruction_ns"].as_u64() > restore["claim_ns"].as_u64());
+        assert_eq!(restore["verified_pages"], open(&file).present().count());
+    }
+}
+
+#[test]
+fn a_guest_goes_on_between_all_kinds_of_pages() {
+    assert!(huge_pages(128), "no huge pages are to be had for this test");
+    assert!(transparent_huge_pages(), "shared memory may have no transparent huge pages here");
+    let host = Host::new();
+    let kinds = ["off", "thp", "2M"];
+    for from in kinds {
+        let shape = ["--memory", "64M", "--hugepages", from, "--cmdline", "ws=16M rate=5000"];
+        let mut machine = host.selfcheck("a", &shape);
+        for to in kinds {
+            let file = save(&host, &mut machine, "a.save");
+            machine = host.restore("a", &file, &["--hugepages", to]);
+            machine.check_all();
+            // Back to where the next one begins.
+            let file = save(&host, &mut machine, "a.save");
+            machine = host.restore("a", &file, &["--hugepages", from]);
+        }
+        machine.check_all();
+    }
+}
+
+#[test]
+fn a_guest_with_more_ram_than_lies_below_4_gib_goes_on() {
+    let host = Host::new();
+    let shape = ["--memory", "5G", "--cpus", "2", "--cmdline", "ws=16M rate=5000"];
+    let file = saved(&host, "a", &shape);
+    let machine = host.restore("a", &file, &[]);
+    machine.check_all();
+    // What it never touched was neither saved nor read.
+    let memory = &host.view("a").unwrap()["memory"];
+    assert!(memory["touched"].as_u64().unwrap() < 256 << 20, "{memory}");
+}
+
+#[test]
+fn twenty_saves_and_restores_lose_nothing() {
+    let host = Host::new();
+    let mut machine = host.selfcheck("a", &SHAPE);
+    for _ in 0..20 {
+        let file = save(&host, &mut machine, "a.save");
+        machine = host.restore("a", &file, &[]);
+        machine.check_all();
+    }
+}
+
+#[test]
+fn a_saved_guest_goes_on_once_and_who_asks_again_hears_where() {
+    let host = Host::new();
+    let file = saved(&host, "a", &SHAPE);
+    let mut machine = host.restore("a", &file, &[]);
+    let token = report(&host, "a")["token"].as_str().unwrap().to_owned();
+    let said = host.fails(3, &["restore", &file, "--name", "b", "--console", "off"]);
+    for part in ["continued on host", "ago", &token, "--clone", "--reclaim"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(host.state("b"), "gone");
+    machine.check_all();
+
+    // A copy is another machine, and may run beside it.
+    let copy = host.restore("copy", &file, &["--clone"]);
+    copy.check_all();
+    let uuid = |name: &str| host.view(name).unwrap()["uuid"].clone();
+    assert_ne!(uuid("copy"), uuid("a"));
+    assert_eq!(report(&host, "copy")["restore"]["claims"], false);
+
+    // And whoever knows that the guest is gone takes it back to where it was.
+    machine.kill();
+    let again = host.restore("again", &file, &["--reclaim"]);
+    again.check_all();
+    let token = claim(&file).unwrap().token;
+    let hex: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(report(&host, "again")["token"], hex);
+}
+
+#[test]
+fn a_snapshot_is_restored_as_often_as_one_likes() {
+    let host = Host::new();
+    let file = copied(&host, "a");
+    let copies: Vec<_> =
+        ["b", "c", "d"].iter().map(|name| host.restore(name, &file, &["--clone"])).collect();
+    copies.iter().for_each(Machine::check_all);
+    assert_eq!(claim(&file), None);
+    // Without a name of its own each gets one that is free.
+    let answer = host.ok(&["restore", &file, "--clone", "--detach", "--json"]);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["name"], "a");
+    let said = host.ok(&["restore", &file, "--clone", "--detach"]);
+    assert!(said.contains("`a-2` runs"), "{said}");
+    assert_eq!(host.state("a-2"), "running");
+    host.ok(&["kill", "a"]);
+    host.ok(&["kill", "a-2"]);
+}
+
+#[test]
+fn a_guest_that_is_to_stay_paused_is_claimed_when_it_is_resumed() {
+    let host = Host::new();
+    let file = saved(&host, "a", &SHAPE);
+    let mut first = host.restore("a", &file, &["--paused"]);
+    assert_eq!(claim(&file), None);
+    assert!(report(&host, "a")["restore"]["claim_ns"].is_null());
+    let said = host.ok(&["status", "a"]);
+    assert!(said.contains("not yet") && said.contains("resumed"), "{said}");
+    // It may not leave from here as long as it is nobody's.
+    let (_destination, to) = host.incoming("elsewhere", &[]);
+    host.fails(1, &["migrate", "a", &to]);
+    // A process that is killed before it claimed leaves the file as good as it was.
+    first.kill();
+    let second = host.restore("b", &file, &["--paused"]);
+    host.ok(&["resume", "b"]);
+    assert!(claim(&file).is_some());
+    second.check_all();
+    assert!(report(&host, "b")["restore"]["first_instruction_ns"].is_u64());
+}
+
+#[test]
+fn a_page_that_was_changed_keeps_the_guest_from_running() {
+    let host = Host::new();
+    let file = saved(&host, "a", &SHAPE);
+    let reader = open(&file);
+    let page = reader.present().runs().last().unwrap().start;
+    let place = reader.place_of(page);
+    let raw = File::options().read(true).write(true).open(&file).unwrap();
+    let mut byte = [0];
+    raw.read_exact_at(&mut byte, place + 99).unwrap();
+    raw.write_all_at(&[byte[0] ^ 4], place + 99).unwrap();
+    let said = host.fails(1, &["restore", &file, "--name", "b", "--console", "off"]);
+    assert!(said.contains("damaged") && said.contains(&place.to_string()), "{said}");
+    let said = host.fails(1, &["restore", &file, "--name", "b", "--detach", "--json"]);
+    let error: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(error["error"]["code"], "snapshot-corrupt", "{said}");
+    assert_eq!((host.state("b").as_str(), claim(&file)), ("gone", None));
+    raw.write_all_at(&byte, place + 99).unwrap();
+    host.restore("b", &file, &[]).check_all();
+}
+
+#[test]
+fn what_is_no_complete_snapshot_is_refused_before_anything_is_built() {
+    let host = Host::new();
+    let file = saved(&host, "a", &SHAPE);
+    let whole = std::fs::read(&file).unwrap();
+    let cut = path(&host, "cut");
+    std::fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    let nothing = path(&host, "nothing");
+    std::fs::write(&nothing, vec![7; 1 << 20]).unwrap();
+    for (file, word) in [(&cut, "cut off"), (&nothing, "not a snapshot")] {
+        let said = host.fails(3, &["restore", file, "--name", "b", "--console", "off"]);
+        assert!(said.contains(word), "{said}");
+    }
+    let said = host.fails(1, &["restore", &path(&host, "none"), "--console", "off"]);
+    assert!(said.contains("none"), "{said}");
+    assert!(host.machines().is_empty());
+}
+
+#[test]
+fn a_machine_that_waits_takes_a_guest_out_of_a_file() {
+    let host = Host::new();
+    let file = saved(&host, "a", &SHAPE);
+    // Somebody else's header comes first.
+    let behind = path(&host, "behind");
+    let whole = [vec![b'#'; 8192], std::fs::read(&file).unwrap()].concat();
+    std::fs::write(&behind, whole).unwrap();
+    let machine = host.start("b", &["--incoming", "defer"]);
+    host.wait_for_state("b", "inmigrate");
+    let on = json!({"capabilities": [{"capability": "mapped-ram", "state": true}]});
+    host.ask("b", "migrate-set-capabilities", on).unwrap();
+    let uri = format!("file:{behind},offset=8192");
+    // One that is refused changes nothing.
+    let wrong = json!({"uri": format!("file:{behind}"), "exit-on-error": false});
+    assert!(host.ask("b", "migrate-incoming", wrong).is_err());
+    host.ask("b", "migrate-incoming", json!({ "uri": uri })).unwrap();
+    host.wait_for_state("b", "running");
+    machine.check_all();
+    let error = host.ask("b", "migrate-incoming", json!({ "uri": uri })).unwrap_err();
+    assert!(error.to_string().contains("guest already"), "{error}");
+}
+
+#[test]
+fn a_restored_guest_moves_and_is_saved_like_any_other() {
+    let host = Host::new();
+    let file = saved(&host, "a", &SHAPE);
+    let _restored = host.restore("b", &file, &[]);
+    let (mut destination, to) = host.incoming("c", &[]);
+    assert_eq!(host.migrate("b", &to, &[])["status"], "completed");
+    destination.check_all();
+    let file = save(&host, &mut destination, "c.save");
+    host.restore("d", &file, &[]).check_all();
+}
