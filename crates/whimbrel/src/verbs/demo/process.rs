@@ -22,14 +22,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `whimbrel run` with these words, and waits until it answers.
-    pub fn start(stage: &Stage, name: &str, words: &[&str]) -> anyhow::Result<Self> {
+    /// Starts `whimbrel` with this verb and these words, and waits until it answers.
+    pub fn start(stage: &Stage, name: &str, verb: &str, words: &[&str]) -> anyhow::Result<Self> {
         let name: MachineName = name.parse()?;
         let log = stage.file(&format!("{name}.stderr"));
         let console = stage.file(&format!("{name}.console"));
         let doing = || format!("cannot start the process of `{name}`");
         let mut child = Command::new(std::env::current_exe().with_context(doing)?)
-            .args(["run", "--name", name.as_str(), "--console"])
+            .args([verb, "--name", name.as_str(), "--console"])
             .arg(format!("unix:{}", console.display()))
             .args(words)
             .env(RUNTIME_DIR, stage.runtime.path())
@@ -63,8 +63,8 @@ impl Process {
 
     /// Ends it as a host that fails would.
     pub fn kill(mut self) -> anyhow::Result<()> {
-        self.child.kill().context("cannot kill a destination")?;
-        self.child.wait().context("cannot kill a destination")?;
+        self.child.kill().context("cannot kill a process")?;
+        self.child.wait().context("cannot kill a process")?;
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ pub fn tell(stage: &Stage, signals: &Signals, teller: &Teller) -> anyhow::Result
     let cpus = CPUS.to_string();
     let words =
         ["--guest", "selfcheck", "--cmdline", &cmdline, "--memory", "256M", "--cpus", &cpus];
-    let mut here = Process::start(stage, "process-1", &words)?;
+    let mut here = Process::start(stage, "process-1", "run", &words)?;
     let mut guest = here.guest()?;
     guest.wait_for_a_round()?;
     teller.say(&format!(
@@ -63,14 +63,30 @@ pub fn tell(stage: &Stage, signals: &Signals, teller: &Teller) -> anyhow::Result
     let (step, mut guest) = go(&what, here, &mut guest, &mut there, signals)?;
     teller.done(&step)?;
     told.push(step);
+    next += 1;
+    teller.begin("a snapshot, while the guest runs");
+    let step = copy(stage, &mut there, &mut guest, signals)?;
+    teller.done(&step)?;
+    told.push(step);
+    teller.begin("a save: the guest is in a file, and goes on from there");
+    let (step, mut here) = keep(stage, there, &name(next), signals)?;
+    teller.done(&step)?;
+    told.push(step);
+    let mut guest = here.guest()?;
+    guest.wait_for_progress()?;
+    here.machine.view()?;
     teller.begin("the guest checks every page");
     let check = guest.check_everything()?;
     Ok(Told { steps: told, check, begun })
 }
 
+fn name(number: u32) -> String {
+    format!("process-{number}")
+}
+
 /// A process that waits for the guest.
 fn waiting(stage: &Stage, number: u32) -> anyhow::Result<Process> {
-    Process::start(stage, &format!("process-{number}"), &["--incoming", "tcp:127.0.0.1:0"])
+    Process::start(stage, &name(number), "run", &["--incoming", "tcp:127.0.0.1:0"])
 }
 
 /// Moves the guest.
@@ -122,6 +138,47 @@ fn die(
     };
     let sent_bytes = half.ram.map_or(0, |ram| ram.transferred);
     Ok(Step { ok: failed, sent_bytes, ..step("move, killed", outcome, &info, None, Some(gap)) })
+}
+
+/// Writes a copy of the guest to a file, while it runs.
+fn copy(
+    stage: &Stage,
+    here: &mut Process,
+    guest: &mut super::guest::Guest,
+    signals: &Signals,
+) -> anyhow::Result<Step> {
+    guest.longest_gap(CPUS)?;
+    let uri = Some(format!("file:{}", stage.file("copy.snap").display()));
+    here.machine.run(&Command::Migrate(Migrate { uri, snapshot: true, ..Migrate::default() }))?;
+    let info = wait(here, signals, has_ended)?;
+    if info.status != Some(MigrationStatus::Completed) {
+        bail!("the snapshot failed: {}", info.error_desc.unwrap_or_default());
+    }
+    let gap = guest.longest_gap(CPUS)?;
+    let blackout = info.report.as_ref().and_then(|report| report["blackout"]["ns"].as_u64());
+    let outcome = format!("goes on in {}", here.name);
+    Ok(step("snapshot", outcome, &info, blackout, Some(gap)))
+}
+
+/// Saves the guest to a file, ends its process, and lets it go on from the file in another one.
+fn keep(
+    stage: &Stage,
+    mut here: Process,
+    name: &str,
+    signals: &Signals,
+) -> anyhow::Result<(Step, Process)> {
+    let file = stage.file("guest.snap");
+    let uri = Some(format!("file:{}", file.display()));
+    here.machine.run(&Command::Migrate(Migrate { uri, frozen: true, ..Migrate::default() }))?;
+    let info = wait(&mut here, signals, has_ended)?;
+    if info.status != Some(MigrationStatus::Completed) {
+        bail!("the save failed: {}", info.error_desc.unwrap_or_default());
+    }
+    here.kill()?;
+    let file = file.to_str().context("the demo's folder has a name that is no text")?;
+    let restored = Process::start(stage, name, "restore", &[file])?;
+    let outcome = format!("goes on in {name}");
+    Ok((step("save, restore", outcome, &info, None, None), restored))
 }
 
 fn start(here: &mut Process, there: &mut Process, bandwidth: u64) -> anyhow::Result<()> {
