@@ -134,7 +134,11 @@ struct Rig {
 
 impl Rig {
     fn new(source: Arc<Source>, io_stall: Duration) -> Self {
-        let ram = Arc::new(GuestRam::new(PAGES * PAGE_SIZE, Backing::Small).unwrap());
+        Self::on(Backing::Small, source, io_stall)
+    }
+
+    fn on(backing: Backing, source: Arc<Source>, io_stall: Duration) -> Self {
+        let ram = Arc::new(GuestRam::new(PAGES * PAGE_SIZE, backing).unwrap());
         let userfault = Userfault::open(ram.clone(), None).unwrap();
         let (ear, heard) = mpsc::channel();
         let options = FillOptions { fault_threads: 2, stream_threads: 2, io_stall };
@@ -225,6 +229,40 @@ fn every_page_comes_and_what_the_source_has_not_stays_untouched() {
     let reads = rig.source.reads.load(SeqCst);
     assert_eq!(rig.touch(50).join().unwrap(), 0);
     assert_eq!(rig.source.reads.load(SeqCst), reads, "the source is needed no longer");
+}
+
+/// Has the host keep so many huge pages free.
+fn reserve_huge_pages(count: u64) {
+    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+    let read = |name: &str| -> u64 {
+        std::fs::read_to_string(format!("{pool}/{name}")).unwrap().trim().parse().unwrap()
+    };
+    let free = read("free_hugepages").saturating_sub(read("resv_hugepages"));
+    if free < count {
+        let wanted = read("nr_hugepages") + count - free;
+        std::fs::write(format!("{pool}/nr_hugepages"), wanted.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn huge_pages_come_as_a_whole() {
+    reserve_huge_pages(PAGES / 512);
+    let mut present = PageSet::new(PAGES);
+    // Of the second, the fourth and the last huge page there is something.
+    for run in [PageRange::new(700, 3), PageRange::new(1536, 512), PageRange::new(4095, 1)] {
+        present.insert(run);
+    }
+    let source = Source::new(present);
+    source.set(Mood::Hangs);
+    let rig = Rig::on(Backing::Huge2M, source, LONG);
+    let (there, beside) = (rig.touch(701), rig.touch(520));
+    let absent = rig.touch(5);
+    assert_eq!(absent.join().unwrap(), 0, "nobody is asked for what the source has not");
+    assert!(!there.is_finished() && !beside.is_finished());
+    rig.source.set(Mood::Serves);
+    assert_eq!((there.join().unwrap(), beside.join().unwrap()), (word(701), 0));
+    assert_eq!(rig.finished().chunk_pages, 512);
+    rig.check_contents();
 }
 
 #[test]
