@@ -15,6 +15,7 @@ mod buffer;
 mod bytes;
 mod checksum;
 mod claim;
+mod diff;
 mod error;
 mod fuse;
 mod header;

@@ -144,6 +144,11 @@ impl Reader {
         Ok(())
     }
 
+    /// The checksum of a page, if it is in the file.
+    pub(crate) fn sum(&self, page: u64) -> Option<u32> {
+        self.present.contains(page).then(|| sum_of(&self.sums, page))
+    }
+
     fn check(&self, page: u64, contents: &[u8]) -> Result<(), ReadError> {
         let (expected, found) = (sum_of(&self.sums, page), checksum::of(contents));
         if expected == found {

@@ -3,8 +3,8 @@
 use crate::exit::Exit;
 use crate::terminal::Style;
 use crate::verbs::{
-    bench, demo, guest, handover, kill, list, migrate, pause, qmp, restore, resume, run, save,
-    shutdown, snapshot, status,
+    bench, demo, guest, handover, inspect, kill, list, migrate, pause, qmp, restore, resume, run,
+    save, shutdown, snapshot, status,
 };
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -46,6 +46,7 @@ pub enum Verb {
     Save(save::Save),
     Snapshot(snapshot::Snapshot),
     Handover(handover::Handover),
+    Inspect(inspect::Inspect),
     Guest(guest::Guest),
     Demo(demo::Demo),
     Bench(bench::Bench),
@@ -68,6 +69,7 @@ impl Verb {
             Self::Save(verb) => verb.run(),
             Self::Snapshot(verb) => verb.run(),
             Self::Handover(verb) => verb.run(),
+            Self::Inspect(verb) => verb.run(),
             Self::Guest(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
             Self::Bench(verb) => verb.run(),
@@ -90,6 +92,7 @@ impl Verb {
             Self::Save(verb) => verb.json,
             Self::Snapshot(verb) => verb.json,
             Self::Handover(verb) => verb.wants_json(),
+            Self::Inspect(verb) => verb.json,
             Self::Guest(verb) => verb.wants_json(),
             Self::Demo(verb) => verb.json,
             Self::Bench(verb) => verb.wants_json(),

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod guest;
 pub mod handover;
 pub mod hold;
+pub mod inspect;
 pub mod kill;
 pub mod list;
 pub mod migrate;

@@ -2,6 +2,7 @@
 
 mod claims;
 mod corruption;
+mod differences;
 mod full;
 mod kills;
 mod round_trip;
