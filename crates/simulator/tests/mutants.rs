@@ -5,6 +5,12 @@ use whimbrel_simulator::{Case, Mutant, Sweep, explain};
 /// Within so many seeds.
 const SEEDS: u64 = 10_000;
 
+/// Else every mutant would be caught, by what is wrong without it.
+#[test]
+fn nothing_is_found_where_nothing_is_wrong() {
+    assert_eq!(Sweep::of(300).run(&|_| {}).failed, None);
+}
+
 #[test]
 fn every_mutant_is_caught() {
     let mut survivors = Vec::new();

@@ -27,9 +27,7 @@ impl Source {
             self.progress.frozen = true;
             "the guest is stopped for the whole motion".clone_into(&mut self.report.switch);
             self.stop_guest(io, Duration::ZERO)?;
-            if self.was_running {
-                self.tell_stopped();
-            }
+            self.tell_stopped();
             if self.options.pause_before_switchover {
                 self.hold();
                 return Ok(());

@@ -42,9 +42,9 @@ impl Source {
         Ok(())
     }
 
-    /// Says that the guest was stopped, once.
+    /// Says that the guest was stopped, once, and not of one that stood still already.
     pub(super) fn tell_stopped(&mut self) {
-        if !std::mem::replace(&mut self.times.told, true) {
+        if self.was_running && !std::mem::replace(&mut self.times.told, true) {
             self.observer.stopped();
         }
     }
@@ -133,9 +133,7 @@ impl Source {
             false => Phase::AwaitingReady,
         };
         // Told only now: nothing that is not needed happens before the state is on its way.
-        if self.was_running {
-            self.tell_stopped();
-        }
+        self.tell_stopped();
         self.set_status(Status::Device);
         if self.options.purpose.is_copy() {
             self.copy_is_taken(io);
