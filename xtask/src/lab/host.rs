@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,7 +26,12 @@ const TIMED_OUT: i32 = 124;
 /// What the host says every 5 s.
 const ALIVE: &str = "LAB-ALIVE";
 /// A host that says nothing for so long stands still.
-const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(60);
+/// What the emulator is asked about a host that stands still, on its monitor: Ctrl-a c leads from
+/// the serial line there and back.
+const QUESTIONS: &[u8] = b"\x01cinfo registers\ninfo lapic\n\x01c";
+/// So long it has to answer.
+const ANSWER: Duration = Duration::from_secs(2);
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Installs what the emulated host is made of, and what emulates it.
@@ -80,20 +85,28 @@ impl Host {
         Ok(Self { kernel, initramfs, cpus: 1, memory_mib: 2048, timeout })
     }
 
-    fn emulator(&self, disk: &Path, extra: &str) -> Command {
-        let mut command = Command::new("timeout");
+    /// All the emulator's threads share one processor, because QEMU 10 loses interrupts otherwise:
+    /// to enter a nested guest with a virtual interrupt pending, `helper_vmrun` sets a bit of
+    /// `interrupt_request` without the lock under which the main thread, for the emulated timers,
+    /// sets others. That is one instruction, not atomic between processors, but between the threads
+    /// on one it is.
+    ///
+    /// For the same reason the host's kernel is told not to try its timers out, `no_timer_check`: a
+    /// main thread that waits for its turn would make it believe that they do not work.
+    fn emulator(&self, disk: &Path, extra: &str) -> Result<Command> {
+        let mut command = Command::new("taskset");
         command
-            .arg("--foreground")
+            .args(["--cpu-list", &processor()?, "timeout", "--foreground"])
             .arg(self.timeout.as_secs().to_string())
             .args("qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu".split(' '))
             .arg(CPU)
-            .args("-nodefaults -no-reboot -display none -serial stdio".split(' '))
+            .args("-nodefaults -no-reboot -display none -serial mon:stdio".split(' '))
             .args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()])
             .args([Path::new("-kernel"), &self.kernel, Path::new("-initrd"), &self.initramfs])
             .args(["-drive", &format!("if=none,id=d,format=raw,file={}", disk.display())])
             .args(["-device", "virtio-blk-pci,drive=d", "-append"])
-            .arg(format!("console=ttyS0 panic=-1 quiet mitigations=off {extra}"));
-        command
+            .arg(format!("console=ttyS0 panic=-1 quiet mitigations=off no_timer_check {extra}"));
+        Ok(command)
     }
 
     /// Boots the host with a copy of `payload` as its disk and runs `run.sh` from it. Everything
@@ -101,19 +114,20 @@ impl Host {
     /// it is unpacked to `folder/disk`.
     pub fn run(&self, payload: &Path, folder: &Path) -> Result<Ended> {
         let disk = build_disk(payload, folder)?;
-        let mut command = self.emulator(&disk, "");
+        let mut command = self.emulator(&disk, "")?;
         let mut emulator = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(folder.join("emulator.log"))?)
             .spawn()
             .with_context(|| format!("cannot start `{}`", rendered(&command)))?;
+        let monitor = emulator.stdin.take().expect("piped above");
         let serial = emulator.stdout.take().expect("piped above");
         let mut log = fs::File::create(folder.join("serial.log"))?;
         let mut verdict = None;
         let mut lines = BufReader::new(serial);
         let mut line = Vec::new();
-        let watch = Watch::over(emulator.id());
+        let watch = Watch::over(emulator.id(), monitor);
         while lines.read_until(b'\n', &mut line)? != 0 {
             watch.heard();
             log.write_all(&line)?;
@@ -137,8 +151,11 @@ impl Host {
             Ended::Died(format!("the emulator ended with {status} {}", said.trim()))
         };
         if stood_still && verdict.is_none() {
-            let why = format!("it stood still: no sign of life for {} s", SILENCE.as_secs());
-            return Ok(Ended::Died(why));
+            return Ok(Ended::Died(format!(
+                "it stood still: no sign of life for {} s; its processor's and its interrupt \
+                 controller's registers are at the end of what it printed",
+                SILENCE.as_secs()
+            )));
         }
         if verdict.is_none() && status.code() == Some(TIMED_OUT) {
             bail!("run.sh did not end within {:?} in the emulated host", self.timeout);
@@ -149,7 +166,7 @@ impl Host {
     /// Boots the host with a shell on this terminal, `payload` in `/mnt`.
     pub fn shell(&self, payload: &Path, folder: &Path) -> Result<()> {
         let disk = build_disk(payload, folder)?;
-        let mut command = self.emulator(&disk, "lab.shell");
+        let mut command = self.emulator(&disk, "lab.shell")?;
         let status =
             command.status().with_context(|| format!("cannot start `{}`", rendered(&command)))?;
         if !status.success() {
@@ -172,7 +189,7 @@ struct Life {
 
 impl Watch {
     /// Watches over the emulator that `timeout`, process `id`, has started.
-    fn over(id: u32) -> Self {
+    fn over(id: u32, mut monitor: ChildStdin) -> Self {
         let life = Life { heard: Instant::now(), is_over: false };
         let shared = Arc::new((Mutex::new(life), Condvar::new()));
         let watching = shared.clone();
@@ -181,6 +198,10 @@ impl Watch {
             let mut life = life.lock().unwrap_or_else(PoisonError::into_inner);
             while !life.is_over {
                 let Some(left) = SILENCE.checked_sub(life.heard.elapsed()) else {
+                    drop(life);
+                    if monitor.write_all(QUESTIONS).is_ok() {
+                        std::thread::sleep(ANSWER);
+                    }
                     // `timeout` passes it on to what it has started.
                     let killed = Command::new("kill").arg(id.to_string()).status();
                     return killed.is_ok_and(|status| status.success());
@@ -209,6 +230,20 @@ impl Watch {
     }
 }
 
+/// A processor that we may run on: the last one.
+fn processor() -> Result<String> {
+    let status = fs::read_to_string("/proc/self/status").context("cannot read our own status")?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let list = list.context("the kernel does not say on which processors we may run")?;
+    Ok(last_of(list).to_owned())
+}
+
+/// The last number of a list of them and of ranges, `cpuset(7)`, "List format".
+fn last_of(list: &str) -> &str {
+    let list = list.trim();
+    list.rsplit([',', '-']).next().unwrap_or(list)
+}
+
 /// Packs a folder into a file system image with room to write in.
 fn build_disk(payload: &Path, folder: &Path) -> Result<PathBuf> {
     fs::create_dir_all(folder)?;
@@ -232,4 +267,22 @@ fn unpack(disk: &Path, folder: &Path) -> Result<()> {
     let dump = format!("rdump / {}", folder.display());
     output(Command::new("/sbin/debugfs").args(["-R", &dump]).arg(disk))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_processor_of_a_list_is_found() {
+        for (list, last) in [("0", "0"), ("\t0-3\n", "3"), ("0-3,8,10-11", "11"), ("0-1,5", "5")] {
+            assert_eq!(last_of(list), last);
+        }
+    }
+
+    #[test]
+    fn the_emulator_runs_on_a_processor_that_we_may_use() {
+        let chosen = processor().unwrap();
+        assert!(run(Command::new("taskset").args(["--cpu-list", &chosen, "true"])).is_ok());
+    }
 }
