@@ -15,6 +15,7 @@ mod kernel;
 mod messages;
 pub mod qmp;
 pub mod record;
+pub mod snapshot;
 pub mod source;
 mod stage;
 pub mod wire;

@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("elf", vec![("kernel", elf())]),
         ("bzimage", vec![("kernel", bzimage())]),
         ("record", records()?),
+        ("snapshot", snapshots()),
     ] {
         let folder = corpus.join(target);
         std::fs::create_dir_all(&folder)?;
@@ -38,6 +39,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+/// What becomes of a sound file: whether checksums are mended, then how, in which page and where.
+fn snapshots() -> Seeds {
+    vec![
+        ("sound", vec![0]),
+        ("byte", vec![0, 6, 4, 10, 0, 1]),
+        ("cut", vec![0, 1, 0, 0, 0, 0]),
+        ("kind", vec![1, 6, 0, 40, 0, 2]),
+        ("regions", vec![1, 2, 0, 0x10, 4, 3]),
+        ("ram", vec![1, 2, 0, 104, 0, 8]),
+        ("section", vec![1, 2, 2, 24, 0, 3, 2, 2, 32, 0, 10]),
+        ("presence", vec![1, 2, 3, 8, 0, 0]),
+        ("claim", vec![0, 0, 14, 0, 0, 8, 0, b'W', b'H', b'I', b'M', b'C', b'L', b'A', b'I']),
+    ]
 }
 
 fn describe() -> Message {
