@@ -8,8 +8,8 @@ use crate::writer::Writer;
 use memory::{GuestRam, PAGE_SIZE, PageRange};
 use std::sync::Arc;
 
-/// Pages that are written at once. Larger pieces measured no faster, smaller ones did
-/// (`cargo run --release -p whimbrel-snapshot --example rates`).
+/// Pages that are written at once: a MiB, beside which a system call is nothing.
+/// `cargo run --release -p whimbrel-snapshot --example rates` measures what comes of it.
 const PIECE: usize = 256;
 /// Pages that are copied at once: they stay in the processor's cache while they are looked at.
 const COPY: usize = 32;
