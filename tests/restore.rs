@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use snapshot::{Claim, Origin, Reader};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use support::{Host, Machine, huge_pages, transparent_huge_pages};
+use support::{Host, Machine, huge_pages, transparent_huge_pages, wait};
 
 const SHAPE: [&str; 6] = ["--memory", "64M", "--cpus", "2", "--cmdline", "ws=16M rate=5000"];
 
@@ -46,26 +46,58 @@ fn copied(host: &Host, name: &str) -> String {
     file
 }
 
+/// All of its RAM has come.
+fn wait_until_full(host: &Host, name: &str) {
+    wait("RAM to be full", || {
+        let restore = &report(host, name)["restore"];
+        (restore["how"] == "eager" || restore["fill_ns"].as_u64() > Some(0)).then_some(())
+    });
+}
+
+/// One bit of a file is wrong.
+struct Damage {
+    file: File,
+    at: u64,
+    byte: u8,
+    /// Where the page lies that it is in.
+    place: u64,
+}
+
+impl Damage {
+    fn last_page_of(path: &str) -> Self {
+        let reader = open(path);
+        let place = reader.place_of(reader.present().runs().last().unwrap().start);
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let (mut byte, at) = ([0], place + 99);
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+        Self { file, at, byte: byte[0], place }
+    }
+
+    fn mend(&self) {
+        self.file.write_all_at(&[self.byte], self.at).unwrap();
+    }
+}
+
 fn report(host: &Host, name: &str) -> Value {
     host.motion(name)["x-whimbrel-report"].clone()
 }
 
 #[test]
 fn a_saved_guest_goes_on_whole_however_many_vcpus_it_has() {
-    for cpus in ["1", "2", "8"] {
+    for (cpus, how) in ["1", "2", "8"].into_iter().flat_map(|c| [(c, "--eager"), (c, "--lazy")]) {
         let host = Host::new();
-        let file = saved(
-            &host,
-            "a",
-            &["--memory", "128M", "--cpus", cpus, "--cmdline", "ws=48M rate=5000"],
-        );
-        let machine = host.restore("a", &file, &[]);
+        let shape = ["--memory", "128M", "--cpus", cpus, "--cmdline", "ws=48M rate=5000"];
+        let file = saved(&host, "a", &shape);
+        let machine = host.restore("a", &file, &[how]);
         machine.wait_for("CLOCK", |_| true);
         machine.check_all();
+        wait_until_full(&host, "a");
         let report = report(&host, "a");
         assert_eq!(report["status"], "completed", "{report:#}");
         let restore = &report["restore"];
         assert_eq!((&restore["kind"], &restore["claims"]), (&json!("save"), &json!(true)));
+        assert_eq!(restore["how"], how[2..]);
         assert!(restore["first_instruction_ns"].as_u64() > restore["claim_ns"].as_u64());
         assert_eq!(restore["verified_pages"], open(&file).present().count());
     }
@@ -188,21 +220,60 @@ fn a_guest_that_is_to_stay_paused_is_claimed_when_it_is_resumed() {
 fn a_page_that_was_changed_keeps_the_guest_from_running() {
     let host = Host::new();
     let file = saved(&host, "a", &SHAPE);
-    let reader = open(&file);
-    let page = reader.present().runs().last().unwrap().start;
-    let place = reader.place_of(page);
-    let raw = File::options().read(true).write(true).open(&file).unwrap();
-    let mut byte = [0];
-    raw.read_exact_at(&mut byte, place + 99).unwrap();
-    raw.write_all_at(&[byte[0] ^ 4], place + 99).unwrap();
-    let said = host.fails(1, &["restore", &file, "--name", "b", "--console", "off"]);
-    assert!(said.contains("damaged") && said.contains(&place.to_string()), "{said}");
-    let said = host.fails(1, &["restore", &file, "--name", "b", "--detach", "--json"]);
+    let damage = Damage::last_page_of(&file);
+    let eagerly = ["restore", &file, "--name", "b", "--eager"];
+    let said = host.fails(1, &[&eagerly[..], &["--console", "off"]].concat());
+    assert!(said.contains("damaged") && said.contains(&damage.place.to_string()), "{said}");
+    let said = host.fails(1, &[&eagerly[..], &["--detach", "--json"]].concat());
     let error: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(error["error"]["code"], "snapshot-corrupt", "{said}");
     assert_eq!((host.state("b").as_str(), claim(&file)), ("gone", None));
-    raw.write_all_at(&byte, place + 99).unwrap();
-    host.restore("b", &file, &[]).check_all();
+    damage.mend();
+    host.restore("b", &file, &["--eager"]).check_all();
+}
+
+#[test]
+fn a_page_that_was_changed_stops_a_guest_that_runs_until_it_can_be_had() {
+    let host = Host::new();
+    let file = saved(&host, "a", &SHAPE);
+    let damage = Damage::last_page_of(&file);
+    let mut machine = host.begin_restore("b", &file, &["--lazy"]);
+    // It depends on when the page is come to.
+    let runs = wait("the damage to be found", || match host.state("b").as_str() {
+        "io-error" => Some(true),
+        _ => machine.has_ended().then_some(false),
+    });
+    let said = if runs { host.ok(&["status", "b"]) } else { machine.log() };
+    assert!(said.contains("damaged") && said.contains(&damage.place.to_string()), "{said}");
+    if runs {
+        damage.mend();
+        host.ok(&["resume", "b"]);
+        host.wait_for_state("b", "running");
+    } else {
+        assert_eq!(claim(&file), None, "what never ran was not claimed");
+        damage.mend();
+        machine = host.restore("b", &file, &["--lazy"]);
+    }
+    machine.check_all();
+    wait_until_full(&host, "b");
+}
+
+#[test]
+fn a_file_that_is_removed_when_all_is_in_is_not_missed() {
+    let host = Host::new();
+    let file = saved(&host, "a", &SHAPE);
+    let machine = host.restore("a", &file, &["--lazy"]);
+    wait_until_full(&host, "a");
+    // Nothing of it is held, so that its space is free.
+    wait("the file to be let go", || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", machine.pid())).unwrap();
+        let holds = |fd: std::fs::DirEntry| {
+            std::fs::read_link(fd.path()).is_ok_and(|path| path == std::path::Path::new(&file))
+        };
+        (!open.map_while(Result::ok).any(holds)).then_some(())
+    });
+    std::fs::remove_file(&file).unwrap();
+    machine.check_all();
 }
 
 #[test]
@@ -252,7 +323,8 @@ fn a_restored_guest_moves_and_is_saved_like_any_other() {
     let file = saved(&host, "a", &SHAPE);
     let _restored = host.restore("b", &file, &[]);
     let (mut destination, to) = host.incoming("c", &[]);
-    assert_eq!(host.migrate("b", &to, &[])["status"], "completed");
+    let report = host.migrate("b", &to, &["--max-blackout", "unlimited"]);
+    assert_eq!(report["status"], "completed", "{report:#}");
     destination.check_all();
     let file = save(&host, &mut destination, "c.save");
     host.restore("d", &file, &[]).check_all();

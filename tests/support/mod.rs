@@ -90,10 +90,15 @@ impl Host {
 
     /// Starts a machine whose guest comes out of a file, and waits until it is here.
     pub fn restore(&self, name: &str, file: &str, arguments: &[&str]) -> Machine {
-        let machine = self.hold(&["restore", file], name, arguments);
+        let machine = self.begin_restore(name, file, arguments);
         let state = if arguments.contains(&"--paused") { "paused" } else { "running" };
         self.wait_for_state(name, state);
         machine
+    }
+
+    /// The same, without waiting.
+    pub fn begin_restore(&self, name: &str, file: &str, arguments: &[&str]) -> Machine {
+        self.hold(&["restore", file], name, arguments)
     }
 
     fn hold(&self, verb: &[&str], name: &str, arguments: &[&str]) -> Machine {

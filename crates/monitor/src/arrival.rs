@@ -29,6 +29,11 @@ impl Arrivals {
         }
     }
 
+    /// The machine that was built last.
+    pub fn built(&self) -> Option<Arc<Vm>> {
+        self.builder.built()
+    }
+
     /// Lets go of the machine of a guest that did not come.
     pub fn forget(&self) {
         self.builder.forget();

@@ -2,7 +2,7 @@
 
 use crate::monitor::Monitor;
 use crate::restoring::OpenFile;
-use crate::{Ending, Error, Terms};
+use crate::{Ending, Error, How, Terms};
 use devices::lock;
 use links::Descriptors;
 use motion::{Machine, SourceOptions};
@@ -123,7 +123,11 @@ fn receive(
             RestoreClock::Continue => GuestClock::Continue,
             RestoreClock::Realtime => GuestClock::Realtime,
         };
-        let file = OpenFile::open(origin, name, terms, clock)?;
+        let how = match monitor.state().capabilities.postcopy_ram {
+            true => How::Lazy,
+            false => How::Eager,
+        };
+        let file = OpenFile::open(origin, name, terms, Some(how), clock)?;
         monitor.restore(file, monitor.config.paused, keep_waiting, false)
     };
     let given = match &address {

@@ -31,6 +31,7 @@ impl Monitor {
         insecure: bool,
     ) -> Result<(), Error> {
         let doing = format!("cannot wait for a guest as `{}`", self.name);
+        self.check_postcopy(&doing)?;
         self.is_vacant(&doing)?;
         let fail = |code, why: String| Error::new(code, format!("{doing}: {why}"));
         crate::address::check_exposure(address, insecure || self.config.insecure)

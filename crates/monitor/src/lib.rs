@@ -31,7 +31,7 @@ pub use ending::Ending;
 pub use error::Error;
 pub use handovers::on_record;
 pub use machine::Machine;
-pub use motion::restore::Terms;
+pub use motion::restore::{How, Terms};
 pub use name::{MachineName, NameError};
 pub use restoring::Restore;
 pub use runtime::{Claim, RUNTIME_DIR, RuntimeDir};

@@ -193,6 +193,9 @@ impl Monitor {
         if let Some(restoring) = restoring.filter(|restoring| restoring.is_held()) {
             return restoring.cont().map_err(|e| Error::new(e.code, format!("{doing}: {e}")));
         }
+        if let Some(restoring) = self.state().restoring.clone() {
+            restoring.retry().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
+        }
         // It was told to stop, and was perhaps not waited for.
         guest.pause().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
         let permit = guest.surrender().ok_or_else(|| {

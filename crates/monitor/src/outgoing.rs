@@ -46,6 +46,7 @@ impl Monitor {
         given: Arc<Descriptors>,
     ) -> Result<(), Error> {
         let doing = format!("cannot {} `{}`", verb(command)?, self.name);
+        self.check_postcopy(&doing)?;
         let guest = self.guest("move")?;
         if let Some(motion) = self.state().outgoing.clone() {
             if !motion.has_ended() {

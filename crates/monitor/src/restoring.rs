@@ -4,8 +4,12 @@ use crate::arrival::Arrivals;
 use crate::monitor::Monitor;
 use crate::observer::Observer;
 use crate::{Ending, Error, MachineName};
+use memory::PAGE_SIZE;
+use memory::userfault::{Userfault, UserfaultError};
+use motion::fill::{FillReport, Outage};
 use motion::restore::{Claimant, How, Phase, RestoreJob, RestoreOptions, Terms, admit};
-use motion::{Progress, Report, Status};
+use motion::{Machine, Progress, Report, Status};
+use qmp::Event;
 use snapshot::{Origin, Reader};
 use state::Code;
 use std::path::PathBuf;
@@ -23,6 +27,8 @@ pub struct Restore {
     pub offset: u64,
     /// On what terms.
     pub terms: Terms,
+    /// When RAM is filled; by default while the guest runs, where that can be done.
+    pub how: Option<How>,
     /// What becomes of the guest's clocks.
     pub clock: GuestClock,
 }
@@ -31,7 +37,7 @@ impl Restore {
     /// The guest in this file, as it was saved.
     #[must_use]
     pub fn of(file: PathBuf) -> Self {
-        Self { file, offset: 0, terms: Terms::AsSaved, clock: GuestClock::Continue }
+        Self { file, offset: 0, terms: Terms::AsSaved, how: None, clock: GuestClock::Continue }
     }
 }
 
@@ -41,18 +47,20 @@ pub(crate) struct OpenFile {
     /// What to call it.
     name: String,
     terms: Terms,
+    how: How,
     clock: GuestClock,
 }
 
 impl OpenFile {
     /// Opens the file of a `restore`.
     pub fn of(restore: &Restore) -> Result<Self, Error> {
-        let Restore { file, offset, terms, clock } = restore;
+        let Restore { file, offset, terms, how, clock } = restore;
         let name = match offset {
             0 => file.display().to_string(),
             _ => format!("{} (at {offset})", file.display()),
         };
-        Self::open(Origin::Path { path: file.clone(), offset: *offset }, name, *terms, *clock)
+        let origin = Origin::Path { path: file.clone(), offset: *offset };
+        Self::open(origin, name, *terms, *how, *clock)
     }
 
     /// Opens a snapshot, and says what is against taking a guest out of it.
@@ -60,19 +68,34 @@ impl OpenFile {
         origin: Origin,
         name: String,
         terms: Terms,
+        how: Option<How>,
         clock: GuestClock,
     ) -> Result<Self, Error> {
+        let fail = |code, why: String| Error::new(code, format!("cannot restore {name}: {why}"));
         // What was saved is seldom still in the page cache, and nobody needs it twice.
         let reader = Reader::open(origin, true).map_err(motion::MotionError::from);
         let checked = reader.and_then(|reader| admit(&reader, terms).map(|_| reader));
-        let reader =
-            checked.map_err(|e| Error::new(e.code, format!("cannot restore {name}: {}", e.why)))?;
-        Ok(Self { reader, name, terms, clock })
+        let reader = checked.map_err(|e| fail(e.code, e.why))?;
+        let how = when_to_fill(how).map_err(|e| fail(Code::Unsupported, e.to_string()))?;
+        Ok(Self { reader, name, terms, how, clock })
     }
 
     /// What the machine was called when it was saved.
     pub fn machine(&self) -> &str {
         &self.reader.header().name
+    }
+}
+
+/// While the guest runs, unless it was said otherwise, or cannot be.
+fn when_to_fill(how: Option<How>) -> Result<How, UserfaultError> {
+    match (how, Userfault::check(None)) {
+        (Some(How::Eager), _) => Ok(How::Eager),
+        (_, Ok(())) => Ok(How::Lazy),
+        (Some(How::Lazy), Err(e)) => Err(e),
+        (None, Err(e)) => {
+            tracing::warn!("RAM is filled before the guest runs, because {e}");
+            Ok(How::Eager)
+        }
     }
 }
 
@@ -107,6 +130,18 @@ impl Monitor {
         against.map_or(Ok(()), |(code, why)| Err(Error::new(code, format!("{doing}: {why}"))))
     }
 
+    /// Guests run before their pages are there when they come out of a file, and not otherwise.
+    ///
+    /// # Errors
+    /// When a guest that moves is to.
+    pub fn check_postcopy(&self, doing: &str) -> Result<(), Error> {
+        if self.state().capabilities.postcopy_ram {
+            let why = "`postcopy-ram` is for a guest that comes out of a file; switch it off";
+            return Err(Error::new(Code::Unsupported, format!("{doing}: {why}")));
+        }
+        Ok(())
+    }
+
     /// `restore`, and `migrate-incoming` with a file. It is vacant.
     pub fn restore(
         self: &Arc<Self>,
@@ -139,7 +174,7 @@ impl Monitor {
         });
         let options = RestoreOptions {
             terms: file.terms,
-            how: How::Eager,
+            how: file.how,
             paused,
             claimant: claimant(),
             threads: RestoreOptions::usual_threads(),
@@ -205,6 +240,14 @@ impl Restoring {
         matches!(self.job.phase(), Phase::Held | Phase::Claiming)
     }
 
+    /// Asks the file again for pages that could not be had.
+    pub fn retry(&self) -> Result<(), Error> {
+        match self.job.outage() {
+            Some(_) => self.job.retry().map_err(Into::into),
+            None => Ok(()),
+        }
+    }
+
     /// Claims a guest that is held, and lets it run.
     pub fn cont(&self) -> Result<(), Error> {
         self.job.cont().map_err(Into::into)
@@ -254,6 +297,25 @@ impl motion::Observer for Restored {
         let Some(monitor) = self.monitor.upgrade() else { return };
         if let Err(error) = monitor.prepare_console() {
             tracing::warn!(%error, "giving the terminal back");
+        }
+    }
+
+    fn outage(&self, outage: &Outage) {
+        let Outage { offset, address, why } = outage.clone();
+        let reason = format!("its RAM cannot be filled at address {address:#x}: {why}");
+        // One that does not run yet is stopped as soon as it does, if that still is so.
+        if let Some(vm) = self.arrivals.built().filter(|vm| vm.is_running()) {
+            vm.stop_on_io_error(&reason);
+        }
+        if let Some(monitor) = self.monitor.upgrade() {
+            monitor.events.send(&Event::MemoryOutage { offset, address, reason: why });
+        }
+    }
+
+    fn filled(&self, report: &FillReport) {
+        if let Some(monitor) = self.monitor.upgrade() {
+            let bytes = report.pages.saturating_mul(PAGE_SIZE);
+            monitor.events.send(&Event::MemoryComplete { bytes });
         }
     }
 }

@@ -57,6 +57,23 @@ pub enum Event {
         /// The state reached, in the words of `x-whimbrel-handover-query`.
         state: String,
     },
+    /// Pages of the guest's RAM that are yet to come cannot be had. The guest is stopped, and asked
+    /// for them again with `cont`.
+    #[serde(rename = "x-whimbrel-memory-outage")]
+    MemoryOutage {
+        /// Where the first of them lies in the RAM file, in bytes.
+        offset: u64,
+        /// Its guest-physical address.
+        address: u64,
+        /// What was being done, and what went wrong.
+        reason: String,
+    },
+    /// All of the guest's RAM has come; what it came from is needed no longer.
+    #[serde(rename = "x-whimbrel-memory-complete")]
+    MemoryComplete {
+        /// How much came, in bytes.
+        bytes: u64,
+    },
     /// A processor of the guest stopped on an error; the run state tells what became of the
     /// machine.
     #[serde(rename = "x-whimbrel-guest-error")]

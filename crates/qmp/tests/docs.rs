@@ -58,6 +58,8 @@ fn every_event_is_documented() {
         Event::Migration { status: MigrationStatus::None },
         Event::MigrationPass { pass: 1 },
         Event::Handover { token: String::new(), state: String::new() },
+        Event::MemoryOutage { offset: 0, address: 0, reason: String::new() },
+        Event::MemoryComplete { bytes: 0 },
         Event::GuestError { cpu: 0, reason: String::new(), registers: json!({}) },
     ];
     for event in events {

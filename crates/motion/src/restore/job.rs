@@ -274,6 +274,11 @@ impl Restore {
         }
         self.enter(Phase::Loading, Status::Device);
         self.load(&reader, machine.as_ref())?;
+        // One that cannot have its pages now is not worth a claim.
+        let outage = lock(&self.service).as_ref().and_then(PageService::outage);
+        if let Some(outage) = outage {
+            return Err(MotionError::new(Code::HostIo, outage.why));
+        }
         lock(&self.decisions).loaded = Some(Loaded { machine, reader });
         self.step(FileInput::Restored)
     }

@@ -70,8 +70,8 @@ capabilities! {
         AlwaysOn("all connections are equal; set `multifd-channels` to 1 for a single one"),
     /// Wait for `migrate-continue` before switching over.
     "pause-before-switchover" => PauseBeforeSwitchover: Switch,
-    /// Run at the destination before all pages are there.
-    "postcopy-ram" => PostcopyRam: Unsupported(LATER),
+    /// Run at the destination before all pages are there: for a guest that comes out of a file.
+    "postcopy-ram" => PostcopyRam: Switch,
     /// Save the guest as it was at the start, while it runs.
     "background-snapshot" => BackgroundSnapshot: Unsupported(LATER),
     /// Each page has its place in the file.
@@ -131,6 +131,8 @@ pub struct Capabilities {
     /// Before switching over the motion waits, in status `pre-switchover`, for
     /// `migrate-continue`.
     pub pause_before_switchover: bool,
+    /// A guest that comes out of a file runs before all of its RAM has come.
+    pub postcopy_ram: bool,
 }
 
 impl Capabilities {
@@ -172,6 +174,7 @@ impl Capabilities {
     fn switch(&mut self, capability: Capability) -> &mut bool {
         match capability {
             Capability::PauseBeforeSwitchover => &mut self.pause_before_switchover,
+            Capability::PostcopyRam => &mut self.postcopy_ram,
             _ => unreachable!("a capability of kind Switch has a field"),
         }
     }

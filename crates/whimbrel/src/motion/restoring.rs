@@ -58,20 +58,37 @@ pub fn outcome(report: &Value) -> String {
 /// What it took.
 pub fn details(report: &Value, style: &Style) -> Vec<Line> {
     let restore = &report["restore"];
-    let fill = number(&restore["fill_ns"]);
-    if fill == 0 {
+    let (fill, lazy) = (number(&restore["fill_ns"]), restore["how"] == "lazy");
+    if fill == 0 && restore["fill"].is_null() {
         return Vec::new();
     }
-    let filled = number(&report["ram"]["bytes"]);
-    let rate = u128::from(filled) * 1_000_000_000 / u128::from(fill);
-    let text = format!(
-        "{} in {}, {}/s; {} pages verified",
-        bytes(filled),
-        nanos(fill),
-        bytes(u64::try_from(rate).unwrap_or(u64::MAX)),
-        grouped(number(&restore["verified_pages"])),
-    );
+    let text = if fill == 0 {
+        format!("{}; the file is needed", amount(&report["progress"]))
+    } else {
+        let filled = number(&report["ram"]["bytes"]);
+        let rate = u128::from(filled) * 1_000_000_000 / u128::from(fill);
+        format!(
+            "{} in {}, {}/s{}; {} pages verified",
+            bytes(filled),
+            nanos(fill),
+            bytes(u64::try_from(rate).unwrap_or(u64::MAX)),
+            if lazy { ", while the guest ran" } else { "" },
+            grouped(number(&restore["verified_pages"])),
+        )
+    };
     let mut lines = labelled("filled", &text, style);
+    let latency = &restore["fill"]["latency"];
+    if number(&latency["count"]) > 0 {
+        let of = |key: &str| nanos(number(&latency[key]));
+        let text = format!(
+            "{} waited for; half came within {}, 99 of 100 within {}, all within {}",
+            grouped(number(&latency["count"])),
+            of("p50_ns"),
+            of("p99_ns"),
+            of("max_ns")
+        );
+        lines.extend(labelled("faults", &text, style));
+    }
     let claim = match (restore["claims"] == true, restore["claim_ns"].as_u64()) {
         (false, _) => "none: it is a copy".to_owned(),
         (true, None) => "not yet: it is made when the guest is resumed".to_owned(),
@@ -133,5 +150,15 @@ mod tests {
         assert!(held.contains("when the guest is resumed") && !held.contains("command"), "{held}");
         assert!(report(json!({ "fill_ns": fill, "claims": false })).contains("a copy"));
         assert_eq!(report(json!({ "claims": true })), "");
+        let latency =
+            json!({ "count": 4200, "p50_ns": 80_000, "p99_ns": 250_000, "max_ns": 900_000 });
+        let lazily = |fill: u64| {
+            let fill_report = json!({ "latency": latency });
+            report(json!({ "fill_ns": fill, "how": "lazy", "fill": fill_report, "claims": false }))
+        };
+        assert!(lazily(0).contains("the file is needed"), "{}", lazily(0));
+        for part in ["while the guest ran", "4,200 waited for", "250"] {
+            assert!(lazily(fill).contains(part), "{part}: {}", lazily(fill));
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::hold::{Manner, Outside, hold};
 use crate::exit::Exit;
-use monitor::{BootSource, GuestClock, Restore as File, RunConfig, Terms};
+use monitor::{BootSource, GuestClock, How, Restore as File, RunConfig, Terms};
 use std::path::PathBuf;
 
 /// Let a guest go on that was saved in a file, or make a copy of one
@@ -32,6 +32,13 @@ pub struct Restore {
     /// have moved on since, and it does not know
     #[arg(long)]
     reclaim: bool,
+    /// Let the guest run at once, while its RAM is still being read [default, where a userfaultfd
+    /// can be had]
+    #[arg(long, conflicts_with = "eager")]
+    lazy: bool,
+    /// Read all of its RAM before the guest runs
+    #[arg(long)]
+    eager: bool,
     /// Whether the guest's clocks go on where they stopped, or by the time that it was away
     #[arg(long, value_name = "continue|realtime", default_value_t = GuestClock::Continue)]
     clock: GuestClock,
@@ -56,11 +63,16 @@ impl Restore {
             (false, true) => Terms::Reclaim,
             (false, false) => Terms::AsSaved,
         };
+        let how = match (self.lazy, self.eager) {
+            (true, _) => Some(How::Lazy),
+            (false, true) => Some(How::Eager),
+            (false, false) => None,
+        };
         let Self { file, offset, clock, paused, outside, .. } = self;
         Ok(RunConfig {
             name: outside.name,
             uuid: None,
-            boot: BootSource::Restore(File { file, offset, terms, clock }),
+            boot: BootSource::Restore(File { file, offset, terms, how, clock }),
             cmdline: String::new(),
             memory: None,
             backing: outside.hugepages,
@@ -100,6 +112,7 @@ mod tests {
             file: "a.save".into(),
             offset: 0,
             terms: Terms::AsSaved,
+            how: None,
             clock: GuestClock::Continue,
         };
         assert_eq!(config.boot, BootSource::Restore(file));
@@ -110,7 +123,7 @@ mod tests {
     #[test]
     fn every_flag_reaches_the_configuration() {
         let config = config(
-            "f --offset 4096 --paused --reclaim --clock realtime --name b --hugepages 2M --console \
+            "f --offset 4096 --paused --eager --reclaim --clock realtime --name b --hugepages 2M --console \
              off --qmp unix:/q --overcommit --exit-after-move",
         )
         .unwrap();
@@ -118,6 +131,7 @@ mod tests {
             file: "f".into(),
             offset: 4096,
             terms: Terms::Reclaim,
+            how: Some(How::Eager),
             clock: GuestClock::Realtime,
         };
         assert_eq!(config.boot, BootSource::Restore(file));
@@ -132,6 +146,7 @@ mod tests {
         for (line, reason) in [
             ("", "FILE"),
             ("f --clone --reclaim", "cannot be used with"),
+            ("f --lazy --eager", "cannot be used with"),
             ("f --clock stop", "continue or realtime"),
             ("f --memory 1G", "unexpected argument"),
             ("f --json", "--detach"),
