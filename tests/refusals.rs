@@ -92,7 +92,7 @@ fn a_place_to_wait_that_cannot_be_had_is_refused_by_name() {
     let place = "unix:/nonexistent/in";
     says(&host, 1, &[&run[..], &[place]].concat(), &[place, "create it"]);
     says(&host, 2, &[&run[..], &["fd:none"]].concat(), &["`none`"]);
-    says(&host, 1, &[&run[..], &["file:x"]].concat(), &["file:x"]);
+    says(&host, 1, &[&run[..], &["file:x"]].concat(), &["restore x: opening"]);
     // Free in the tests' range, and taken by this test.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let place = format!("tcp:{}", taken.local_addr().unwrap());
@@ -126,7 +126,10 @@ fn commands_that_do_not_fit_the_state_say_which_would() {
     let _source = host.start("a", &["--guest", "clock", "--memory", "32M"]);
     host.wait_for_state("a", "running");
     let incoming = host.qmp("a", "migrate-incoming", r#"{"uri": "tcp:127.0.0.1:0"}"#);
-    assert!(String::from_utf8_lossy(&incoming.stderr).contains("has one already"), "{incoming:?}");
+    assert!(
+        String::from_utf8_lossy(&incoming.stderr).contains("has a guest already"),
+        "{incoming:?}"
+    );
     host.migrate("a", &to, &[]);
     says(&host, 1, &["resume", "a"], &["has moved to", "127.0.0.1"]);
     says(&host, 1, &["migrate", "a", &to], &["has moved to"]);

@@ -151,6 +151,7 @@ impl Monitor {
             stall_limit,
         } = state.parameters;
         let connections = match multifd_channels {
+            0 if matches!(destination, Destination::File(_)) => FilePlace::WRITERS,
             0 => SourceOptions::default().connections,
             some => some.into(),
         };

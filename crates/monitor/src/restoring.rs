@@ -71,7 +71,11 @@ impl OpenFile {
         how: Option<How>,
         clock: GuestClock,
     ) -> Result<Self, Error> {
-        let fail = |code, why: String| Error::new(code, format!("cannot restore {name}: {why}"));
+        let fail = |code, why: String| {
+            // What is wrong with a file names it.
+            let why = why.strip_prefix(&format!("{name}: ")).unwrap_or(&why);
+            Error::new(code, format!("cannot restore {name}: {why}"))
+        };
         // What was saved is seldom still in the page cache, and nobody needs it twice.
         let reader = Reader::open(origin, true).map_err(motion::MotionError::from);
         let checked = reader.and_then(|reader| admit(&reader, terms).map(|_| reader));

@@ -76,6 +76,16 @@ pub trait SourceMachine: Machine {
     /// [`MachineError`] when KVM does not say.
     fn describe(&self) -> Result<Bundle, MachineError>;
 
+    /// The same in at most so many bytes, encoded, where that can be: what only a later reset of the
+    /// guest needs is left out.
+    ///
+    /// # Errors
+    /// As of [`SourceMachine::describe`].
+    fn describe_within(&self, most: u64) -> Result<Bundle, MachineError> {
+        let _ = most;
+        self.describe()
+    }
+
     /// All reasons why it cannot be moved. Asked before anything is paused.
     fn refusals(&self) -> Vec<Refusal>;
 

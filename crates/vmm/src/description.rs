@@ -135,11 +135,11 @@ impl Saved for SavedBoot {
 }
 
 impl SavedBoot {
-    /// What travels of `source`: nothing when it is too long, or can no longer be read.
-    fn of(source: &BootSource) -> Option<Self> {
+    /// What travels of `source`: nothing when it is longer than `most` bytes, or can no longer be read.
+    fn of(source: &BootSource, most: u64) -> Option<Self> {
         let BootSource { kernel, initrd, cmdline } = source;
         let length = kernel.length() + initrd.as_ref().map_or(0, Image::length);
-        if length > MOST_BOOT_BYTES {
+        if length > most {
             tracing::info!(length, "the kernel is too long to travel with its machine");
             return None;
         }
@@ -177,8 +177,9 @@ pub(crate) fn schemas() -> Vec<Schema> {
 }
 
 impl Vm {
-    /// The description of this machine.
-    pub(crate) fn description(&self, control: &Control) -> Bundle {
+    /// The description of this machine, in at most so many bytes if what it boots can be left out for
+    /// it.
+    pub(crate) fn description(&self, control: &Control, most: u64) -> Bundle {
         let MachineConfig { name, uuid, memory, backing, vcpus } = self.config();
         let model = self.model();
         let mut bundle = Bundle::new();
@@ -201,7 +202,10 @@ impl Vm {
         let schemas =
             schemas().iter().map(|s| (s.name.to_owned(), s.version, s.least_reader)).collect();
         bundle.put("", &SavedSchemas { schemas });
-        if let Some(boot) = control.boot.as_ref().and_then(SavedBoot::of) {
+        // Names and lengths take some more.
+        let room = most.saturating_sub(bundle.encode().len() as u64 + (8 << 10));
+        let most = MOST_BOOT_BYTES.min(room);
+        if let Some(boot) = control.boot.as_ref().and_then(|boot| SavedBoot::of(boot, most)) {
             bundle.put("", &boot);
         }
         bundle

@@ -41,7 +41,11 @@ fn bad_state(what: impl Into<String>) -> impl FnOnce(LoadError) -> MachineError 
 
 impl SourceMachine for Vm {
     fn describe(&self) -> Result<Bundle, MachineError> {
-        Ok(self.description(&self.control()))
+        self.describe_within(u64::MAX)
+    }
+
+    fn describe_within(&self, most: u64) -> Result<Bundle, MachineError> {
+        Ok(self.description(&self.control(), most))
     }
 
     fn refusals(&self) -> Vec<Refusal> {

@@ -309,7 +309,7 @@ impl Source {
                 "set both clocks, with NTP for example",
             )]));
         }
-        let description = self.machine.describe()?.encode();
+        let description = self.machine.describe_within(io.most_description())?.encode();
         io.send(&Message::Describe(Describe {
             description,
             connections: self.options.connections,

@@ -118,6 +118,10 @@ pub trait SourceIo {
     /// No sending over the control connection may wait beyond this moment; `None` leaves only the
     /// stall limit.
     fn send_by(&mut self, moment: Option<Moment>);
+    /// The longest description that the other end takes, in bytes.
+    fn most_description(&self) -> u64 {
+        u64::MAX
+    }
     /// Up to so many last pages are sent by [`Self::send_pass`]: waking the workers would take longer.
     fn inline_pages(&self) -> u64 {
         256

@@ -37,6 +37,12 @@ pub struct FilePlace {
     pub builder: String,
 }
 
+impl FilePlace {
+    /// So many threads write well. What a running guest has written since lies scattered, and each
+    /// piece of it waits for the disk.
+    pub const WRITERS: u16 = 8;
+}
+
 /// Between two looks whether anything hangs.
 const LOOK: Duration = Duration::from_millis(500);
 /// The peer that a source listens to never is silent here: what hangs is noticed by [`Patience`].
@@ -315,6 +321,10 @@ impl SourceIo for FileEnd {
     }
 
     fn send_by(&mut self, _: Option<Moment>) {}
+
+    fn most_description(&self) -> u64 {
+        snapshot::most_description(self.header.ram())
+    }
 
     fn inline_pages(&self) -> u64 {
         // The coordinator does not wait for disks.

@@ -5,7 +5,7 @@ use super::stage::Stage;
 use super::told::{Step, Teller, Told};
 use anyhow::{Context, bail};
 use monitor::{Error, Signals, Woken};
-use qmp::command::{Command, Migrate, SetParameters};
+use qmp::command::{Command, Migrate, SetParameters, TimeoutAction};
 use qmp::reply::{MigrationInfo, MigrationStatus};
 use state::Code;
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ const CONNECTIONS: u8 = 4;
 /// What slows the move down whose destination is killed, in bytes per second: it has to have a
 /// middle.
 const SLOWLY: u64 = 20 << 20;
+/// How long the guest runs beside its copy, in milliseconds.
+const LONGEST_COPY: u64 = 5000;
 /// How long a move may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -149,7 +151,15 @@ fn copy(
 ) -> anyhow::Result<Step> {
     guest.longest_gap(CPUS)?;
     let uri = Some(format!("file:{}", stage.file("copy.snap").display()));
-    here.machine.run(&Command::Migrate(Migrate { uri, snapshot: true, ..Migrate::default() }))?;
+    // A disk may be slower than the guest writes: then the guest stands still for what is left.
+    let migrate = Migrate {
+        uri,
+        snapshot: true,
+        timeout: Some(LONGEST_COPY),
+        timeout_action: Some(TimeoutAction::Switch),
+        ..Migrate::default()
+    };
+    here.machine.run(&Command::Migrate(migrate))?;
     let info = wait(here, signals, has_ended)?;
     if info.status != Some(MigrationStatus::Completed) {
         bail!("the snapshot failed: {}", info.error_desc.unwrap_or_default());
