@@ -9,7 +9,7 @@ use crate::places::{
 };
 use crate::record::Commit;
 use crate::section::{self, Section, SectionKind};
-use crate::storage::{Failure, Storage, not_regular};
+use crate::storage::{Failure, Storage, failure, not_regular};
 use crate::{Header, WriteError};
 use memory::{PAGE_SIZE, PageRange, PageSet};
 use rustix::fs::{Mode, OFlags};
@@ -175,6 +175,17 @@ impl Writer {
     #[must_use]
     pub fn buffered_because(&self) -> Option<&str> {
         self.buffered.as_deref()
+    }
+
+    /// From now on pages lie scattered: they go through the page cache, which gathers them on their way
+    /// to the disk, where `O_DIRECT` would wait for each. Not while a lane is writing: a file that is
+    /// written both ways at once is not coherent.
+    ///
+    /// # Errors
+    /// [`WriteError`]; everything goes on as before.
+    pub fn gather(&self) -> Result<(), WriteError> {
+        let failed = failure("writing through the page cache");
+        self.storage.set_buffered().map_err(|e| in_file(&self.name, failed(e)))
     }
 
     /// A lane: each thread that writes pages has one.

@@ -342,6 +342,12 @@ impl SourceIo for FileEnd {
         if pass.kind() == PassKind::Later && !pass.set().is_empty() {
             self.recent.clone_from(pass.set());
         }
+        // What a running guest has written since lies scattered. No lane writes between two passes.
+        if pass.kind() == PassKind::Later
+            && let Some(Err(error)) = self.writer.as_ref().map(|writer| writer.gather())
+        {
+            tracing::debug!(%error, "the rest is written past the page cache too");
+        }
         self.pass = Some(pass.clone());
         if let Some(workers) = &self.workers {
             workers.send(pass);
