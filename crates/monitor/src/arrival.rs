@@ -1,9 +1,14 @@
 //! Machines for guests that come, which become this process's own with the permit to run them.
 
 use crate::monitor::Monitor;
-use memory::GuestRam;
+use crate::observer::Observer;
+use memory::{GuestRam, PAGE_SIZE};
+use motion::fill::{FillReport, Outage};
 use motion::handover::RunPermit;
-use motion::{DestinationMachine, Machine, MachineBuilder, MachineError, Rehearsal};
+use motion::{
+    DestinationMachine, Machine, MachineBuilder, MachineError, Rehearsal, Report, Status,
+};
+use qmp::Event;
 use state::{Bundle, Code, Refusal};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -109,5 +114,73 @@ impl DestinationMachine for Arriving {
 
     fn running_for(&self) -> Option<Duration> {
         self.vm.running_for()
+    }
+}
+
+/// What the arrival of a guest means here, from wherever it comes.
+pub(crate) struct Arrived {
+    events: Observer,
+    monitor: Weak<Monitor>,
+    arrivals: Arc<Arrivals>,
+}
+
+impl Arrived {
+    pub fn new(monitor: &Arc<Monitor>, arrivals: Arc<Arrivals>) -> Self {
+        let events = Observer::new(monitor.events.clone(), |_| {});
+        Self { events, monitor: Arc::downgrade(monitor), arrivals }
+    }
+}
+
+impl motion::Observer for Arrived {
+    fn status(&self, status: Status) {
+        self.events.status(status);
+    }
+
+    fn pass(&self, number: u32) {
+        self.events.pass(number);
+    }
+
+    fn stopped(&self) {
+        self.events.stopped();
+    }
+
+    fn resumed(&self) {
+        self.events.resumed();
+    }
+
+    fn undecided(&self, token: &str) {
+        self.events.undecided(token);
+    }
+
+    fn finished(&self, report: &Report) {
+        if report.status.0 == Status::Completed {
+            // One that is held, out of a file, has no permit yet, and is here all the same.
+            self.arrivals.settle();
+            return;
+        }
+        self.arrivals.forget();
+        let Some(monitor) = self.monitor.upgrade() else { return };
+        if let Err(error) = monitor.prepare_console() {
+            tracing::warn!(%error, "giving the terminal back");
+        }
+    }
+
+    fn outage(&self, outage: &Outage) {
+        let Outage { offset, address, why } = outage.clone();
+        let reason = format!("its RAM cannot be filled at address {address:#x}: {why}");
+        // One that does not run yet is stopped as soon as it does, if that still is so.
+        if let Some(vm) = self.arrivals.built().filter(|vm| vm.is_running()) {
+            vm.stop_on_io_error(&reason);
+        }
+        if let Some(monitor) = self.monitor.upgrade() {
+            monitor.events.send(&Event::MemoryOutage { offset, address, reason: why });
+        }
+    }
+
+    fn filled(&self, report: &FillReport) {
+        if let Some(monitor) = self.monitor.upgrade() {
+            let bytes = report.pages.saturating_mul(PAGE_SIZE);
+            monitor.events.send(&Event::MemoryComplete { bytes });
+        }
     }
 }

@@ -1,15 +1,14 @@
 //! Waiting for a guest from elsewhere.
 
-use crate::arrival::Arrivals;
+use crate::arrival::{Arrivals, Arrived};
 use crate::monitor::Monitor;
-use crate::observer::Observer;
 use crate::{Ending, Error, MachineName};
 use links::{Address, Descriptors, Listener, SocketFile};
 use motion::destination::{Command, DestinationJob};
 use motion::handover::{DirJournal, Side};
 use motion::{DestinationOptions, Progress, Report, Status};
 use state::Code;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use vmm::{Builder, Wishes};
 
@@ -47,11 +46,7 @@ impl Monitor {
         motion::source::pass_on_words(Box::new(words), stall_limit)
             .map_err(|e| Error::host(doing.clone(), &e))?;
         let arrivals = Arc::new(Arrivals::new(self.builder(), Arc::downgrade(self)));
-        let observer = Arc::new(Arrived {
-            events: Observer::new(self.events.clone(), |_| {}),
-            monitor: Arc::downgrade(self),
-            arrivals: arrivals.clone(),
-        });
+        let observer = Arc::new(Arrived::new(self, arrivals.clone()));
         let options = DestinationOptions {
             stall_limit,
             hold: self.config.hold,
@@ -138,45 +133,5 @@ impl Waiting {
     /// Decides a handover that is held.
     pub fn resolve(&self, owner: Side, fenced: bool) -> Result<(), Error> {
         self.job.command(Command::Resolve { owner, fenced }).map_err(Into::into)
-    }
-}
-
-/// What the arrival of a guest means here.
-struct Arrived {
-    events: Observer,
-    monitor: Weak<Monitor>,
-    arrivals: Arc<Arrivals>,
-}
-
-impl motion::Observer for Arrived {
-    fn status(&self, status: Status) {
-        self.events.status(status);
-    }
-
-    fn pass(&self, number: u32) {
-        self.events.pass(number);
-    }
-
-    fn stopped(&self) {
-        self.events.stopped();
-    }
-
-    fn resumed(&self) {
-        self.events.resumed();
-    }
-
-    fn undecided(&self, token: &str) {
-        self.events.undecided(token);
-    }
-
-    fn finished(&self, report: &Report) {
-        if report.status.0 == Status::Completed {
-            return;
-        }
-        self.arrivals.forget();
-        let Some(monitor) = self.monitor.upgrade() else { return };
-        if let Err(error) = monitor.prepare_console() {
-            tracing::warn!(%error, "giving the terminal back");
-        }
     }
 }

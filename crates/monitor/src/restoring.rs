@@ -1,19 +1,15 @@
 //! A guest from a file.
 
-use crate::arrival::Arrivals;
+use crate::arrival::{Arrivals, Arrived};
 use crate::monitor::Monitor;
-use crate::observer::Observer;
 use crate::{Ending, Error, MachineName};
-use memory::PAGE_SIZE;
 use memory::userfault::{Userfault, UserfaultError};
-use motion::fill::{FillReport, Outage};
 use motion::restore::{Claimant, How, Phase, RestoreJob, RestoreOptions, Terms, admit};
-use motion::{Machine, Progress, Report, Status};
-use qmp::Event;
+use motion::{Progress, Report, Status};
 use snapshot::{Origin, Reader};
 use state::Code;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::SystemTime;
 use uuid::Uuid;
 use vmm::{Builder, GuestClock, Wishes};
@@ -171,11 +167,7 @@ impl Monitor {
         let consoles = Box::new(move || console.open_console());
         let builder = Builder::new(self.hypervisor.clone(), wishes, consoles, self.sink());
         let arrivals = Arc::new(Arrivals::new(builder, Arc::downgrade(self)));
-        let observer = Arc::new(Restored {
-            events: Observer::new(self.events.clone(), |_| {}),
-            monitor: Arc::downgrade(self),
-            arrivals: arrivals.clone(),
-        });
+        let observer = Arc::new(Arrived::new(self, arrivals.clone()));
         let options = RestoreOptions {
             terms: file.terms,
             how: file.how,
@@ -260,66 +252,5 @@ impl Restoring {
     /// Gives it up, if it is under way.
     pub fn cancel(&self) -> Result<(), Error> {
         if self.is_over() { Ok(()) } else { self.job.cancel().map_err(Into::into) }
-    }
-}
-
-/// What the arrival of a guest from a file means here.
-struct Restored {
-    events: Observer,
-    monitor: Weak<Monitor>,
-    arrivals: Arc<Arrivals>,
-}
-
-impl motion::Observer for Restored {
-    fn status(&self, status: Status) {
-        self.events.status(status);
-    }
-
-    fn pass(&self, number: u32) {
-        self.events.pass(number);
-    }
-
-    fn stopped(&self) {
-        self.events.stopped();
-    }
-
-    fn resumed(&self) {
-        self.events.resumed();
-    }
-
-    fn undecided(&self, token: &str) {
-        self.events.undecided(token);
-    }
-
-    fn finished(&self, report: &Report) {
-        if report.status.0 == Status::Completed {
-            // One that is held has no permit yet, and is here all the same.
-            self.arrivals.settle();
-            return;
-        }
-        self.arrivals.forget();
-        let Some(monitor) = self.monitor.upgrade() else { return };
-        if let Err(error) = monitor.prepare_console() {
-            tracing::warn!(%error, "giving the terminal back");
-        }
-    }
-
-    fn outage(&self, outage: &Outage) {
-        let Outage { offset, address, why } = outage.clone();
-        let reason = format!("its RAM cannot be filled at address {address:#x}: {why}");
-        // One that does not run yet is stopped as soon as it does, if that still is so.
-        if let Some(vm) = self.arrivals.built().filter(|vm| vm.is_running()) {
-            vm.stop_on_io_error(&reason);
-        }
-        if let Some(monitor) = self.monitor.upgrade() {
-            monitor.events.send(&Event::MemoryOutage { offset, address, reason: why });
-        }
-    }
-
-    fn filled(&self, report: &FillReport) {
-        if let Some(monitor) = self.monitor.upgrade() {
-            let bytes = report.pages.saturating_mul(PAGE_SIZE);
-            monitor.events.send(&Event::MemoryComplete { bytes });
-        }
     }
 }
