@@ -12,9 +12,11 @@ use crate::vcpu::{Vcpu, cpuid, msr};
 use crate::vm::{self, Model, Vm};
 use devices::console::{Console, ConsoleError};
 use devices::lock;
+use kvm_bindings::kvm_cpuid_entry2;
 use memory::{Backing, GuestRam, Layout};
 use motion::{DestinationMachine, MachineBuilder};
 use state::{Bundle, Code, Refusal};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use uuid::Uuid;
@@ -141,11 +143,7 @@ impl Builder {
         };
         let Sample { here, set: vcpu } = &sample;
         let guest = described.cpuid.first().map(SavedCpuid::entries).unwrap_or_default();
-        let lacks = cpuid::lacks(&guest, here.cpuid(), vcpu.cpuid());
-        let mut reasons: Vec<_> = lacks
-            .iter()
-            .map(|lack| cpu(lack.to_string(), "move to a host whose processor has it"))
-            .collect();
+        let mut reasons = lacking(&guest, here.cpuid(), vcpu.cpuid());
         let (there, here) = (machine.xsave_size, vcpu.xsave_size() as u64);
         if there > here {
             reasons.push(cpu(
@@ -154,6 +152,16 @@ impl Builder {
             ));
         }
         reasons.extend(refused_msrs(vcpu, &machine.msrs).into_iter().map(|why| cpu(why, "")));
+        // Last, for it makes another of the vCPU.
+        for (index, guest) in described.cpuid.iter().map(SavedCpuid::entries).enumerate().skip(1) {
+            match vcpu.try_cpuid(&guest) {
+                Ok(set) => reasons.extend(lacking(&guest, sample.here.cpuid(), &set)),
+                Err(e) => reasons.push(cpu(format!("vCPU {index}: setting its CPUID: {e}"), "")),
+            }
+        }
+        // What one vCPU lacks the others usually lack too.
+        let mut told = HashSet::new();
+        reasons.retain(|reason| told.insert(reason.why.clone()));
         let (there, here) = (u64::from(machine.tsc_khz), u64::from(vcpu.tsc_khz()));
         if there.abs_diff(here) * 1_000_000 > there * TSC_TOLERANCE_PPM {
             reasons.push(Refusal::new(
@@ -282,6 +290,18 @@ fn unknown_schemas(described: &Described) -> Vec<Refusal> {
         reasons.push(refuse(schema.name, "the source does not send its state".to_owned()));
     }
     reasons
+}
+
+/// What the guest's vCPU is, and one that is set to be the same here is not.
+fn lacking(
+    guest: &[kvm_cpuid_entry2],
+    here: &[kvm_cpuid_entry2],
+    set: &[kvm_cpuid_entry2],
+) -> Vec<Refusal> {
+    let advice = "move to a host whose processor has it";
+    let refuse =
+        |lack: &cpuid::Lack| Refusal::new(Code::IncompatibleCpu, "cpu", lack.to_string(), advice);
+    cpuid::lacks(guest, here, set).iter().map(refuse).collect()
 }
 
 /// MSRs of the guest's vCPUs that those here have not, or would not take.

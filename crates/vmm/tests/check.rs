@@ -175,3 +175,27 @@ fn a_machine_of_the_wrong_size_is_an_error() {
         assert!(made.is_err(), "{memory} {vcpus}");
     }
 }
+
+#[test]
+fn each_vcpu_is_checked_and_not_only_the_first() {
+    let (_rig, description) = description();
+    let (builder, _screen) = builder(Wishes::default());
+    let changed = |change: fn(&mut [u32; 7])| {
+        with(&description, "cpu1", |c: &mut SavedCpuid| c.leaves.iter_mut().for_each(change))
+    };
+    // No processor has virtual addresses of 51 bits, and KVM makes none.
+    let refused = builder.check(&changed(|leaf| {
+        if leaf[0] == 0x8000_0008 {
+            leaf[3] = leaf[3] & !0xff00 | 51 << 8;
+        }
+    }));
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].why.contains("vCPU 1: setting its CPUID"), "{refused:?}");
+    let refused = builder.check(&changed(|leaf| {
+        if leaf[..2] == [7, 0] {
+            leaf[4] |= 1 << 15;
+        }
+    }));
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].why.contains("leaf 0x7 subleaf 0 ebx"), "{refused:?}");
+}

@@ -148,6 +148,19 @@ impl Vcpu {
         &self.cpuid
     }
 
+    /// Makes it say `entries` of itself, as long as it has never run, and tells what KVM makes of
+    /// them.
+    ///
+    /// # Errors
+    /// KVM's, when it does not take them.
+    pub fn try_cpuid(&self, entries: &[kvm_cpuid_entry2]) -> io::Result<Vec<kvm_cpuid_entry2>> {
+        let table =
+            cpuid::table(entries).ok_or_else(|| io::Error::other("more leaves than KVM takes"))?;
+        self.fd.set_cpuid2(&table).map_err(io_error)?;
+        let set = self.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(io_error)?;
+        Ok(set.as_slice().to_vec())
+    }
+
     /// Its state when it was made.
     pub fn made(&self) -> &SavedVcpu {
         &self.made
