@@ -168,8 +168,7 @@ impl motion::Observer for Arrived {
     fn outage(&self, outage: &Outage) {
         let Outage { offset, address, why } = outage.clone();
         let reason = format!("its RAM cannot be filled at address {address:#x}: {why}");
-        // One that does not run yet is stopped as soon as it does, if that still is so.
-        if let Some(vm) = self.arrivals.built().filter(|vm| vm.is_running()) {
+        if let Some(vm) = self.arrivals.built() {
             vm.stop_on_io_error(&reason);
         }
         if let Some(monitor) = self.monitor.upgrade() {

@@ -47,7 +47,13 @@ impl Vm {
     /// Stops the guest because something of the host that it depends on failed: the run state
     /// becomes [`RunState::IoError`], and that is an event. Tells the vCPUs to stop without waiting
     /// for them; nothing of the guest is lost, and it goes on when it is run again.
+    ///
+    /// One that does not run has nothing to stop, and stays what it is; it is stopped as soon as it
+    /// runs, if its RAM still cannot be filled.
     pub fn stop_on_io_error(&self, reason: &str) {
+        if !self.is_running() {
+            return;
+        }
         let shared = self.shared();
         shared.gate.close();
         shared.status.fail_io(reason);

@@ -102,6 +102,19 @@ fn a_machine_whose_pages_never_come_ends_all_the_same() {
 }
 
 #[test]
+fn an_outage_before_the_guest_runs_does_not_keep_it_from_arriving() {
+    let saved = saved(1);
+    let filled = Filled::new(&saved, Mood::Serves);
+    let vm = &filled.rig.vm;
+    let before = vm.state();
+    vm.stop_on_io_error("the file is gone");
+    assert_eq!((vm.state(), vm.failure()), (before, None));
+    filled.start();
+    assert!(matches!(filled.next_word(), Word::Finished(_)));
+    is_well(&filled.rig);
+}
+
+#[test]
 fn an_outage_stops_the_guest_until_its_pages_can_be_had() {
     let saved = saved(2);
     for reads in [0, 1, 3, 6] {
