@@ -1,6 +1,7 @@
 //! Marking a saved guest as continued.
 
 use crate::buffer::Buffer;
+use crate::fuse::{self, Act, Course};
 use crate::origin::io;
 use crate::places::CLAIM;
 use crate::reader::Reader;
@@ -35,11 +36,14 @@ impl Reader {
         let file = self.open_to_claim()?;
         // Released when the descriptor is closed, whatever way this ends. A descriptor that shares
         // its open file with others would keep it; it is let go explicitly, too.
-        let lock = |operation| rustix::fs::flock(&file, operation);
-        lock(FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-            Errno::WOULDBLOCK => ClaimError::Contended(name()),
-            error => ClaimError::File(io(&self.file.name, "locking it", error.into())),
-        })?;
+        let locking = |error| ClaimError::File(io(&self.file.name, "locking it", error));
+        if fuse::pass(Act::Lock).map_err(locking)? == Course::Done {
+            let exclusively = FlockOperation::NonBlockingLockExclusive;
+            rustix::fs::flock(&file, exclusively).map_err(|error| match error {
+                Errno::WOULDBLOCK => ClaimError::Contended(name()),
+                error => locking(error.into()),
+            })?;
+        }
         let storage = Storage::new(file, self.file.storage.place(0));
         let done = self.claim_locked(&storage, &page, replace);
         let _ = rustix::fs::flock(storage.file(), FlockOperation::Unlock);

@@ -36,6 +36,8 @@ mod writer;
 
 pub use buffer::Buffer;
 pub use error::{ClaimError, Damage, ReadError, WriteError};
+#[cfg(any(test, feature = "simulate"))]
+pub use fuse::{Act, Course, Disk, watched_by};
 pub use header::{Header, HeaderPage, Kind, VERSION};
 pub use lane::{Lane, LaneTotals};
 pub use origin::Origin;

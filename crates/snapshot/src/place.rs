@@ -1,7 +1,7 @@
 //! How a file comes to its name: as a whole, and only when it is complete.
 
 use crate::WriteError;
-use crate::fuse;
+use crate::fuse::{self, Act, Course};
 use crate::storage::{Failure, Storage, failure, not_regular};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -151,12 +151,12 @@ impl Beside {
         let failed = |action| move |e: Errno| io(&self.path, action, e.into());
         if !self.is_named.load(Ordering::Relaxed) {
             let action = "naming what is complete";
-            fuse::pass().map_err(|e| io(&self.path, action, e))?;
+            fuse::pass(Act::Name).map_err(|e| io(&self.path, action, e))?;
             self.link(storage.file()).map_err(failed(action))?;
             self.is_named.store(true, Ordering::Relaxed);
         }
         let action = "bringing it to its name";
-        fuse::pass().map_err(|e| io(&self.path, action, e))?;
+        fuse::pass(Act::Publish { name: &self.name }).map_err(|e| io(&self.path, action, e))?;
         let (from, to) = (&self.temporary, &self.name);
         let renamed = if self.force {
             rustix::fs::renameat(&self.folder, from, &self.folder, to)
@@ -190,7 +190,7 @@ impl Beside {
             let is_own =
                 |about: &rustix::fs::Stat| (about.st_dev, about.st_ino) == (own.st_dev, own.st_ino);
             if found.is_ok_and(|about| is_own(&about)) {
-                fuse::pass().map_err(|e| io(&self.path, action, e))?;
+                fuse::pass(Act::Remove { name }).map_err(|e| io(&self.path, action, e))?;
                 rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())
                     .map_err(|e| io(&self.path, action, e.into()))?;
                 removed = true;
@@ -201,8 +201,10 @@ impl Beside {
 
     fn sync_folder(&self) -> Result<(), Failure> {
         let failed = failure("making its name durable (fsync of the folder)");
-        fuse::pass().map_err(&failed)?;
-        rustix::fs::fsync(&self.folder).map_err(|e| failed(e.into()))
+        match fuse::pass(Act::SyncFolder).map_err(&failed)? {
+            Course::Done => rustix::fs::fsync(&self.folder).map_err(|e| failed(e.into())),
+            Course::Skipped => Ok(()),
+        }
     }
 
     fn error(&self, failure: Failure) -> WriteError {

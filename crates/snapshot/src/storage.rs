@@ -1,7 +1,7 @@
 //! A file, from some offset on, written and read in whole aligned pages.
 
 use crate::buffer::Buffer;
-use crate::fuse;
+use crate::fuse::{self, Act, Course};
 use memory::PAGE_SIZE;
 use rustix::fs::{FallocateFlags, FileType, OFlags};
 use rustix::io::Errno;
@@ -54,7 +54,10 @@ impl Storage {
         while done < bytes.len() {
             let offset = self.place(at + done as u64);
             let failed = |source| Failure { action, offset: Some(offset), source };
-            fuse::pass().map_err(failed)?;
+            let act = Act::Write { file: &self.file, offset, bytes: &bytes[done..] };
+            if fuse::pass(act).map_err(failed)? == Course::Skipped {
+                return Ok(());
+            }
             match rustix::io::pwrite(&self.file, &bytes[done..], offset) {
                 Ok(0) => return Err(failed(io::ErrorKind::WriteZero.into())),
                 // What was cut short within a page is written again from its start: it has to be
@@ -90,6 +93,7 @@ impl Storage {
         while done < bytes.len() {
             let offset = self.place(at + done as u64);
             let failed = |source| Failure { action, offset: Some(offset), source };
+            fuse::pass(Act::Read { file: &self.file, offset }).map_err(failed)?;
             match rustix::io::pread(&self.file, &mut bytes[done..], offset) {
                 Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => done += read,
@@ -107,7 +111,11 @@ impl Storage {
         if self.can_punch.load(Ordering::Relaxed) {
             let offset = self.place(at);
             let failed = |source| Failure { action, offset: Some(offset), source };
-            fuse::pass().map_err(failed)?;
+            if fuse::pass(Act::Punch { file: &self.file, offset, length }).map_err(failed)?
+                == Course::Skipped
+            {
+                return Ok(());
+            }
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             match rustix::fs::fallocate(&self.file, flags, offset, length) {
                 Ok(()) => return Ok(()),
@@ -137,15 +145,17 @@ impl Storage {
     /// Sets the length, in bytes from the start of the snapshot.
     pub(crate) fn set_length(&self, length: u64) -> Result<(), Failure> {
         let failed = failure("setting its length");
-        fuse::pass().map_err(&failed)?;
+        fuse::pass(Act::SetLength { file: &self.file }).map_err(&failed)?;
         rustix::fs::ftruncate(&self.file, self.place(length)).map_err(|e| failed(e.into()))
     }
 
     /// Makes durable what was written.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
         let failed = failure("making it durable (fdatasync)");
-        fuse::pass().map_err(&failed)?;
-        rustix::fs::fdatasync(&self.file).map_err(|e| failed(e.into()))
+        match fuse::pass(Act::Sync { file: &self.file }).map_err(&failed)? {
+            Course::Done => rustix::fs::fdatasync(&self.file).map_err(|e| failed(e.into())),
+            Course::Skipped => Ok(()),
+        }
     }
 
     /// Whether pages go around the page cache.

@@ -82,6 +82,8 @@ enum Stage {
     },
     Committed,
     Abandoned,
+    /// The mark of completeness may be there, though it is to count as missing.
+    Doubtful,
 }
 
 /// Writes one snapshot: [`Lane`]s write pages, then [`Writer::finish`] the rest, then
@@ -310,8 +312,10 @@ impl Writer {
             Place::Within => Ok(()),
         });
         if let Err(failure) = published {
-            *stage = Stage::Abandoned;
-            return Err(self.undone(failure, true));
+            let failure = self.undone(failure, true);
+            let is_undone = !matches!(failure, WriteError::NotUndone { .. });
+            *stage = if is_undone { Stage::Abandoned } else { Stage::Doubtful };
+            return Err(failure);
         }
         *stage = Stage::Committed;
         let about = rustix::fs::fstat(self.storage.file());
@@ -320,17 +324,28 @@ impl Writer {
     }
 
     /// Gives the snapshot up: removes the file, or, where it is somebody else's, makes sure that what
-    /// was written is not taken for complete. Once committed or given up, does nothing.
+    /// was written is not taken for complete. Once given up, does nothing. True when it is given up,
+    /// false when it is too late for that: the snapshot is complete, and stays.
     ///
     /// # Errors
-    /// [`WriteError`] when that could not be made sure.
-    pub fn abandon(&self) -> Result<(), WriteError> {
+    /// [`WriteError`] when that could not be made sure. It was not marked as complete, unless
+    /// [`Writer::commit`] has failed with [`WriteError::NotUndone`]: then it may be, and giving it up
+    /// can be tried again.
+    pub fn abandon(&self) -> Result<bool, WriteError> {
         let mut stage = self.stage.lock().expect("no one panics while holding it");
-        if matches!(*stage, Stage::Committed | Stage::Abandoned) {
-            return Ok(());
+        match *stage {
+            Stage::Committed => return Ok(false),
+            Stage::Abandoned => return Ok(true),
+            Stage::Doubtful => {
+                self.undo(true)?;
+                *stage = Stage::Abandoned;
+            }
+            Stage::Pages | Stage::Finished { .. } => {
+                *stage = Stage::Abandoned;
+                self.undo(false)?;
+            }
         }
-        *stage = Stage::Abandoned;
-        self.undo(false)
+        Ok(true)
     }
 
     /// Undoes everything because of `failure`, and gives what comes of it.

@@ -130,16 +130,53 @@ fn what_is_given_up_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.snap");
     let writer = begin(at(&path), &BUFFERED).unwrap();
-    writer.abandon().unwrap();
-    writer.abandon().unwrap();
+    assert!(writer.abandon().unwrap());
+    assert!(writer.abandon().unwrap());
     assert!(matches!(writer.finish(STATE, &PageSet::new(4096)), Err(WriteError::Misused { .. })));
     assert!(matches!(writer.commit(), Err(WriteError::Misused { .. })));
     drop(begin(at(&path), &BUFFERED).unwrap());
     assert_eq!(names(folder.path()), [""; 0]);
     // In a file of somebody else's, it is what it was made: incomplete.
     std::fs::write(&path, b"").unwrap();
-    begin(descriptor(&path), &BUFFERED).unwrap().abandon().unwrap();
+    assert!(begin(descriptor(&path), &BUFFERED).unwrap().abandon().unwrap());
     assert!(matches!(Reader::open(from(&path), false), Err(ReadError::Incomplete(_))));
+}
+
+#[test]
+fn what_is_complete_is_not_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.snap");
+    let writer = begin(at(&path), &BUFFERED).unwrap();
+    writer.finish(STATE, &PageSet::new(4096)).unwrap();
+    writer.commit().unwrap();
+    assert!(!writer.abandon().unwrap());
+    drop(writer);
+    open(&path);
+}
+
+/// Where it could not be made sure that a mark is gone, nobody is told that it is, until it is.
+#[test]
+fn a_mark_that_may_be_there_stays_in_doubt_until_it_is_gone() {
+    let mut doubts = 0;
+    for step in 0..MANY {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.snap");
+        let writer = begin(at(&path), &BUFFERED).unwrap();
+        writer.finish(STATE, &PageSet::new(4096)).unwrap();
+        let (result, passed) = during(step, Fate::Dies, || writer.commit());
+        if passed <= step {
+            result.unwrap();
+            break;
+        }
+        if matches!(result, Err(WriteError::NotUndone { .. })) {
+            doubts += 1;
+            during(0, Fate::Dies, || writer.abandon()).0.expect_err("the disk is gone");
+        }
+        assert!(writer.abandon().unwrap());
+        assert!(writer.abandon().unwrap());
+        assert_eq!(names(folder.path()), [""; 0], "step {step}");
+    }
+    assert!(doubts > 0);
 }
 
 #[test]
