@@ -40,8 +40,8 @@ pub mod words;
 /// Nothing in here can make a [`RunPermit`], whatever its [`Rules`](decision::Rules).
 pub mod decision {
     pub use super::decide::{
-        AllFileRules, AllRules, Continuation, Destination, DestinationPhase, Effect, Event,
-        FileRule, FileRules, Rule, Rules, Source, SourcePhase, Testimony, Witness,
+        AllRules, Continuation, Destination, DestinationPhase, Effect, Event, FileRule, FileRules,
+        Rule, Rules, Source, SourcePhase, Testimony, Witness,
     };
 }
 

@@ -70,6 +70,14 @@ pub enum Rule {
     DoubtIsKnown,
     /// A source that comes too late is not told that it broke the protocol.
     LateIsNotWrong,
+
+    // A file as the other end.
+    /// A mark of completeness that may be there is not said to be missing.
+    DoubtIsNoRefusal,
+    /// What is complete is not said to have been given up.
+    CompleteIsComplete,
+    /// A disk that does not answer is noticed.
+    HangsAreNoticed,
 }
 
 #[cfg(feature = "mutate")]

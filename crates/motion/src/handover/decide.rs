@@ -18,8 +18,7 @@ pub(super) use crate::mutate::InForce;
 pub(super) use rules::AllRules as InForce;
 
 pub use continuation::{
-    AllFileRules, Continuation, ContinuationPhase, Entitlement, FileInput, FileOutput, FileRule,
-    FileRules,
+    Continuation, ContinuationPhase, Entitlement, FileInput, FileOutput, FileRule, FileRules,
 };
 pub use destination::{Destination, DestinationPhase};
 pub use rules::{AllRules, Rule, Rules};

@@ -13,6 +13,8 @@ pub enum Broken {
     Engine(Rule),
     /// A rule of the handover.
     Handover(decision::Rule),
+    /// A rule of a guest from a file.
+    File(decision::FileRule),
 }
 
 thread_local! {
@@ -38,6 +40,12 @@ pub struct InForce;
 impl decision::Rules for InForce {
     fn keep(rule: decision::Rule) -> bool {
         BROKEN.get() != Some(Broken::Handover(rule))
+    }
+}
+
+impl decision::FileRules for InForce {
+    fn keep(rule: decision::FileRule) -> bool {
+        BROKEN.get() != Some(Broken::File(rule))
     }
 }
 

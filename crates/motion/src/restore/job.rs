@@ -86,6 +86,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A restore that nothing is against, and that has not begun.
+#[must_use = "it begins when it is run"]
+pub struct Prepared {
+    restore: Arc<Restore>,
+    reader: Reader,
+    builder: Arc<dyn MachineBuilder>,
+    description: Bundle,
+}
+
+impl Prepared {
+    /// What can be asked of it from any thread.
+    #[must_use]
+    pub fn job(&self) -> RestoreJob {
+        RestoreJob { restore: self.restore.clone() }
+    }
+
+    /// Carries it out on this thread: until the guest is here, is held, or will not come.
+    pub fn run(self) {
+        let Self { restore, reader, builder, description } = self;
+        restore.run(reader, builder.as_ref(), description);
+    }
+}
+
 impl RestoreJob {
     /// Begins to restore the guest that is in a file. `file` is what to call it.
     ///
@@ -98,6 +121,26 @@ impl RestoreJob {
         options: RestoreOptions,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, MotionError> {
+        let prepared = Self::prepare(reader, file, builder, options, observer)?;
+        let job = prepared.job();
+        thread::Builder::new()
+            .name("restore".to_owned())
+            .spawn(move || prepared.run())
+            .map_err(|e| MotionError::new(Code::HostIo, format!("starting a restore: {e}")))?;
+        Ok(job)
+    }
+
+    /// Looks at what is against a restore, for whoever runs it on a thread of its own choice.
+    ///
+    /// # Errors
+    /// All that is against it. Nothing was built.
+    pub fn prepare(
+        reader: Reader,
+        file: &str,
+        builder: Arc<dyn MachineBuilder>,
+        options: RestoreOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Prepared, MotionError> {
         let entitlement = admit(&reader, options.terms)?;
         let description = Bundle::decode(reader.description())
             .map_err(|e| MotionError::new(Code::IncompatibleDevice, e.to_string()))?;
@@ -126,12 +169,7 @@ impl RestoreJob {
             }),
             finished: Condvar::new(),
         });
-        let job = Self { restore: restore.clone() };
-        thread::Builder::new()
-            .name("restore".to_owned())
-            .spawn(move || restore.run(reader, builder.as_ref(), description))
-            .map_err(|e| MotionError::new(Code::HostIo, format!("starting a restore: {e}")))?;
-        Ok(job)
+        Ok(Prepared { restore, reader, builder, description })
     }
 
     /// Lets a guest run that was held, which claims it first.

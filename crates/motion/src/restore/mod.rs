@@ -12,5 +12,5 @@ mod on_demand;
 mod options;
 
 pub use admit::admit;
-pub use job::{Phase, RestoreJob};
+pub use job::{Phase, Prepared, RestoreJob};
 pub use options::{Claimant, How, RestoreOptions, Terms};

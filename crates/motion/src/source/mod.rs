@@ -19,7 +19,7 @@ mod times;
 mod workers;
 
 pub use self::core::Source;
-pub use file::FilePlace;
+pub use file::{Errand, FileDesk, FileLane, FilePlace, Outcome, Todo};
 pub use job::SourceJob;
 pub use network::PeerAddress;
 pub use phase::{Command, Event, Phase, SourceIo};

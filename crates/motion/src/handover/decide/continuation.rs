@@ -3,6 +3,7 @@
 //! A saved guest goes on once. That it does is written into the file, durably, before its first
 //! instruction: the *claim*. Of everything else a file makes independent copies, which need none.
 
+use super::{AllRules, InForce};
 use crate::handover::Denial;
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -93,17 +94,13 @@ impl FileRule {
     ];
 }
 
-/// Which rules are kept. Production has [`AllFileRules`], which is no choice at run time.
+/// Which rules are kept. Production has [`AllRules`], which is no choice at run time.
 pub trait FileRules: Copy + Debug {
     /// Whether this one is.
     fn keep(rule: FileRule) -> bool;
 }
 
-/// No rule is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AllFileRules;
-
-impl FileRules for AllFileRules {
+impl FileRules for AllRules {
     fn keep(_: FileRule) -> bool {
         true
     }
@@ -111,7 +108,7 @@ impl FileRules for AllFileRules {
 
 /// The decisions about one guest from a file.
 #[derive(Debug, Clone, Copy)]
-pub struct Continuation<R: FileRules = AllFileRules> {
+pub struct Continuation<R: FileRules = InForce> {
     phase: ContinuationPhase,
     entitlement: Entitlement,
     /// It is to stay stopped until an operator says `cont`.
@@ -314,7 +311,7 @@ mod tests {
 
     #[test]
     fn no_sequence_runs_a_guest_twice_or_unclaimed_or_incomplete() {
-        explore::<AllFileRules>().unwrap();
+        explore::<AllRules>().unwrap();
     }
 
     macro_rules! without {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Writes pages at their places.
-pub(super) struct FileLane {
+pub struct FileLane {
     lane: Lane,
     patience: Arc<Patience>,
     path: String,
@@ -24,6 +24,33 @@ impl FileLane {
     /// How it is known whether it hangs.
     pub(super) fn patience(&self) -> Arc<Patience> {
         self.patience.clone()
+    }
+
+    /// Writes the pages of one claimed chunk. `pace` is told after each piece how many bytes it took,
+    /// and says how many pages the next may have.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or the machine's RAM not read.
+    pub fn write(
+        &mut self,
+        machine: &dyn SourceMachine,
+        pass: &Pass,
+        chunk: PageRange,
+        pace: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<PassTotals, MotionError> {
+        let mut writing =
+            Writing { lane: &mut self.lane, patience: &self.patience, machine, kind: pass.kind() };
+        let written = walk_chunk(machine, pass, chunk, pace, &mut writing);
+        written.map_err(|e| self.error(e))
+    }
+
+    /// Writes what waits to be written: the pass has nothing left.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn flush(&mut self) -> Result<(), MotionError> {
+        let Self { lane, patience, .. } = self;
+        patience.during(WRITING, LIMIT, || lane.flush()).map_err(|e| self.error(LaneError::File(e)))
     }
 
     fn error(&self, error: LaneError) -> MotionError {
@@ -44,15 +71,11 @@ impl Carry for FileLane {
         chunk: PageRange,
         pace: &mut dyn FnMut(u64) -> u64,
     ) -> Result<PassTotals, MotionError> {
-        let mut writing =
-            Writing { lane: &mut self.lane, patience: &self.patience, machine, kind: pass.kind() };
-        let written = walk_chunk(machine, pass, chunk, pace, &mut writing);
-        written.map_err(|e| self.error(e))
+        self.write(machine, pass, chunk, pace)
     }
 
     fn end(&mut self, _: &Pass, _: PassTotals) -> Result<(), MotionError> {
-        let Self { lane, patience, .. } = self;
-        patience.during(WRITING, LIMIT, || lane.flush()).map_err(|e| self.error(LaneError::File(e)))
+        self.flush()
     }
 }
 

@@ -3,28 +3,28 @@
 //! READY means that everything but the mark of completeness is durable, COMMIT that the file is to be
 //! marked as complete and put in its place, RUNNING that it is, and `refused` that it never will be.
 
+mod desk;
 mod lane;
 mod patience;
 
-use self::lane::FileLane;
-use self::patience::{LIMIT, Patience, SLOWEST_DISK};
+pub use self::desk::{Errand, FileDesk, Outcome, Todo};
+pub use self::lane::FileLane;
+use self::patience::Patience;
 use super::job::{End, Setting};
 use super::workers::{Bandwidth, Leave, Word, Workers};
 use super::{Event, Source, SourceIo, SourceJob};
 use crate::clock::{Moment, nanos};
-use crate::handover::{self, Journal, Particulars, Token, Verdict};
-use crate::ram::{Pacer, Pass, PassKind};
-use crate::report::FileReport;
-use crate::{MotionError, Observer, Purpose, SourceMachine, SourceOptions};
+use crate::handover::{self, Journal, Particulars};
+use crate::ram::{Pacer, Pass};
+use crate::{MotionError, Observer, SourceMachine, SourceOptions};
 use links::wait_readable;
-use memory::PageSet;
-use snapshot::{Header, Target, WriteError, WriteOptions, Writer};
-use state::{Code, Refusal};
+use snapshot::{Target, WriteError};
+use state::Code;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
-use wire::{Message, Ready, Running};
+use std::time::{Duration, Instant};
+use wire::Message;
 
 /// A file that a guest is to be written to.
 #[derive(Debug)]
@@ -63,9 +63,8 @@ impl SourceJob {
     ) -> Result<Self, MotionError> {
         let session = *uuid::Uuid::new_v4().as_bytes();
         let options = SourceOptions { stall_limit: NEVER, ..options };
-        let header = header(&*machine, &particulars, &options, &place);
-        let (token, bandwidth) = (particulars.token(), options.max_bandwidth);
-        let peer = particulars.peer().to_owned();
+        let desk = FileDesk::new(&*machine, &particulars, options.purpose, place);
+        let bandwidth = options.max_bandwidth;
         let kept = machine.clone();
         Self::begin(
             observer,
@@ -74,43 +73,12 @@ impl SourceJob {
                 bandwidth: Bandwidth::new(Pacer::new(bandwidth), setting.epoch),
                 clerk: Arc::new(Patience::new(setting.epoch)),
                 lanes: Vec::new(),
-                recent: PageSet::new(machine.ram().pages()),
                 setting,
                 machine,
-                peer,
-                token,
-                header,
-                place: Some(place),
-                writer: None,
+                desk,
                 workers: None,
-                pass: None,
-                bytes: 0,
-                outcome: None,
-                hung: false,
             },
         )
-    }
-}
-
-fn header(
-    machine: &dyn SourceMachine,
-    particulars: &Particulars,
-    options: &SourceOptions,
-    place: &FilePlace,
-) -> Header {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Header {
-        kind: match options.purpose {
-            Purpose::Move => snapshot::Kind::Save,
-            Purpose::Copy | Purpose::CopyAndStop => snapshot::Kind::Snapshot,
-        },
-        machine: particulars.machine(),
-        name: particulars.name().to_owned(),
-        snapshot: uuid::Uuid::new_v4(),
-        taken: nanos(now),
-        builder: place.builder.clone(),
-        regions: machine.ram().layout().regions().to_vec(),
-        backing: machine.ram().backing(),
     }
 }
 
@@ -129,53 +97,39 @@ fn code(error: &WriteError) -> Code {
 /// What its threads have to say.
 enum News {
     Event(Box<Event>),
-    Created(Result<Arc<Writer>, WriteError>),
     Sent,
     Failed(MotionError),
-    Finished(Result<(), WriteError>),
-    Completed(Result<FileReport, WriteError>),
-    Abandoned(Result<(), WriteError>),
+    Done(Outcome),
 }
 
-/// A file under way.
+/// A file under way, and whoever works at it.
 struct FileEnd {
     setting: Setting<News>,
     machine: Arc<dyn SourceMachine>,
     bandwidth: Bandwidth,
-    /// What the file is called in messages.
-    peer: String,
-    token: Token,
-    header: Header,
-    /// Until it is made.
-    place: Option<FilePlace>,
-    writer: Option<Arc<Writer>>,
+    desk: FileDesk,
     workers: Option<Workers<FileLane>>,
     /// Whoever does what concerns the file as a whole.
     clerk: Arc<Patience>,
     lanes: Vec<Arc<Patience>>,
-    pass: Option<Arc<Pass>>,
-    /// What the guest wrote last.
-    recent: PageSet,
-    /// Bytes given to the file so far.
-    bytes: u64,
-    /// What became of the file after COMMIT.
-    outcome: Option<Verdict>,
-    hung: bool,
 }
 
 impl FileEnd {
-    /// Does something to the file on a thread of its own, which may take so long.
-    fn spawn(
-        &self,
-        name: &str,
-        doing: &'static str,
-        limit: Duration,
-        task: impl FnOnce() -> News + Send + 'static,
-    ) {
+    fn see_to(&self, todo: Todo) {
+        match todo {
+            Todo::Errand(errand) => self.spawn(*errand),
+            Todo::Event(event) => self.later(event),
+            Todo::Nothing => {}
+        }
+    }
+
+    /// Does something to the file on a thread of its own.
+    fn spawn(&self, errand: Errand) {
         let (mouth, clerk) = (self.setting.mouth.clone(), self.clerk.clone());
+        let (name, doing, limit) = (errand.name(), errand.doing(), errand.limit());
         let spawned = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let news = clerk.during(doing, limit, task);
-            mouth.say(news);
+            let outcome = clerk.during(doing, limit, || errand.run());
+            mouth.say(News::Done(outcome));
         });
         if let Err(error) = spawned {
             let error = MotionError::sending("starting a thread", error);
@@ -183,65 +137,9 @@ impl FileEnd {
         }
     }
 
-    /// What may be written back at once takes its time, even where nothing hangs.
-    fn sync_limit(&self) -> Duration {
-        LIMIT + Duration::from_secs(self.bytes / SLOWEST_DISK)
-    }
-
-    fn with_writer(
-        &self,
-        name: &str,
-        doing: &'static str,
-        task: impl FnOnce(&Writer) -> News + Send + 'static,
-    ) {
-        match self.writer.clone() {
-            Some(writer) => self.spawn(name, doing, self.sync_limit(), move || task(&writer)),
-            // There is no file yet, and will be none.
-            None => self.setting.mouth.say(News::Abandoned(Ok(()))),
-        }
-    }
-
-    fn create(&mut self, description: Vec<u8>) {
-        let Some(place) = self.place.take() else { return };
-        let header = self.header.clone();
-        self.spawn("file-create", "making the file", LIMIT, move || {
-            let options = WriteOptions { direct: place.direct };
-            News::Created(Writer::create(place.target, header, &description, &options))
-        });
-    }
-
-    fn finish(&self, state: Vec<u8>) {
-        let recent = self.recent.clone();
-        self.with_writer("file-finish", "making the file durable", move |writer| {
-            News::Finished(writer.finish(&state, &recent))
-        });
-    }
-
-    fn complete(&self) {
-        let (id, kind) = (self.header.snapshot, self.header.kind.as_str());
-        self.with_writer("file-complete", "completing the file", move |writer| {
-            News::Completed(writer.commit().map(|written| FileReport {
-                snapshot: id.to_string(),
-                kind,
-                size: written.size,
-                on_disk: written.allocated,
-                buffered_because: writer.buffered_because().map(str::to_owned),
-            }))
-        });
-    }
-
-    fn abandon(&self) {
-        self.with_writer("file-abandon", "removing the file", |writer| {
-            News::Abandoned(writer.abandon())
-        });
-    }
-
     fn start_workers(&mut self, count: u16) -> Result<(), MotionError> {
-        let Some(writer) = &self.writer else {
-            return Err(MotionError::new(Code::Internal, "there is no file to write to"));
-        };
-        let lane = |_| FileLane::new(writer.lane(), self.setting.epoch, &self.peer);
-        let lanes: Vec<FileLane> = (0..count).map(lane).collect();
+        let lane = |_| self.desk.lane(self.setting.epoch);
+        let lanes = (0..count).map(lane).collect::<Result<Vec<FileLane>, _>>()?;
         self.lanes = lanes.iter().map(FileLane::patience).collect();
         let mouth = self.setting.mouth.clone();
         let say = move |word| {
@@ -256,35 +154,9 @@ impl FileEnd {
         Ok(())
     }
 
-    /// Whether something takes so long that it will not come back, the first time that it is seen.
-    fn hangs(&mut self) -> Option<MotionError> {
-        if self.hung {
-            return None;
-        }
-        let doing = self.lanes.iter().chain([&self.clerk]).find_map(|p| p.exceeded())?;
-        self.hung = true;
-        let why = format!(
-            "{}: {doing} takes too long: the disk, or the network behind it, hangs",
-            self.peer
-        );
-        Some(MotionError::new(Code::LinkStalled, why))
-    }
-
-    fn failed(&self, doing: &str, error: &WriteError) -> MotionError {
-        MotionError::new(code(error), format!("{doing} {}: {error}", self.peer))
-    }
-
     /// What the source is told when it has done what it is at.
     fn later(&self, event: Event) {
         self.setting.mouth.say(News::Event(Box::new(event)));
-    }
-
-    /// Why there is no file, before anything was done to the guest.
-    fn not_made(&self, error: &WriteError) -> Event {
-        match code(error) {
-            Code::HostIo => Event::Lost(self.failed("making the file", error)),
-            code => Event::Refused(vec![Refusal::new(code, &self.peer, error.to_string(), "")]),
-        }
     }
 }
 
@@ -306,24 +178,15 @@ impl SourceIo for FileEnd {
     }
 
     fn send(&mut self, message: &Message) -> Result<(), MotionError> {
-        match message {
-            Message::Describe(describe) => self.create(describe.description.clone()),
-            Message::Ping(number) => {
-                self.later(Event::Message(Message::Pong(*number, self.bytes)));
-            }
-            Message::State(state) => self.finish(state.state.clone()),
-            Message::Commit(_) => self.complete(),
-            Message::Abort(_) => self.abandon(),
-            // The rest is news to nobody: a file that is not completed goes with the motion's end.
-            _ => {}
-        }
+        let todo = self.desk.send(message);
+        self.see_to(todo);
         Ok(())
     }
 
     fn send_by(&mut self, _: Option<Moment>) {}
 
     fn most_description(&self) -> u64 {
-        snapshot::most_description(self.header.ram())
+        self.desk.most_description()
     }
 
     fn inline_pages(&self) -> u64 {
@@ -339,31 +202,15 @@ impl SourceIo for FileEnd {
     }
 
     fn start_pass(&mut self, pass: &Arc<Pass>) {
-        if pass.kind() == PassKind::Later && !pass.set().is_empty() {
-            self.recent.clone_from(pass.set());
-        }
-        // What a running guest has written since lies scattered. No lane writes between two passes.
-        if pass.kind() == PassKind::Later
-            && let Some(Err(error)) = self.writer.as_ref().map(|writer| writer.gather())
-        {
-            tracing::debug!(%error, "the rest is written past the page cache too");
-        }
-        self.pass = Some(pass.clone());
+        self.desk.begin_pass(pass);
         if let Some(workers) = &self.workers {
             workers.send(pass);
         }
     }
 
     fn ask(&mut self, message: handover::Message) {
-        match (message.word, self.outcome) {
-            (handover::Word::Abort, None) => self.abandon(),
-            (handover::Word::Commit, None) if !self.clerk.is_busy() => self.complete(),
-            (_, Some(verdict)) => {
-                let answer = self.token.says(handover::Word::Answer(verdict));
-                self.later(Event::Told(answer));
-            }
-            (_, None) => self.later(Event::NotAsked),
-        }
+        let todo = self.desk.ask(message);
+        self.see_to(todo);
     }
 
     fn set_bandwidth(&mut self, limit: Option<NonZeroU64>) {
@@ -377,9 +224,8 @@ impl SourceIo for FileEnd {
 
     fn hang_up(&mut self) {
         self.workers = None;
-        if self.outcome.is_none() && self.writer.is_some() {
-            self.abandon();
-        }
+        let todo = self.desk.hang_up();
+        self.see_to(todo);
     }
 }
 
@@ -387,52 +233,11 @@ impl End for FileEnd {
     type News = News;
 
     fn hear(&mut self, news: News) -> Vec<Event> {
-        let answer = |verdict| Event::Message(Message::Answer(self.token.0, verdict));
         match news {
             News::Event(event) => vec![*event],
             News::Failed(error) => vec![Event::Lost(error)],
-            News::Created(Ok(writer)) => {
-                self.writer = Some(writer);
-                vec![Event::Message(Message::Accepted { save: 0, restore: 0 })]
-            }
-            News::Created(Err(error)) => vec![self.not_made(&error)],
-            News::Sent => {
-                let Some(pass) = &self.pass else { return Vec::new() };
-                self.bytes += pass.totals().bytes;
-                vec![Event::PassSent, Event::Message(Message::PassDone(pass.number()))]
-            }
-            News::Finished(Ok(())) => {
-                let ready = Ready { token: self.token.0, restore: 0 };
-                vec![Event::Message(Message::Ready(ready))]
-            }
-            News::Finished(Err(error)) => {
-                vec![Event::Lost(self.failed("making the file durable", &error))]
-            }
-            News::Completed(Ok(report)) => {
-                self.outcome = Some(Verdict::Committed);
-                let running = Running { token: self.token.0, start: 0, held: u64::MAX };
-                vec![Event::Filed(report), Event::Message(Message::Running(running))]
-            }
-            News::Completed(Err(error)) => {
-                let sure = !matches!(error, WriteError::NotUndone { .. });
-                let error = self.failed("completing the file", &error);
-                if sure {
-                    self.outcome = Some(Verdict::Refused);
-                    vec![Event::Denied(error)]
-                } else {
-                    vec![Event::Lost(error)]
-                }
-            }
-            News::Abandoned(Ok(())) => {
-                self.outcome = Some(Verdict::Refused);
-                vec![answer(wire::Verdict::Refused)]
-            }
-            News::Abandoned(Err(error)) => {
-                let path = &self.peer;
-                tracing::warn!(%error, %path, "what was written so far is left behind, incomplete");
-                self.outcome = Some(Verdict::Refused);
-                vec![answer(wire::Verdict::Refused)]
-            }
+            News::Sent => self.desk.end_pass(),
+            News::Done(outcome) => self.desk.hear(outcome),
         }
     }
 
@@ -443,6 +248,7 @@ impl End for FileEnd {
         if let Err(error) = wait_readable(&[], self.setting.mouth.waker(), until) {
             return vec![Event::Lost(MotionError::sending("waiting for the disk", error))];
         }
-        self.hangs().map(Event::Lost).into_iter().collect()
+        let doing = self.lanes.iter().chain([&self.clerk]).find_map(|p| p.exceeded());
+        doing.and_then(|doing| self.desk.hangs(doing)).into_iter().collect()
     }
 }
