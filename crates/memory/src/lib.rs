@@ -14,10 +14,10 @@ mod set;
 mod touched;
 pub mod userfault;
 
-pub use backing::Backing;
+pub use backing::{Backing, HugePool};
 pub use dirty::{DirtyLog, DirtyLogError};
 pub use filling::Filling;
 pub use layout::{HIGH_RAM, Layout, LayoutError, PCI_HOLE, Region};
-pub use page::{HUGE_2M, PAGE_SIZE, PageRange};
+pub use page::{HUGE_1G, HUGE_2M, PAGE_SIZE, PageRange};
 pub use ram::{GuestMemory, GuestRam, RamError};
 pub use set::PageSet;

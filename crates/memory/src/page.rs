@@ -6,6 +6,8 @@ pub const PAGE_SIZE: u64 = 4096;
 
 /// Size of a huge page in bytes.
 pub const HUGE_2M: u64 = 2 << 20;
+/// Size in bytes of the largest huge page of x86-64.
+pub const HUGE_1G: u64 = 1 << 30;
 
 /// A run of pages, by number within the RAM file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

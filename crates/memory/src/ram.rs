@@ -1,7 +1,8 @@
 //! Guest RAM on a sealed memory file.
 
 use crate::{
-    Backing, Filling, HUGE_2M, Layout, LayoutError, PAGE_SIZE, PageRange, PageSet, touched,
+    Backing, Filling, HUGE_2M, HugePool, Layout, LayoutError, PAGE_SIZE, PageRange, PageSet,
+    touched,
 };
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -27,15 +28,18 @@ pub enum RamError {
     Layout(#[from] LayoutError),
     /// The pool of huge pages is too small.
     #[error(
-        "{needed} huge pages of 2 MiB are needed for the guest's RAM and {free} are free: raise \
-         vm.nr_hugepages (sysctl vm.nr_hugepages={advice}), or use --hugepages thp or off"
+        "{needed} huge pages of {pool} are needed for the guest's RAM and {free} are free: make \
+         the pool larger ({}), or use --hugepages thp or off",
+        pool.advice(*advice)
     )]
     HugePages {
+        /// The pool.
+        pool: HugePool,
         /// Pages needed.
         needed: u64,
         /// Pages free and not reserved.
         free: u64,
-        /// A value of `vm.nr_hugepages` that would do.
+        /// A size of the pool that would do, in pages.
         advice: u64,
     },
     /// Transparent huge pages are switched off for shared memory.
@@ -108,10 +112,11 @@ impl Drop for Mapping {
 }
 
 impl Mapping {
-    /// Maps all of `file` at an address that is a multiple of 2 MiB, so that huge pages fit both
-    /// the guest's and the host's page tables.
-    fn new(file: &File, length: usize) -> io::Result<Self> {
-        let align = usize::try_from(HUGE_2M).expect("2 MiB fit into usize");
+    /// Maps all of `file` at an address that is a multiple of 2 MiB, or of a larger page of
+    /// `backing`, so that huge pages fit both the guest's and the host's page tables.
+    fn new(file: &File, length: usize, backing: Backing) -> io::Result<Self> {
+        let align = backing.page_size().max(HUGE_2M);
+        let align = usize::try_from(align).expect("a page fits into usize");
         // SAFETY: an anonymous reservation at an address of the kernel's choice.
         let reserved = unsafe {
             rustix::mm::mmap_anonymous(
@@ -161,9 +166,11 @@ impl GuestRam {
             move |e: rustix::io::Errno| RamError::System { action, size, source: e.into() }
         };
         let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        if backing == Backing::Huge2M {
-            flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
-        }
+        flags |= match backing {
+            Backing::Small | Backing::Transparent => MemfdFlags::empty(),
+            Backing::Huge2M => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+            Backing::Huge1G => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+        };
         let file: File = rustix::fs::memfd_create("whimbrel-ram", flags)
             .map_err(system("creating its memory file"))?
             .into();
@@ -204,7 +211,8 @@ impl GuestRam {
         let size = layout.size();
         let fail = |action| move |source| RamError::System { action, size, source };
         let length = usize::try_from(size).map_err(|_| LayoutError::TooLarge(size))?;
-        let mapping = Mapping::new(&file, length).map_err(fail("mapping its memory file"))?;
+        let mapping =
+            Mapping::new(&file, length, backing).map_err(fail("mapping its memory file"))?;
         if backing == Backing::Transparent {
             // SAFETY: advice on our own mapping; it changes no contents.
             unsafe { rustix::mm::madvise(mapping.base, length, Advice::LinuxHugepage) }
@@ -407,9 +415,9 @@ impl GuestRam {
                 let mut known = self.known.lock().expect("no one panics while holding it");
                 touched::by_seek(&self.file, within, &mut known)
             }
-            Backing::Huge2M => {
+            Backing::Huge2M | Backing::Huge1G => {
                 let carried = self.carried.lock().expect("no one panics while holding it");
-                touched::by_page_map(self.host_base(), within, &carried)
+                touched::by_page_map(self.host_base(), within, self.backing.unit(), &carried)
             }
         }
     }
@@ -458,28 +466,23 @@ impl GuestRam {
 
 /// Looks beforehand whether the host can give what is asked, so that the error can say what to do.
 fn check_available(size: u64, backing: Backing) -> Result<(), RamError> {
-    match backing {
-        Backing::Small => Ok(()),
-        Backing::Transparent => {
-            let path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-            let chosen = std::fs::read_to_string(path).unwrap_or_default();
-            let off = ["[never]", "[deny]"].iter().any(|word| chosen.contains(word));
-            if chosen.is_empty() || off { Err(RamError::NoTransparent) } else { Ok(()) }
-        }
-        Backing::Huge2M => {
-            let read = |name: &str| -> u64 {
-                let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
-                let text = std::fs::read_to_string(path).unwrap_or_default();
-                text.trim().parse().unwrap_or(0)
-            };
-            let needed = size / HUGE_2M;
-            let free = read("free_hugepages").saturating_sub(read("resv_hugepages"));
-            if free >= needed {
-                return Ok(());
-            }
-            Err(RamError::HugePages { needed, free, advice: read("nr_hugepages") + needed - free })
-        }
+    if backing == Backing::Transparent {
+        let path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+        let chosen = std::fs::read_to_string(path).unwrap_or_default();
+        let off = ["[never]", "[deny]"].iter().any(|word| chosen.contains(word));
+        return if chosen.is_empty() || off { Err(RamError::NoTransparent) } else { Ok(()) };
     }
+    let Some(pool) = backing.pool() else { return Ok(()) };
+    let read = |name: &str| -> u64 {
+        let text = std::fs::read_to_string(format!("{}/{name}", pool.folder())).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    };
+    let needed = size / pool.page_size();
+    let free = read("free_hugepages").saturating_sub(read("resv_hugepages"));
+    if free >= needed {
+        return Ok(());
+    }
+    Err(RamError::HugePages { pool, needed, free, advice: read("nr_hugepages") + needed - free })
 }
 
 const _: () = assert!(PAGE_SIZE == 4096, "the bitmap of VMM writes counts pages of 4096 bytes");
@@ -581,6 +584,9 @@ mod tests {
     fn huge_pages_that_are_not_there_are_refused_with_advice() {
         let size = 1 << 40;
         let error = GuestRam::new(size, Backing::Huge2M).unwrap_err().to_string();
-        assert!(error.contains("vm.nr_hugepages="), "{error}");
+        assert!(error.contains("(sysctl vm.nr_hugepages="), "{error}");
+        let error = GuestRam::new(size, Backing::Huge1G).unwrap_err().to_string();
+        assert!(error.contains("1024 huge pages of 1 GiB are needed"), "{error}");
+        assert!(error.contains("hugepages-1048576kB/nr_hugepages)"), "{error}");
     }
 }

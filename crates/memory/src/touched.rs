@@ -1,6 +1,6 @@
 //! Which pages of a RAM file were ever touched.
 
-use crate::{HUGE_2M, PAGE_SIZE, PageRange, PageSet};
+use crate::{PAGE_SIZE, PageRange, PageSet};
 use rustix::fs::SeekFrom;
 use std::fs::File;
 use std::io;
@@ -58,31 +58,31 @@ pub(crate) fn by_seek(
 
 /// Asks the page map of this process's mapping at `base`: for hugetlb, on whose files `SEEK_DATA`
 /// reports data everywhere. It knows of what this mapping touched (KVM's guest faults included),
-/// one entry for each 4 KiB (Documentation/admin-guide/mm/pagemap.rst). `carried` is what was touched
-/// through other mappings, before.
+/// one entry for each 4 KiB (Documentation/admin-guide/mm/pagemap.rst). `unit` is how many of those a
+/// huge page has, and `carried` what was touched through other mappings, before.
 pub(crate) fn by_page_map(
     base: u64,
     within: PageRange,
+    unit: u64,
     carried: &PageSet,
 ) -> io::Result<Vec<PageRange>> {
     const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
     let map = File::open("/proc/self/pagemap")?;
-    let step = HUGE_2M / PAGE_SIZE;
     let mut runs: Vec<PageRange> = Vec::new();
-    let mut page = within.start / step * step;
+    let mut page = within.start / unit * unit;
     while page < within.end() {
         let mut entry = [0; 8];
         map.read_exact_at(&mut entry, (base / PAGE_SIZE + page) * 8)?;
         let present = u64::from_le_bytes(entry) & PRESENT_OR_SWAPPED != 0;
         if (present || carried.contains(page))
-            && let Some(run) = PageRange::new(page, step).intersection(within)
+            && let Some(run) = PageRange::new(page, unit).intersection(within)
         {
             match runs.last_mut() {
                 Some(last) if last.end() == run.start => last.count += run.count,
                 _ => runs.push(run),
             }
         }
-        page += step;
+        page += unit;
     }
     Ok(runs)
 }

@@ -127,7 +127,7 @@ fn receive(
             true => How::Lazy,
             false => How::Eager,
         };
-        let file = OpenFile::open(origin, name, terms, Some(how), clock)?;
+        let file = OpenFile::open(origin, name, terms, Some(how), clock, monitor.config.backing)?;
         monitor.restore(file, monitor.config.paused, keep_waiting, false)
     };
     let given = match &address {

@@ -47,9 +47,9 @@ impl Machine {
         // First what is most likely to be missing.
         let hypervisor = Hypervisor::open().map_err(|e| Error::new(e.code(), e.to_string()))?;
         let file = match &config.boot {
-            BootSource::Restore(restore) => Some(OpenFile::of(restore)?),
+            BootSource::Restore(restore) => Some(OpenFile::of(restore, config.backing)?),
             BootSource::Incoming(Incoming::At(Address::File(path))) => {
-                Some(OpenFile::of(&Restore::of(path.clone()))?)
+                Some(OpenFile::of(&Restore::of(path.clone()), config.backing)?)
             }
             _ => None,
         };

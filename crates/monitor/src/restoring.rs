@@ -3,6 +3,7 @@
 use crate::arrival::{Arrivals, Arrived};
 use crate::monitor::Monitor;
 use crate::{Ending, Error, MachineName};
+use memory::Backing;
 use memory::userfault::{Userfault, UserfaultError};
 use motion::restore::{Claimant, How, Phase, RestoreJob, RestoreOptions, Terms, admit};
 use motion::{Progress, Report, Status};
@@ -49,14 +50,14 @@ pub(crate) struct OpenFile {
 
 impl OpenFile {
     /// Opens the file of a `restore`.
-    pub fn of(restore: &Restore) -> Result<Self, Error> {
+    pub fn of(restore: &Restore, backing: Option<Backing>) -> Result<Self, Error> {
         let Restore { file, offset, terms, how, clock } = restore;
         let name = match offset {
             0 => file.display().to_string(),
             _ => format!("{} (at {offset})", file.display()),
         };
         let origin = Origin::Path { path: file.clone(), offset: *offset };
-        Self::open(origin, name, *terms, *how, *clock)
+        Self::open(origin, name, *terms, *how, *clock, backing)
     }
 
     /// Opens a snapshot, and says what is against taking a guest out of it.
@@ -66,6 +67,7 @@ impl OpenFile {
         terms: Terms,
         how: Option<How>,
         clock: GuestClock,
+        backing: Option<Backing>,
     ) -> Result<Self, Error> {
         let fail = |code, why: String| {
             // What is wrong with a file names it.
@@ -76,7 +78,8 @@ impl OpenFile {
         let reader = Reader::open(origin, true).map_err(motion::MotionError::from);
         let checked = reader.and_then(|reader| admit(&reader, terms).map(|_| reader));
         let reader = checked.map_err(|e| fail(e.code, e.why))?;
-        let how = when_to_fill(how).map_err(|e| fail(Code::Unsupported, e.to_string()))?;
+        let how = when_to_fill(how, backing.unwrap_or(reader.header().backing))
+            .map_err(|e| fail(Code::Unsupported, e.to_string()))?;
         Ok(Self { reader, name, terms, how, clock })
     }
 
@@ -86,10 +89,12 @@ impl OpenFile {
     }
 }
 
-/// While the guest runs, unless it was said otherwise, or cannot be.
-fn when_to_fill(how: Option<How>) -> Result<How, UserfaultError> {
+/// While the guest runs, unless it was said otherwise, or cannot be. Who waits for a page of 1 GiB
+/// waits for all of it, so that it has to be asked for.
+fn when_to_fill(how: Option<How>, backing: Backing) -> Result<How, UserfaultError> {
     match (how, Userfault::check(None)) {
         (Some(How::Eager), _) => Ok(How::Eager),
+        (None, _) if backing == Backing::Huge1G => Ok(How::Eager),
         (_, Ok(())) => Ok(How::Lazy),
         (Some(How::Lazy), Err(e)) => Err(e),
         (None, Err(e)) => {

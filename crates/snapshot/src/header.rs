@@ -165,13 +165,12 @@ fn backing_number(backing: Backing) -> u32 {
         Backing::Small => 0,
         Backing::Transparent => 1,
         Backing::Huge2M => 2,
+        Backing::Huge1G => 3,
     }
 }
 
 fn backing_of(number: u32) -> Option<Backing> {
-    [Backing::Small, Backing::Transparent, Backing::Huge2M]
-        .into_iter()
-        .find(|backing| backing_number(*backing) == number)
+    Backing::ALL.into_iter().find(|backing| backing_number(*backing) == number)
 }
 
 /// The header page as it stands in the file: readable whatever version wrote it. Numbers of which
@@ -376,7 +375,7 @@ pub(crate) mod tests {
                 machine: Uuid::from_u128(ids.0),
                 snapshot: Uuid::from_u128(ids.1),
                 name, builder, taken,
-                backing: [Backing::Small, Backing::Transparent, Backing::Huge2M][usize::from(save)],
+                backing: if save { Backing::Huge2M } else { Backing::Huge1G },
                 ..header(ram * PAGE_SIZE)
             };
             let page = HeaderPage::decode(&header.page(pages_offset).unwrap()).unwrap();

@@ -1,6 +1,6 @@
 //! How much memory the host has left for another guest.
 
-use memory::{Backing, HUGE_2M};
+use memory::{Backing, HugePool};
 use std::path::{Path, PathBuf};
 
 /// The host's files that tell it; other ones in tests.
@@ -39,8 +39,8 @@ impl Available {
 
     /// Whether `size` bytes of guest RAM are more than there is.
     pub fn shortage(&self, size: u64, backing: Backing) -> Option<Shortage> {
-        if backing == Backing::Huge2M {
-            return self.huge_shortage(size);
+        if let Some(pool) = backing.pool() {
+            return self.huge_shortage(size, pool);
         }
         let bounds = [self.host(), self.cgroup()];
         let least = bounds.into_iter().flatten().min_by_key(|bound| bound.bytes)?;
@@ -50,16 +50,15 @@ impl Available {
         })
     }
 
-    fn huge_shortage(&self, size: u64) -> Option<Shortage> {
-        let pool = Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB");
-        let read = |name: &str| self.number(pool.join(name)).unwrap_or(0);
-        let needed = size / HUGE_2M;
+    fn huge_shortage(&self, size: u64, pool: HugePool) -> Option<Shortage> {
+        let read = |name: &str| self.number(Path::new(&pool.folder()).join(name)).unwrap_or(0);
+        let needed = size / pool.page_size();
         let free = read("free_hugepages").saturating_sub(read("resv_hugepages"));
         (free < needed).then(|| Shortage {
-            why: format!("its RAM is {needed} huge pages of 2 MiB, and {free} are free"),
+            why: format!("its RAM is {needed} huge pages of {pool}, and {free} are free"),
             advice: format!(
-                "sysctl vm.nr_hugepages={}, or give --hugepages off or thp here",
-                read("nr_hugepages") + needed - free
+                "{}, or give --hugepages off or thp here",
+                pool.advice(read("nr_hugepages") + needed - free)
             ),
         })
     }

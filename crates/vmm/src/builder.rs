@@ -123,7 +123,7 @@ impl Builder {
         let refuse =
             |Shortage { why, advice }| Refusal::new(Code::InsufficientMemory, "ram", why, advice);
         // Huge pages are reserved, so that there is nothing to overcommit.
-        let overcommit = self.wishes.overcommit && *backing != Backing::Huge2M;
+        let overcommit = self.wishes.overcommit && backing.pool().is_none();
         shortage.filter(|_| !overcommit).map(refuse).into_iter().collect()
     }
 

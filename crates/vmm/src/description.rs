@@ -31,7 +31,7 @@ pub struct SavedMachine {
     /// Size of its RAM in bytes.
     #[n(2)]
     pub memory: u64,
-    /// What backs its RAM: `off`, `thp`, `2M`.
+    /// What backs its RAM: `off`, `thp`, `2M`, `1G`.
     #[n(3)]
     pub backing: String,
     /// How many vCPUs it has.

@@ -3,7 +3,7 @@
 mod abi;
 mod open;
 
-use crate::{Backing, GuestRam, HUGE_2M, PAGE_SIZE, PageRange};
+use crate::{GuestRam, PAGE_SIZE, PageRange};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub use open::UserfaultError;
 /// Somebody waits for a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// The page; the first of the huge page with [`Backing::Huge2M`].
+    /// The page; the first of the huge page where RAM is of such.
     pub page: u64,
     /// It is to be written.
     pub write: bool,
@@ -59,9 +59,9 @@ impl Userfault {
     ) -> Result<Self, UserfaultError> {
         let fd = open::open(device)?;
         let mut features = abi::FEATURE_THREAD_ID;
-        features |= match ram.backing() {
-            Backing::Small | Backing::Transparent => abi::FEATURE_MISSING_SHMEM,
-            Backing::Huge2M => abi::FEATURE_MISSING_HUGETLBFS,
+        features |= match ram.backing().pool() {
+            None => abi::FEATURE_MISSING_SHMEM,
+            Some(_) => abi::FEATURE_MISSING_HUGETLBFS,
         };
         abi::shake_hands(fd.as_fd(), features).map_err(UserfaultError::Features)?;
         Ok(Self { fd, ram })
@@ -81,13 +81,10 @@ impl Userfault {
         &self.ram
     }
 
-    /// The pages that can only be provided together: [`Backing::Huge2M`] has 512.
+    /// How many pages can only be provided together: [`Backing::unit`](crate::Backing::unit).
     #[must_use]
     pub fn unit(&self) -> u64 {
-        match self.ram.backing() {
-            Backing::Small | Backing::Transparent => 1,
-            Backing::Huge2M => HUGE_2M / PAGE_SIZE,
-        }
+        self.ram.backing().unit()
     }
 
     /// From now on whoever touches a page of `range` that is missing waits for it. Whole units.

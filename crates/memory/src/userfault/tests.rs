@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Filling, PageSet};
+use crate::{Backing, Filling, PageSet};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};

@@ -16,9 +16,9 @@ pub struct Outside {
     /// What to call it [default: after its guest, or as it was called]
     #[arg(long)]
     pub name: Option<MachineName>,
-    /// What backs the RAM: pages of 4 KiB, transparent huge pages, or reserved ones of 2 MiB
+    /// What backs the RAM: pages of 4 KiB, transparent huge pages, or reserved ones of 2 MiB or 1 GiB
     /// [default: off, or as it was]
-    #[arg(long, value_name = "off|thp|2M")]
+    #[arg(long, value_name = "off|thp|2M|1G")]
     pub hugepages: Option<Backing>,
     /// Where its serial line goes [default: stdio, or off with --detach]
     #[arg(long, value_name = "stdio|pty|file:PATH|unix:PATH|off")]

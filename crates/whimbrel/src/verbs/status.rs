@@ -63,6 +63,7 @@ fn machine_rows(view: &MachineView) -> Vec<Vec<String>> {
             "off" => "pages of 4 KiB",
             "thp" => "transparent huge pages",
             "2M" => "pages of 2 MiB",
+            "1G" => "pages of 1 GiB",
             other => other,
         };
         row("memory", format!("{size} in {pages}, {touched} of it touched"));

@@ -16,7 +16,7 @@ pub struct Floor {
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     memory: Size,
     /// What backs it
-    #[arg(long, value_name = "off|thp|2M", default_value = "off")]
+    #[arg(long, value_name = "off|thp|2M|1G", default_value = "off")]
     hugepages: Backing,
     /// How many processors the guest has
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -216,6 +216,7 @@ fn memory(page: &HeaderPage, reader: &Result<Reader, MotionError>) -> String {
         Some("off") => "pages of 4 KiB",
         Some("thp") => "transparent huge pages",
         Some("2M") => "pages of 2 MiB",
+        Some("1G") => "pages of 1 GiB",
         Some(other) => other,
         None => "pages of an unknown kind",
     };

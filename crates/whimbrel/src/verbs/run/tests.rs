@@ -80,7 +80,7 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         ("--guest clock --memory lots", "64M, 2G"),
         ("--guest clock --cpus 0", "1..=64"),
         ("--guest clock --cpus 65", "1..=64"),
-        ("--guest clock --hugepages 1G", "2M, thp or off"),
+        ("--guest clock --hugepages 4M", "1G, 2M, thp or off"),
         ("--guest clock --console tty", "stdio, pty"),
         ("--guest clock --console file:", "needs a path"),
         ("--guest clock --qmp /x", "starts with unix:"),
