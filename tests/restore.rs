@@ -329,3 +329,61 @@ fn a_restored_guest_moves_and_is_saved_like_any_other() {
     let file = save(&host, &mut destination, "c.save");
     host.restore("d", &file, &[]).check_all();
 }
+
+#[test]
+fn copies_share_a_mapped_file_and_each_goes_its_own_way() {
+    let host = Host::new();
+    let file = copied(&host, "golden");
+    let names = ["a", "b", "c"];
+    let copies: Vec<_> =
+        names.iter().map(|name| host.restore(name, &file, &["--mmap", "--clone"])).collect();
+    for (name, copy) in names.iter().zip(&copies) {
+        copy.check_all();
+        let restore = report(&host, name)["restore"].clone();
+        assert_eq!(restore["how"], "mmap");
+        assert_eq!(restore["verified_pages"], open(&file).present().count());
+    }
+    // What they write is in none of the others, and not in the file.
+    host.ok(&["inspect", &file, "--verify"]);
+    // One can be moved, saved and reset like any other.
+    let (there, address) = host.incoming("there", &[]);
+    let moved = host.migrate("a", &address, &[]);
+    assert_eq!(moved["status"], "completed", "{moved:#}");
+    there.check_all();
+    let mut copies = copies.into_iter().skip(1);
+    let mut saved = copies.next().unwrap();
+    let after = save(&host, &mut saved, "b.save");
+    host.restore("b2", &after, &[]).check_all();
+    let reset = copies.next().unwrap();
+    let boots = reset.lines().iter().filter(|line| line.contains("HELLO")).count();
+    host.qmp("c", "system_reset", "{}");
+    wait("another boot", || {
+        (reset.lines().iter().filter(|line| line.contains("HELLO")).count() > boots).then_some(())
+    });
+    reset.check_all();
+}
+
+#[test]
+fn a_mapped_file_that_is_cut_short_stops_the_guest_for_good() {
+    let host = Host::new();
+    let file = copied(&host, "golden");
+    let length = std::fs::metadata(&file).unwrap().len();
+    let machine = host.restore("a", &file, &["--mmap", "--no-verify"]);
+    machine.wait_for("CLOCK", |_| true);
+    let handle = File::options().write(true).open(&file).unwrap();
+    handle.set_len(4 << 20).unwrap();
+    // Where the guest has it read in full, it stops at a page that it has not written yet; an access
+    // that KVM makes for the guest ends it.
+    machine.type_byte(b'?');
+    wait("the guest to stop", || {
+        let state = host.state("a");
+        (state != "running").then_some(())
+    });
+    handle.set_len(length).unwrap();
+    host.qmp("a", "cont", "{}");
+    wait("the guest to stop again", || (host.state("a") != "running").then_some(()));
+    let refused = host.fails(1, &["save", "a", &path(&host, "a.save")]);
+    let refused: Vec<_> = refused.split_whitespace().collect();
+    assert!(refused.join(" ").contains("golden.snapshot was cut short"), "{refused:?}");
+    host.qmp("a", "quit", "{}");
+}

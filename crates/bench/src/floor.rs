@@ -193,7 +193,8 @@ impl Bench<'_> {
 
     fn hand_over(&self, from: Vm, follower: &mut Follower) -> Result<(Vm, Stages), FloorError> {
         let Options { memory, backing, .. } = *self.options;
-        let file = from.ram().file().try_clone_to_owned()?;
+        let file =
+            from.ram().file().expect("a machine that was booted has one").try_clone_to_owned()?;
         let to = self.vm(GuestRam::from_file(file, memory, backing, None)?)?;
         // Whatever the guest saw while the second machine was built has been said by now.
         std::thread::sleep(Duration::from_millis(150));

@@ -4,8 +4,8 @@ use crate::PageRange;
 use std::fmt::Debug;
 use std::io;
 
-/// What brings pages into RAM while the guest runs already; see
-/// [`GuestRam::set_filling`](crate::GuestRam::set_filling).
+/// What brings pages into RAM while the guest runs already: see
+/// [`GuestRam::set_filling`](crate::GuestRam::set_filling), and [`GuestRam::over`](crate::GuestRam::over).
 ///
 /// A page that has not come looks as if it had never been touched, and reads as zero through the
 /// memory file. So whoever looks at RAM by way of the file asks here first.

@@ -7,7 +7,9 @@
 mod backing;
 mod dirty;
 mod filling;
+mod image;
 mod layout;
+mod mapping;
 mod page;
 mod ram;
 mod set;
@@ -17,6 +19,7 @@ pub mod userfault;
 pub use backing::{Backing, HugePool};
 pub use dirty::{DirtyLog, DirtyLogError};
 pub use filling::Filling;
+pub use image::RamImage;
 pub use layout::{HIGH_RAM, Layout, LayoutError, PCI_HOLE, Region};
 pub use page::{HUGE_1G, HUGE_2M, PAGE_SIZE, PageRange};
 pub use ram::{GuestMemory, GuestRam, RamError};

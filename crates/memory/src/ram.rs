@@ -1,11 +1,12 @@
-//! Guest RAM on a sealed memory file.
+//! Guest RAM on a sealed memory file, or over a file of others.
 
+use crate::mapping::{Mapping, Store, copy_own};
 use crate::{
-    Backing, Filling, HUGE_2M, HugePool, Layout, LayoutError, PAGE_SIZE, PageRange, PageSet,
+    Backing, Filling, HugePool, Layout, LayoutError, PAGE_SIZE, PageRange, PageSet, RamImage,
     touched,
 };
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::Advice;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -69,7 +70,8 @@ pub enum RamError {
     },
 }
 
-/// All RAM of one machine: a sealed memory file, mapped once as a whole.
+/// All RAM of one machine: a sealed memory file, mapped once as a whole; or the pages of a file that
+/// has them already, mapped so that what is written stays here.
 ///
 /// Pages of which it is not known that they were touched are read through the file
 /// ([`GuestRam::read`]): a read through the mapping would allocate the page, and cost would follow
@@ -79,7 +81,7 @@ pub struct GuestRam {
     // Declared before `mapping`: it points into it.
     memory: GuestMemory,
     mapping: Mapping,
-    file: File,
+    store: Store,
     layout: Layout,
     backing: Backing,
     /// What was touched and the kernel cannot tell; see [`GuestRam::touched`].
@@ -88,69 +90,6 @@ pub struct GuestRam {
     known: Mutex<PageSet>,
     /// What brings in pages that are yet to come.
     filling: RwLock<Option<Arc<dyn Filling>>>,
-}
-
-/// One mapping of a whole RAM file, unmapped when dropped.
-#[derive(Debug)]
-struct Mapping {
-    base: *mut libc::c_void,
-    length: usize,
-}
-
-// SAFETY: the pointer is only an address; whoever goes through it uses volatile accesses of
-// vm-memory, which allow for other threads (and the guest) to access it at the same time.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `Mapping::new` and everything that points into it is
-        // dropped before it, by the order of the fields of `GuestRam`.
-        let _ = unsafe { rustix::mm::munmap(self.base, self.length) };
-    }
-}
-
-impl Mapping {
-    /// Maps all of `file` at an address that is a multiple of 2 MiB, or of a larger page of
-    /// `backing`, so that huge pages fit both the guest's and the host's page tables.
-    fn new(file: &File, length: usize, backing: Backing) -> io::Result<Self> {
-        let align = backing.page_size().max(HUGE_2M);
-        let align = usize::try_from(align).expect("a page fits into usize");
-        // SAFETY: an anonymous reservation at an address of the kernel's choice.
-        let reserved = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                length + align,
-                ProtFlags::empty(),
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        }?;
-        let skip = reserved.align_offset(align);
-        let base = reserved.wrapping_byte_add(skip);
-        // SAFETY: what lies before and behind the aligned part of our own reservation, which
-        // nothing uses.
-        unsafe {
-            if skip > 0 {
-                rustix::mm::munmap(reserved, skip)?;
-            }
-            rustix::mm::munmap(base.wrapping_byte_add(length), align - skip)?;
-        }
-        let mapping = Self { base, length };
-        // SAFETY: replaces our own reservation; the file has `length` bytes and is sealed against
-        // shrinking, so that no access can end in SIGBUS for want of a file.
-        unsafe {
-            rustix::mm::mmap(
-                base,
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::FIXED,
-                file,
-                0,
-            )
-        }?;
-        Ok(mapping)
-    }
 }
 
 impl GuestRam {
@@ -177,7 +116,22 @@ impl GuestRam {
         rustix::fs::ftruncate(&file, size).map_err(system("sizing its memory file"))?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals).map_err(system("sealing its memory file"))?;
-        Self::map(file, layout, backing)
+        Self::map(Store::File(file), layout, backing)
+    }
+
+    /// RAM that begins as what `image` holds. Pages are read from its file when they are touched, and
+    /// shared with everybody else who does so until they are written.
+    ///
+    /// It has pages of 4 KiB, no memory file, and depends on the image for as long as it lives:
+    /// [`Self::filling`] says whether that can still be had.
+    ///
+    /// # Errors
+    /// [`RamError`] when it is laid out as no machine's RAM is, or cannot be mapped.
+    pub fn over(image: Arc<RamImage>) -> Result<Self, RamError> {
+        let layout = Layout::new(image.size(), PAGE_SIZE)?;
+        let ram = Self::map(Store::Image(image.clone()), layout, Backing::Small)?;
+        ram.set_filling(Some(image));
+        Ok(ram)
     }
 
     /// Takes over the memory file of a machine that ran elsewhere on this host. `touched` is what
@@ -200,19 +154,19 @@ impl GuestRam {
         if found != size {
             return Err(RamError::WrongFile { found, expected: size });
         }
-        let ram = Self::map(file, layout, backing)?;
+        let ram = Self::map(Store::File(file), layout, backing)?;
         if let Some(set) = touched.filter(|t| t.pages() == ram.pages()) {
             *ram.carried.lock().expect("no one panics while holding it") = set;
         }
         Ok(ram)
     }
 
-    fn map(file: File, layout: Layout, backing: Backing) -> Result<Self, RamError> {
+    fn map(store: Store, layout: Layout, backing: Backing) -> Result<Self, RamError> {
         let size = layout.size();
         let fail = |action| move |source| RamError::System { action, size, source };
         let length = usize::try_from(size).map_err(|_| LayoutError::TooLarge(size))?;
         let mapping =
-            Mapping::new(&file, length, backing).map_err(fail("mapping its memory file"))?;
+            Mapping::new(&store, length, backing).map_err(fail("mapping its memory file"))?;
         if backing == Backing::Transparent {
             // SAFETY: advice on our own mapping; it changes no contents.
             unsafe { rustix::mm::madvise(mapping.base, length, Advice::LinuxHugepage) }
@@ -244,7 +198,7 @@ impl GuestRam {
         Ok(Self {
             memory,
             mapping,
-            file,
+            store,
             layout,
             backing,
             carried,
@@ -277,10 +231,22 @@ impl GuestRam {
         &self.memory
     }
 
-    /// The memory file.
+    /// The memory file, unless RAM was begun [over](Self::over) a file of others.
     #[must_use]
-    pub fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        match &self.store {
+            Store::File(file) => Some(file.as_fd()),
+            Store::Image(_) => None,
+        }
+    }
+
+    /// What RAM was begun [over](Self::over).
+    #[must_use]
+    pub fn image(&self) -> Option<&Arc<RamImage>> {
+        match &self.store {
+            Store::File(_) => None,
+            Store::Image(image) => Some(image),
+        }
     }
 
     /// The address in this process at which the memory file is mapped as a whole; a KVM memory slot
@@ -320,8 +286,47 @@ impl GuestRam {
         if buffer.len() as u64 != range.bytes() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.bring(range)?;
-        self.file.read_exact_at(buffer, range.offset())
+        match &self.store {
+            Store::File(file) => {
+                self.bring(range)?;
+                file.read_exact_at(buffer, range.offset())
+            }
+            Store::Image(_) => {
+                buffer.fill(0);
+                for run in self.touched(range)? {
+                    let from = usize::try_from((run.start - range.start) * PAGE_SIZE);
+                    let part = buffer[from.map_err(io::Error::other)?..]
+                        .split_at_mut(usize::try_from(run.bytes()).map_err(io::Error::other)?);
+                    self.copy(run, part.0)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies pages that were touched, as they are in the mapping. Waits for those that are yet to
+    /// come, however long that takes.
+    ///
+    /// # Errors
+    /// That a page cannot be had, where others can cut the file short; `InvalidInput` when the run or
+    /// the buffer is out of bounds.
+    pub fn copy(&self, range: PageRange, buffer: &mut [u8]) -> io::Result<()> {
+        let slice = self.slice(range)?;
+        if buffer.len() != slice.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        match &self.store {
+            Store::File(_) => {
+                slice.copy_to(buffer);
+                Ok(())
+            }
+            // By the kernel, for which a page that cannot be had is an error and not a signal.
+            Store::Image(image) => {
+                let copied = copy_own(slice.ptr_guard().as_ptr(), buffer);
+                // What was copied of a file that is being cut short is not to be used.
+                image.check().and(copied)
+            }
+        }
     }
 
     /// The pages themselves, for those who fill them before the guest runs, or look at pages that
@@ -347,13 +352,17 @@ impl GuestRam {
     /// `InvalidInput` when the page is out of bounds.
     pub fn is_zero(&self, page: u64) -> io::Result<bool> {
         const ZERO: [u8; 4096] = [0; 4096];
+        let mut bytes = [0; 4096];
+        if self.image().is_some() {
+            self.copy(PageRange::new(page, 1), &mut bytes)?;
+            return Ok(bytes == ZERO);
+        }
         let slice = self.slice(PageRange::new(page, 1))?;
         // Most pages that are not zero show it at once.
         let first = slice.load::<u64>(0, Ordering::Relaxed).map_err(io::Error::other)?;
         if first != 0 {
             return Ok(false);
         }
-        let mut bytes = [0; 4096];
         slice.copy_to(&mut bytes);
         Ok(bytes == ZERO)
     }
@@ -410,12 +419,15 @@ impl GuestRam {
     /// What the kernel said; `InvalidInput` when the run is out of bounds.
     pub fn resident(&self, within: PageRange) -> io::Result<Vec<PageRange>> {
         self.check(within)?;
-        match self.backing {
-            Backing::Small | Backing::Transparent => {
-                let mut known = self.known.lock().expect("no one panics while holding it");
-                touched::by_seek(&self.file, within, &mut known)
+        match (&self.store, self.backing) {
+            (Store::Image(image), _) => {
+                touched::by_ownership(self.host_base(), within, image.present())
             }
-            Backing::Huge2M | Backing::Huge1G => {
+            (Store::File(file), Backing::Small | Backing::Transparent) => {
+                let mut known = self.known.lock().expect("no one panics while holding it");
+                touched::by_seek(file, within, &mut known)
+            }
+            (Store::File(_), Backing::Huge2M | Backing::Huge1G) => {
                 let carried = self.carried.lock().expect("no one panics while holding it");
                 touched::by_page_map(self.host_base(), within, self.backing.unit(), &carried)
             }
@@ -426,10 +438,11 @@ impl GuestRam {
     /// making RAM anew costs more than it is used.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// What the kernel said; `Unsupported` for RAM that was begun over a file.
     pub fn clear(&mut self) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&self.file, flags, 0, self.layout.size())?;
+        let file = self.file().ok_or(io::ErrorKind::Unsupported)?;
+        rustix::fs::fallocate(file, flags, 0, self.layout.size())?;
         // What was known of the pages went with them.
         self.carried = Mutex::new(PageSet::new(self.pages()));
         self.known = Mutex::new(PageSet::new(self.pages()));
@@ -548,11 +561,11 @@ mod tests {
     #[test]
     fn the_file_cannot_change_its_size() {
         let ram = GuestRam::new(16 << 20, Backing::Small).unwrap();
-        assert!(rustix::fs::ftruncate(ram.file(), 1 << 20).is_err());
-        assert!(rustix::fs::ftruncate(ram.file(), 32 << 20).is_err());
+        assert!(rustix::fs::ftruncate(ram.file().unwrap(), 1 << 20).is_err());
+        assert!(rustix::fs::ftruncate(ram.file().unwrap(), 32 << 20).is_err());
         assert!(matches!(
             GuestRam::from_file(
-                ram.file().try_clone_to_owned().unwrap(),
+                ram.file().unwrap().try_clone_to_owned().unwrap(),
                 32 << 20,
                 Backing::Small,
                 None
@@ -565,7 +578,7 @@ mod tests {
     fn a_second_mapping_of_the_file_sees_the_same_pages() {
         let ram = GuestRam::new(16 << 20, Backing::Small).unwrap();
         ram.memory().write_obj(42u64, GuestAddress(4096)).unwrap();
-        let fd = ram.file().try_clone_to_owned().unwrap();
+        let fd = ram.file().unwrap().try_clone_to_owned().unwrap();
         let other = GuestRam::from_file(fd, 16 << 20, Backing::Small, None).unwrap();
         assert_eq!(other.memory().read_obj::<u64>(GuestAddress(4096)).unwrap(), 42);
         assert_eq!(touched(&other), [PageRange::new(1, 1)]);

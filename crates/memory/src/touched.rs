@@ -87,6 +87,39 @@ pub(crate) fn by_page_map(
     Ok(runs)
 }
 
+/// Asks the page map of the private mapping of a file at `base` which pages were written, and are this
+/// process's own by now; to which `begun`, what the file has, is added.
+pub(crate) fn by_ownership(
+    base: u64,
+    within: PageRange,
+    begun: &PageSet,
+) -> io::Result<Vec<PageRange>> {
+    const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
+    const OF_A_FILE: u64 = 1 << 61;
+    const ENTRIES: u64 = 512;
+    let is_own = |entry: u64| entry & PRESENT_OR_SWAPPED != 0 && entry & OF_A_FILE == 0;
+    let map = File::open("/proc/self/pagemap")?;
+    let mut entries = Vec::new();
+    let mut runs: Vec<PageRange> = Vec::new();
+    let mut at = within.start;
+    while at < within.end() {
+        let count = ENTRIES.min(within.end() - at);
+        entries.resize(usize::try_from(count * 8).map_err(io::Error::other)?, 0);
+        map.read_exact_at(&mut entries, (base / PAGE_SIZE + at) * 8)?;
+        for (page, entry) in (at..).zip(entries.as_chunks().0) {
+            if !begun.contains(page) && !is_own(u64::from_le_bytes(*entry)) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(last) if last.end() == page => last.count += 1,
+                _ => runs.push(PageRange::new(page, 1)),
+            }
+        }
+        at += count;
+    }
+    Ok(runs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

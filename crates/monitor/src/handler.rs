@@ -1,7 +1,7 @@
 //! QMP's commands, each handed to whoever knows what it means.
 
 use crate::monitor::Monitor;
-use crate::restoring::OpenFile;
+use crate::restoring::{Manner, OpenFile};
 use crate::{Ending, Error, How, Terms};
 use devices::lock;
 use links::Descriptors;
@@ -123,11 +123,13 @@ fn receive(
             RestoreClock::Continue => GuestClock::Continue,
             RestoreClock::Realtime => GuestClock::Realtime,
         };
-        let how = match monitor.state().capabilities.postcopy_ram {
-            true => How::Lazy,
-            false => How::Eager,
+        let how = match (incoming.mmap, monitor.state().capabilities.postcopy_ram) {
+            (true, _) => How::Mapped,
+            (false, true) => How::Lazy,
+            (false, false) => How::Eager,
         };
-        let file = OpenFile::open(origin, name, terms, Some(how), clock, monitor.config.backing)?;
+        let manner = Manner { terms, how: Some(how), verify: incoming.verify, clock };
+        let file = OpenFile::open(origin, name, manner, monitor.config.backing)?;
         monitor.restore(file, monitor.config.paused, keep_waiting, false)
     };
     let given = match &address {

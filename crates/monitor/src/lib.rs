@@ -33,7 +33,7 @@ pub use handovers::on_record;
 pub use machine::Machine;
 pub use motion::restore::{How, Terms};
 pub use name::{MachineName, NameError};
-pub use restoring::Restore;
+pub use restoring::{Manner, Restore};
 pub use runtime::{Claim, RUNTIME_DIR, RuntimeDir};
 pub use signals::{Signals, Woken};
 pub use view::{MachineView, MemoryView};

@@ -22,19 +22,34 @@ pub struct Restore {
     pub file: PathBuf,
     /// Where in it the snapshot begins, in bytes.
     pub offset: u64,
+    /// How the guest is taken out of it.
+    pub manner: Manner,
+}
+
+/// How a guest is taken out of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manner {
     /// On what terms.
     pub terms: Terms,
     /// When RAM is filled; by default while the guest runs, where that can be done.
     pub how: Option<How>,
+    /// Where RAM is mapped: whether all of it is checked before the guest runs.
+    pub verify: bool,
     /// What becomes of the guest's clocks.
     pub clock: GuestClock,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { terms: Terms::AsSaved, how: None, verify: true, clock: GuestClock::Continue }
+    }
 }
 
 impl Restore {
     /// The guest in this file, as it was saved.
     #[must_use]
     pub fn of(file: PathBuf) -> Self {
-        Self { file, offset: 0, terms: Terms::AsSaved, how: None, clock: GuestClock::Continue }
+        Self { file, offset: 0, manner: Manner::default() }
     }
 }
 
@@ -43,30 +58,27 @@ pub(crate) struct OpenFile {
     reader: Reader,
     /// What to call it.
     name: String,
-    terms: Terms,
+    manner: Manner,
     how: How,
-    clock: GuestClock,
 }
 
 impl OpenFile {
     /// Opens the file of a `restore`.
     pub fn of(restore: &Restore, backing: Option<Backing>) -> Result<Self, Error> {
-        let Restore { file, offset, terms, how, clock } = restore;
+        let Restore { file, offset, manner } = restore;
         let name = match offset {
             0 => file.display().to_string(),
             _ => format!("{} (at {offset})", file.display()),
         };
         let origin = Origin::Path { path: file.clone(), offset: *offset };
-        Self::open(origin, name, *terms, *how, *clock, backing)
+        Self::open(origin, name, *manner, backing)
     }
 
     /// Opens a snapshot, and says what is against taking a guest out of it.
     pub fn open(
         origin: Origin,
         name: String,
-        terms: Terms,
-        how: Option<How>,
-        clock: GuestClock,
+        manner: Manner,
         backing: Option<Backing>,
     ) -> Result<Self, Error> {
         let fail = |code, why: String| {
@@ -74,13 +86,15 @@ impl OpenFile {
             let why = why.strip_prefix(&format!("{name}: ")).unwrap_or(&why);
             Error::new(code, format!("cannot restore {name}: {why}"))
         };
-        // What was saved is seldom still in the page cache, and nobody needs it twice.
-        let reader = Reader::open(origin, true).map_err(motion::MotionError::from);
-        let checked = reader.and_then(|reader| admit(&reader, terms).map(|_| reader));
+        // What was saved is seldom still in the page cache, and nobody needs it twice, unless it is
+        // mapped from there.
+        let direct = manner.how != Some(How::Mapped);
+        let reader = Reader::open(origin, direct).map_err(motion::MotionError::from);
+        let checked = reader.and_then(|reader| admit(&reader, manner.terms).map(|_| reader));
         let reader = checked.map_err(|e| fail(e.code, e.why))?;
-        let how = when_to_fill(how, backing.unwrap_or(reader.header().backing))
+        let how = when_to_fill(manner.how, backing.unwrap_or(reader.header().backing))
             .map_err(|e| fail(Code::Unsupported, e.to_string()))?;
-        Ok(Self { reader, name, terms, how, clock })
+        Ok(Self { reader, name, manner, how })
     }
 
     /// What the machine was called when it was saved.
@@ -93,7 +107,7 @@ impl OpenFile {
 /// waits for all of it, so that it has to be asked for.
 fn when_to_fill(how: Option<How>, backing: Backing) -> Result<How, UserfaultError> {
     match (how, Userfault::check(None)) {
-        (Some(How::Eager), _) => Ok(How::Eager),
+        (Some(how @ (How::Eager | How::Mapped)), _) => Ok(how),
         (None, _) if backing == Backing::Huge1G => Ok(How::Eager),
         (_, Ok(())) => Ok(How::Lazy),
         (Some(How::Lazy), Err(e)) => Err(e),
@@ -158,6 +172,14 @@ impl Monitor {
         let doing = format!("cannot restore {} as `{}`", file.name, self.name);
         let fail = |code, why: String| Error::new(code, format!("{doing}: {why}"));
         let config = &self.config;
+        let image = match file.how {
+            How::Eager | How::Lazy => None,
+            How::Mapped => {
+                let image = file.reader.image().map_err(motion::MotionError::from);
+                Some(Arc::new(image.map_err(|e| fail(e.code, e.why))?))
+            }
+        };
+        let Manner { terms, verify, clock, .. } = file.manner;
         let wishes = Wishes {
             name: Some(self.name.to_string()),
             backing: config.backing,
@@ -165,8 +187,9 @@ impl Monitor {
             memory: config.memory,
             vcpus: config.cpus.map(Into::into),
             overcommit: config.overcommit,
-            clone: (file.terms == Terms::Clone).then(Uuid::new_v4),
-            clock: file.clock,
+            clone: (terms == Terms::Clone).then(Uuid::new_v4),
+            clock,
+            image,
         };
         let console = self.clone();
         let consoles = Box::new(move || console.open_console());
@@ -174,8 +197,9 @@ impl Monitor {
         let arrivals = Arc::new(Arrivals::new(builder, Arc::downgrade(self)));
         let observer = Arc::new(Arrived::new(self, arrivals.clone()));
         let options = RestoreOptions {
-            terms: file.terms,
+            terms,
             how: file.how,
+            verify,
             paused,
             claimant: claimant(),
             threads: RestoreOptions::usual_threads(),

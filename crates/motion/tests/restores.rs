@@ -148,6 +148,7 @@ fn options() -> RestoreOptions {
         terms: Terms::AsSaved,
         how: How::Eager,
         paused: false,
+        verify: true,
         claimant: Claimant { host: "here".to_owned(), boot: Uuid::from_u128(9) },
         threads: 3,
     }
@@ -419,4 +420,59 @@ fn progress_counts_the_pages_of_the_file() {
     let pages = saved.open().present().count_in(PageRange::new(0, saved.guest.ram().pages()));
     assert_eq!((progress.pass_pages, progress.pass_done), (pages, pages));
     assert_eq!(progress.bytes, pages * 4096);
+}
+
+fn mapped(saved: &Saved, verify: bool) -> Result<Restoring, MotionError> {
+    let image = Arc::new(saved.open().image().unwrap());
+    let builder = Builder { image: Mutex::new(Some(image)), ..Builder::default() };
+    saved.restore_with(RestoreOptions { how: How::Mapped, verify, ..options() }, builder)
+}
+
+#[test]
+fn a_mapped_guest_is_verified_whole_and_reads_what_was_saved() {
+    let saved = Saved::new(Kind::Save);
+    let restoring = mapped(&saved, true).unwrap();
+    let report = restoring.completes().restore.unwrap();
+    assert_eq!((report.how, report.verified_pages), ("mmap", saved.open().present().count()));
+    let all = PageRange::new(0, saved.guest.ram().pages());
+    let contents = |guest: &Simulated| {
+        let mut bytes = vec![0; usize::try_from(all.bytes()).unwrap()];
+        guest.ram().read(all, &mut bytes).unwrap();
+        bytes
+    };
+    let guest = restoring.guest();
+    assert!(contents(&guest) == contents(&saved.guest), "RAM is not what was saved");
+    assert!(guest.touched().into_iter().eq(saved.open().present().runs()));
+    assert!(guest.is_running());
+    // Its RAM has to be the file's.
+    let report = saved.restore(RestoreOptions { how: How::Mapped, ..again() }).unwrap().fails();
+    assert_eq!(error(&report).0, Code::Internal);
+}
+
+/// Once more.
+fn again() -> RestoreOptions {
+    RestoreOptions { terms: Terms::Reclaim, ..options() }
+}
+
+#[test]
+fn what_is_wrong_with_a_mapped_page_is_found_beforehand_unless_nobody_wants_to_know() {
+    let saved = Saved::new(Kind::Snapshot);
+    let reader = saved.open();
+    let file = File::options().write(true).open(saved.path()).unwrap();
+    // Of a page that is there, and of one that is said to be zero.
+    for (page, was) in [(3, 1), (4, 0)] {
+        assert_eq!(reader.present().contains(page), page == 3);
+        let mut byte = [0];
+        let at = reader.place_of(page) + 77;
+        File::open(saved.path()).unwrap().read_exact_at(&mut byte, at).unwrap();
+        assert_eq!(byte[0] != 0, was != 0);
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        let report = mapped(&saved, true).unwrap().fails();
+        let (code, why) = error(&report);
+        assert_eq!(code, Code::SnapshotCorrupt);
+        assert!(why.contains(&format!("page {page} ")), "{why}");
+        mapped(&saved, false).unwrap().completes();
+        file.write_all_at(&byte, at).unwrap();
+        mapped(&saved, true).unwrap().completes();
+    }
 }

@@ -129,10 +129,11 @@ impl Lane {
 
     /// Copies pages behind those in the buffer, which has room for them.
     fn copy(&mut self, ram: &GuestRam, part: PageRange) -> Result<(), WriteError> {
-        let slice = ram.slice(part).map_err(|source| WriteError::Ram { range: part, source })?;
         let from = self.filled * PAGE;
-        slice.copy_to(&mut self.buffer.as_mut_slice()[from..from + slice.len()]);
-        Ok(())
+        let room = self.buffer.as_mut_slice().get_mut(from..).unwrap_or_default();
+        let length = usize::try_from(part.bytes()).unwrap_or(usize::MAX).min(room.len());
+        ram.copy(part, &mut room[..length])
+            .map_err(|source| WriteError::Ram { range: part, source })
     }
 
     fn write_run(&mut self) -> Result<(), WriteError> {

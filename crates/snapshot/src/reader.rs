@@ -2,14 +2,14 @@
 
 use crate::buffer::Buffer;
 use crate::header::Header;
-use crate::origin::{Opened, Origin};
+use crate::origin::{Opened, Origin, io};
 use crate::peek::{Mark, Peek};
 use crate::places::{Lengths, MOST_SECTION, PAGE};
 use crate::record::Claim;
 use crate::section::SectionKind;
 use crate::tables::{Sums, Tables, sum_of};
 use crate::{Damage, ReadError, checksum};
-use memory::{HUGE_2M, PAGE_SIZE, PageRange, PageSet};
+use memory::{HUGE_2M, PAGE_SIZE, PageRange, PageSet, RamImage};
 
 /// An open snapshot: complete, with all that it says of itself checked. Pages are checked as they are
 /// read.
@@ -17,7 +17,7 @@ use memory::{HUGE_2M, PAGE_SIZE, PageRange, PageSet};
 pub struct Reader {
     pub(crate) file: Opened,
     pub(crate) header: Header,
-    pages_offset: u64,
+    pub(crate) pages_offset: u64,
     /// Where the last byte is that is needed, in the file.
     needed: u64,
     description: Vec<u8>,
@@ -116,6 +116,19 @@ impl Reader {
     #[must_use]
     pub fn place_of(&self, page: u64) -> u64 {
         self.file.storage.place(self.pages_offset.saturating_add(page.saturating_mul(PAGE_SIZE)))
+    }
+
+    /// Its pages as what RAM can begin as, without a copy. What is mapped from them is not checked.
+    ///
+    /// # Errors
+    /// [`ReadError`]: they do not begin at the start of a page of the file, or the host has no
+    /// descriptors left.
+    pub fn image(&self) -> Result<RamImage, ReadError> {
+        let file = &self.file;
+        let failed = |source| io(&file.name, "preparing to map its pages", source);
+        let fd = rustix::io::fcntl_dupfd_cloexec(file.storage.file(), 0);
+        let fd = fd.map_err(|e| failed(e.into()))?;
+        RamImage::new(fd, file.name.clone(), self.place_of(0), self.present.clone()).map_err(failed)
     }
 
     /// Reads pages into the beginning of `buffer`, and checks each. Absent ones come as zeroes.

@@ -1,9 +1,13 @@
 //! Checking all pages.
 
-use crate::ReadError;
 use crate::buffer::Buffer;
+use crate::places::PAGE;
 use crate::reader::Reader;
-use memory::PageRange;
+use crate::{ReadError, checksum};
+use memory::{PAGE_SIZE, PageRange};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
@@ -61,6 +65,50 @@ impl Reader {
         });
         faults.sort_by_key(|fault| fault.page);
         faults
+    }
+
+    /// Whether the pages that are said to be zero are so in the file, as whoever maps it sees it.
+    ///
+    /// # Errors
+    /// [`ReadError::BadPage`] for the first that is not; [`ReadError::Io`] when it cannot be read.
+    pub fn check_absent(&self) -> Result<(), ReadError> {
+        let mut buffer = Buffer::new(PIECE);
+        let mut gap = 0;
+        let pages = self.present().pages();
+        for run in self.present().runs().chain([PageRange::new(pages, 0)]) {
+            self.check_gap(gap..run.start, &mut buffer)?;
+            gap = run.end();
+        }
+        Ok(())
+    }
+
+    fn check_gap(&self, gap: Range<u64>, buffer: &mut Buffer) -> Result<(), ReadError> {
+        let Range { start: mut at, end } = gap;
+        while at < end {
+            match rustix::fs::seek(self.file.storage.file(), SeekFrom::Data(self.place_of(at))) {
+                Ok(data) => at += data.saturating_sub(self.place_of(at)) / PAGE_SIZE,
+                // Nothing but a hole from there on.
+                Err(Errno::NXIO) => return Ok(()),
+                // Where holes are not told of, all is read.
+                Err(_) => {}
+            }
+            if at >= end {
+                return Ok(());
+            }
+            let count = PIECE.min(end - at);
+            let length = usize::try_from(count).expect("a piece at most") * PAGE;
+            let bytes = &mut buffer.as_mut_slice()[..length];
+            self.file.read("reading pages", bytes, self.pages_offset + at * PAGE_SIZE)?;
+            for (page, contents) in (at..).zip(bytes.chunks_exact(PAGE)) {
+                if contents.iter().any(|byte| *byte != 0) {
+                    let (found, expected) = (checksum::of(contents), checksum::of(&[0; PAGE]));
+                    let (name, offset) = (self.file.name.clone(), self.place_of(page));
+                    return Err(ReadError::BadPage { name, page, offset, found, expected });
+                }
+            }
+            at += count;
+        }
+        Ok(())
     }
 
     /// The faults among these pages: all at once, and one by one where something is wrong.

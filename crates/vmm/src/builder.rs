@@ -13,7 +13,7 @@ use crate::vm::{self, Model, Vm};
 use devices::console::{Console, ConsoleError};
 use devices::lock;
 use kvm_bindings::kvm_cpuid_entry2;
-use memory::{Backing, GuestRam, Layout};
+use memory::{Backing, GuestRam, Layout, RamImage};
 use motion::{DestinationMachine, MachineBuilder};
 use state::{Bundle, Code, Refusal};
 use std::collections::HashSet;
@@ -45,6 +45,8 @@ pub struct Wishes {
     pub clone: Option<Uuid>,
     /// What becomes of its guest's clocks.
     pub clock: GuestClock,
+    /// Its RAM begins as what this holds, and is not filled.
+    pub image: Option<Arc<RamImage>>,
 }
 
 /// Opens the host's end of a machine's console, frozen.
@@ -93,8 +95,7 @@ impl Builder {
     }
 
     fn conflicts(&self, machine: &SavedMachine) -> Vec<Refusal> {
-        let Wishes { name: _, backing: _, uuid, memory, vcpus, overcommit: _, clone: _, clock: _ } =
-            &self.wishes;
+        let Wishes { backing, uuid, memory, vcpus, image, .. } = &self.wishes;
         let mut conflicts = Vec::new();
         let mut compare = |flag: &str, wished: Option<String>, comes: String| {
             if let Some(wished) = wished.filter(|wished| *wished != comes) {
@@ -110,6 +111,14 @@ impl Builder {
         compare("--uuid", uuid.map(|u| u.to_string()), comes.to_string());
         compare("--memory", memory.map(|m| m.to_string()), machine.memory.to_string());
         compare("--cpus", vcpus.map(|v| v.to_string()), machine.vcpus.to_string());
+        if let (Some(_), Some(backing)) = (image, backing.filter(|b| *b != Backing::Small)) {
+            conflicts.push(Refusal::new(
+                Code::ConfigConflict,
+                "--hugepages",
+                format!("{backing} is asked for, and RAM that is mapped from a file has its pages of 4 KiB"),
+                "leave --hugepages out, or restore with --lazy or --eager",
+            ));
+        }
         conflicts
     }
 
@@ -192,8 +201,11 @@ impl Builder {
     fn try_build(&self, described: Described) -> Result<Arc<Vm>, Refusal> {
         let refused = |code, what: &str, why: String| Refusal::new(code, what, why, "");
         let config = described.config(&self.wishes);
-        let ram = GuestRam::new(config.memory, config.backing)
-            .map_err(|e| refused(Code::MemoryUnavailable, "ram", e.to_string()))?;
+        let ram = match &self.wishes.image {
+            Some(image) => GuestRam::over(image.clone()),
+            None => GuestRam::new(config.memory, config.backing),
+        };
+        let ram = ram.map_err(|e| refused(Code::MemoryUnavailable, "ram", e.to_string()))?;
         let console =
             (self.consoles)().map_err(|e| refused(Code::HostIo, "console", e.to_string()))?;
         let (events, state) = (self.events.clone(), RunState::Inmigrate);

@@ -249,7 +249,10 @@ impl Described {
             name: wishes.name.as_ref().unwrap_or(own).clone(),
             uuid: wishes.clone.unwrap_or(Uuid::from_bytes(*uuid)),
             memory: *memory,
-            backing: wishes.backing.or(there.parse().ok()).unwrap_or_default(),
+            backing: match wishes.image {
+                Some(_) => Backing::Small,
+                None => wishes.backing.or(there.parse().ok()).unwrap_or_default(),
+            },
             vcpus: *vcpus,
         }
     }

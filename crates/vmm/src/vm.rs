@@ -134,7 +134,7 @@ impl Vm {
         let clock = Clock::new(&vm, host, guest);
         let model = Model::of(&vcpus);
         let vcpus = vcpus.into_iter().map(Mutex::new).collect();
-        let shared = Arc::new(Shared { vcpus, gate, board, status });
+        let shared = Arc::new(Shared { vcpus, gate, board, status, ram: slots.ram().clone() });
         let mut machine = Self {
             dirty: DirtyBitmap::new(slots.clone()),
             config,

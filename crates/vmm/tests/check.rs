@@ -163,7 +163,7 @@ fn a_machine_of_the_wrong_size_is_an_error() {
     let hypervisor = whimbrel_vmm::Hypervisor::open().unwrap();
     for (memory, vcpus) in [(64 * MIB, 1), (32 * MIB, 0), (32 * MIB, 65)] {
         let ram = GuestRam::from_file(
-            ram.file().try_clone_to_owned().unwrap(),
+            ram.file().unwrap().try_clone_to_owned().unwrap(),
             32 * MIB,
             Backing::Small,
             None,

@@ -107,7 +107,7 @@ fn an_interrupt_that_was_ended_just_before_the_stop_comes_again() {
     let folder = tempfile::tempdir().unwrap();
     let events = EventLoop::start("test-events").unwrap();
     let ram = GuestRam::new(16 * MIB, Backing::Small).unwrap();
-    let file = ram.file().try_clone_to_owned().unwrap();
+    let file = ram.file().unwrap().try_clone_to_owned().unwrap();
     let from = Talking::new(&folder.path().join("from"), &events, ram);
     from.vm.boot(source(elf(interrupts()), "")).unwrap();
     from.vm.run(RunPermit::for_new_machine()).unwrap();
@@ -147,7 +147,7 @@ fn no_timer_is_lost_and_no_input_comes_twice() {
         let from = machines.last().unwrap();
         (&from.socket).write_all(&typed(index)).unwrap();
         std::thread::sleep(Duration::from_micros(500 + 300 * (index as u64 % 7)));
-        let file = from.vm.ram().file().try_clone_to_owned().unwrap();
+        let file = from.vm.ram().file().unwrap().try_clone_to_owned().unwrap();
         let ram = GuestRam::from_file(file, 16 * MIB, Backing::Small, None).unwrap();
         let to = new(index + 1, ram);
         from.vm.pause().unwrap();

@@ -71,6 +71,7 @@ fn restore(path: &Path, backing: Backing) -> (Arc<Vm>, Arc<Screen>) {
         how: How::Eager,
         paused: false,
         claimant: Claimant { host: "here".to_owned(), boot: Uuid::nil() },
+        verify: true,
         threads: 2,
     };
     let reader = Reader::open(Origin::Path { path: path.to_owned(), offset: 0 }, true).unwrap();

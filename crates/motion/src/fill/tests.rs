@@ -376,7 +376,7 @@ fn what_comes_late_from_a_read_that_was_given_up_goes_nowhere() {
     assert_eq!(waiting.join().unwrap(), word(0));
     // The guest discards what it got: a page that came late would be there again.
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    rustix::fs::fallocate(rig.ram.file(), hole, 0, PAGES * PAGE_SIZE).unwrap();
+    rustix::fs::fallocate(rig.ram.file().unwrap(), hole, 0, PAGES * PAGE_SIZE).unwrap();
     rig.source.release();
     rig.wait_until(|rig| rig.source.hanging.load(SeqCst) == 0);
     for page in 0..PAGES {
@@ -394,7 +394,7 @@ fn a_page_that_the_guest_discards_is_zero_and_waits_for_nobody() {
         return rig.check_contents();
     }
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    rustix::fs::fallocate(rig.ram.file(), hole, 10 * PAGE_SIZE, PAGE_SIZE).unwrap();
+    rustix::fs::fallocate(rig.ram.file().unwrap(), hole, 10 * PAGE_SIZE, PAGE_SIZE).unwrap();
     assert_eq!(rig.touch(10).join().unwrap(), 0);
     rig.source.set(Mood::Serves);
     rig.finished();

@@ -10,11 +10,13 @@ use std::thread;
 
 /// Pages that a thread takes on at once, and has a buffer for.
 const CHUNK: u64 = 256;
+
 /// RAM on its way out of a file. Threads may look at it while others fill it.
 pub(super) struct Fill<'a> {
     pub reader: &'a Reader,
-    pub ram: &'a GuestRam,
-    /// Pages that are in RAM.
+    /// Where they go to, if they are not only to be verified.
+    pub ram: Option<&'a GuestRam>,
+    /// Pages that were taken.
     pub done: &'a AtomicU64,
     /// Somebody wants it to end.
     pub cancelled: &'a AtomicBool,
@@ -32,7 +34,7 @@ impl Fill<'_> {
         let work = || {
             if let Err(error) = self.work(&next) {
                 // The others find nothing left to do.
-                next.store(self.ram.pages(), Ordering::Relaxed);
+                next.store(self.reader.present().pages(), Ordering::Relaxed);
                 failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             }
         };
@@ -51,7 +53,7 @@ impl Fill<'_> {
 
     fn work(&self, next: &AtomicU64) -> Result<(), MotionError> {
         let mut buffer = Buffer::new(CHUNK);
-        let pages = self.ram.pages();
+        let pages = self.reader.present().pages();
         loop {
             // A chunk is given out once, whoever asks.
             let start = next.fetch_add(CHUNK, Ordering::Relaxed);
@@ -72,11 +74,15 @@ impl Fill<'_> {
     /// Takes pages out of the file and puts them into RAM.
     fn take(&self, run: PageRange, buffer: &mut Buffer) -> Result<(), MotionError> {
         self.reader.read(run, buffer)?;
-        self.ram.prepare(run);
-        let failed = |why: String| MotionError::new(Code::HostIo, format!("filling RAM: {why}"));
-        let slice = self.ram.slice(run).map_err(|e| failed(e.to_string()))?;
-        let bytes = buffer.as_slice().get(..slice.len());
-        slice.copy_from(bytes.ok_or_else(|| failed("a run is longer than its buffer".to_owned()))?);
+        if let Some(ram) = self.ram {
+            ram.prepare(run);
+            let failed =
+                |why: String| MotionError::new(Code::HostIo, format!("filling RAM: {why}"));
+            let slice = ram.slice(run).map_err(|e| failed(e.to_string()))?;
+            let bytes = buffer.as_slice().get(..slice.len());
+            let short = || failed("a run is longer than its buffer".to_owned());
+            slice.copy_from(bytes.ok_or_else(short)?);
+        }
         self.done.fetch_add(run.count, Ordering::Relaxed);
         Ok(())
     }

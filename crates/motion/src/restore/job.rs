@@ -11,8 +11,8 @@ use crate::handover::{
 };
 use crate::report::{ErrorReport, Progress, Report, RestoreReport, StatusOrNone};
 use crate::{DestinationMachine, MachineBuilder, MotionError, Observer, Status};
-use memory::PAGE_SIZE;
 use memory::userfault::Userfault;
+use memory::{GuestRam, PAGE_SIZE};
 use snapshot::{Claim, Kind, Reader};
 use state::{Bundle, Code};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -307,7 +307,8 @@ impl Restore {
         let machine = self.build(&reader, builder, description)?;
         self.enter(Phase::Filling, Status::Active);
         match self.options.how {
-            How::Eager => self.fill(&reader, machine.as_ref())?,
+            How::Eager => self.fill(&reader, Some(machine.ram()))?,
+            How::Mapped => self.check_mapped(&reader, machine.as_ref())?,
             How::Lazy => self.fill_on_demand(&reader, machine.as_ref())?,
         }
         self.enter(Phase::Loading, Status::Device);
@@ -342,11 +343,29 @@ impl Restore {
         Ok(machine)
     }
 
-    fn fill(&self, reader: &Reader, machine: &dyn DestinationMachine) -> Result<(), MotionError> {
+    /// RAM is there already. What is in the file is verified, unless that was said to be needless.
+    fn check_mapped(
+        &self,
+        reader: &Reader,
+        machine: &dyn DestinationMachine,
+    ) -> Result<(), MotionError> {
+        if machine.ram().image().is_none() {
+            let why = "the file is to be mapped, and the machine was built with RAM of its own";
+            return Err(MotionError::new(Code::Internal, why));
+        }
+        if !self.options.verify {
+            return Ok(());
+        }
+        reader.check_absent()?;
+        self.fill(reader, None)
+    }
+
+    /// Takes all pages out of the file, verified, and into RAM if there is any to fill.
+    fn fill(&self, reader: &Reader, ram: Option<&Arc<GuestRam>>) -> Result<(), MotionError> {
         let begun = Instant::now();
         lock(&self.view).filling_since = Some(begun);
-        let fill =
-            Fill { reader, ram: machine.ram(), done: &self.filled, cancelled: &self.cancelled };
+        let (ram, done) = (ram.map(Arc::as_ref), &self.filled);
+        let fill = Fill { reader, ram, done, cancelled: &self.cancelled };
         let threads = self.options.threads.clamp(1, RestoreOptions::MOST_THREADS);
         fill.run(threads)?;
         // What was read of a file that was replaced or cut short meanwhile was verified all the same;

@@ -24,6 +24,10 @@ pub enum How {
     /// While it runs: pages come when they are touched, and otherwise one after the other. Needs a
     /// userfaultfd.
     Lazy,
+    /// Never: the guest runs on the pages of the file, and on pages of its own for those that it
+    /// writes. The file has to stay as it is for as long as the guest lives. The machine has to be
+    /// built so: [`memory::GuestRam::over`].
+    Mapped,
 }
 
 impl How {
@@ -33,6 +37,7 @@ impl How {
         match self {
             Self::Eager => "eager",
             Self::Lazy => "lazy",
+            Self::Mapped => "mmap",
         }
     }
 }
@@ -57,6 +62,8 @@ pub struct RestoreOptions {
     pub paused: bool,
     /// Who claims it.
     pub claimant: Claimant,
+    /// Pages that are mapped are checked, all of them, before the guest runs. Others always are.
+    pub verify: bool,
     /// How many threads read the file before the guest runs, 1 to [`Self::MOST_THREADS`].
     pub threads: usize,
 }

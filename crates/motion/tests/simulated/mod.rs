@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use memory::{Backing, DirtyLog, DirtyLogError, GuestRam, PageRange, PageSet};
+use memory::{Backing, DirtyLog, DirtyLogError, GuestRam, PageRange, PageSet, RamImage};
 use motion::fill::{FillReport, Outage};
 use motion::handover::RunPermit;
 use motion::{
@@ -100,7 +100,11 @@ impl Simulated {
     }
 
     pub fn empty() -> Arc<Self> {
-        let ram = Arc::new(GuestRam::new(RAM, Backing::Small).unwrap());
+        Self::with_ram(GuestRam::new(RAM, Backing::Small).unwrap())
+    }
+
+    pub fn with_ram(ram: GuestRam) -> Arc<Self> {
+        let ram = Arc::new(ram);
         Arc::new(Self {
             log: Log { pages: ram.pages(), dirty: Mutex::default() },
             ram,
@@ -229,6 +233,8 @@ impl DestinationMachine for Simulated {
 /// Builds simulated machines, and remembers the last one.
 #[derive(Default)]
 pub struct Builder {
+    /// What RAM begins as.
+    pub image: Mutex<Option<Arc<RamImage>>>,
     pub built: Mutex<Option<Arc<Simulated>>>,
     pub refusals: Mutex<Vec<Refusal>>,
     pub restore_takes: Mutex<Duration>,
@@ -249,7 +255,10 @@ impl MachineBuilder for Builder {
     }
 
     fn build(&self, _: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>> {
-        let machine = Simulated::empty();
+        let machine = match self.image.lock().unwrap().clone() {
+            Some(image) => Simulated::with_ram(GuestRam::over(image).unwrap()),
+            None => Simulated::empty(),
+        };
         *machine.restore_takes.lock().unwrap() = *self.restore_takes.lock().unwrap();
         *machine.rehearsed.lock().unwrap() = *self.rehearsed.lock().unwrap();
         *self.built.lock().unwrap() = Some(machine.clone());

@@ -132,6 +132,12 @@ pub struct MigrateIncoming {
     /// Of a file: take a saved guest although it was continued already.
     #[serde(default, rename = "x-whimbrel-reclaim", skip_serializing_if = "is_false")]
     pub reclaim: bool,
+    /// Of a file: the guest runs on its pages, which are mapped and never read as a whole.
+    #[serde(default, rename = "x-whimbrel-mmap", skip_serializing_if = "is_false")]
+    pub mmap: bool,
+    /// Of a file that is mapped: whether all of it is checked before the guest runs.
+    #[serde(default = "yes", rename = "x-whimbrel-verify", skip_serializing_if = "is_true")]
+    pub verify: bool,
     /// Of a file: what becomes of the guest's clocks; `continue` unless said otherwise.
     #[serde(default, rename = "x-whimbrel-clock", skip_serializing_if = "Option::is_none")]
     pub clock: Option<RestoreClock>,
@@ -165,11 +171,16 @@ impl Arguments for MigrateIncoming {
                 "`x-whimbrel-clone` makes a copy, which needs no `x-whimbrel-reclaim`",
             ));
         }
-        let of_file = self.clone || self.reclaim || self.clock.is_some();
+        if !self.verify && !self.mmap {
+            return Err(Error::invalid(
+                "`x-whimbrel-verify` is for `x-whimbrel-mmap`; otherwise each page is always checked",
+            ));
+        }
+        let of_file = self.clone || self.reclaim || self.mmap || self.clock.is_some();
         if of_file && !matches!(address, Address::File { .. } | Address::Fd(_)) {
             return Err(Error::invalid(
-                "`x-whimbrel-clone`, `x-whimbrel-reclaim` and `x-whimbrel-clock` are for a guest \
-                 that comes out of a file",
+                "`x-whimbrel-clone`, `x-whimbrel-reclaim`, `x-whimbrel-mmap` and `x-whimbrel-clock` \
+                 are for a guest that comes out of a file",
             ));
         }
         Ok(())
@@ -276,6 +287,11 @@ fn yes() -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 #[cfg(test)]

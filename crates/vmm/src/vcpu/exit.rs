@@ -6,6 +6,7 @@ use crate::run_page::RunPage;
 use crate::sys::io_error;
 use devices::lock;
 use kvm_ioctls::VcpuExit;
+use memory::Layout;
 
 /// What came of letting a vCPU run.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,13 +16,16 @@ pub(crate) enum Step {
     Served,
     /// It was interrupted, and nothing is unfinished.
     Interrupted,
+    /// KVM could not access a page of the guest's RAM. The instruction that needs it is yet to be
+    /// executed.
+    NoPage,
     /// It cannot go on, for this reason.
     Failed(String),
 }
 
 impl Vcpu {
     /// Runs the guest on it until the next exit, and serves that.
-    pub fn step(&mut self, page: &RunPage, board: &Board) -> Step {
+    pub fn step(&mut self, page: &RunPage, board: &Board, layout: &Layout) -> Step {
         let reason = match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
                 // One exit may stand for a whole string of accesses to the port.
@@ -35,6 +39,13 @@ impl Vcpu {
                     board.ports().read(port.into(), item);
                 }
                 return Step::Served;
+            }
+            // Where KVM emulates an instruction, RAM that it cannot access is a device to it. The
+            // instruction is half done.
+            Ok(VcpuExit::MmioRead(address, _) | VcpuExit::MmioWrite(address, _))
+                if layout.page_at(address).is_some() =>
+            {
+                format!("KVM cannot access RAM at {address:#x} for the guest")
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
                 board.mmio().read(address, data);
@@ -70,6 +81,7 @@ impl Vcpu {
                 libc::EINTR => return Step::Interrupted,
                 // A vCPU that waits for its INIT: KVM has only come round.
                 libc::EAGAIN => return Step::Served,
+                libc::EFAULT => return Step::NoPage,
                 _ => format!("KVM_RUN: {}", io_error(e)),
             },
         };

@@ -6,6 +6,7 @@ use crate::board::Board;
 use crate::gate::{Gate, Order, mask_signals};
 use crate::status::Status;
 use devices::lock;
+use memory::GuestRam;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
@@ -18,6 +19,7 @@ pub(crate) struct Shared {
     pub gate: Arc<Gate>,
     pub board: Board,
     pub status: Arc<Status>,
+    pub ram: Arc<GuestRam>,
 }
 
 /// Starts the thread of vCPU `index`, which waits to be told to run.
@@ -44,13 +46,23 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> io::Result<JoinHandle<
 
 /// Runs the guest until there is another order. A vCPU that cannot go on stops the whole machine.
 fn serve(shared: &Shared, index: usize, order: Order) {
-    let Shared { vcpus, gate, board, status } = shared;
+    let Shared { vcpus, gate, board, status, ram } = shared;
     let mut vcpu = lock(&vcpus[index]);
     // A device that panics must not leave a vCPU that never answers.
-    let ran = AssertUnwindSafe(|| run(&mut vcpu, gate, index, order, board));
+    let ran = AssertUnwindSafe(|| run(&mut vcpu, gate, index, order, board, ram));
     let failed = match std::panic::catch_unwind(ran) {
         Ok(Ok(())) => None,
-        Ok(Err(reason)) => Some(reason),
+        Ok(Err(Halt::Failed(reason))) => Some(reason),
+        Ok(Err(Halt::NoPage)) => {
+            vcpu.was_stopped = true;
+            gate.close();
+            let trouble = ram.filling().and_then(|filling| filling.trouble());
+            status.fail_io(
+                &trouble
+                    .unwrap_or_else(|| "the host could not provide a page of its RAM".to_owned()),
+            );
+            return;
+        }
         Err(_) => Some("a defect of Whimbrel: serving it panicked".to_owned()),
     };
     vcpu.was_stopped = true;
@@ -63,6 +75,14 @@ fn serve(shared: &Shared, index: usize, order: Order) {
     }
 }
 
+/// Why a vCPU cannot go on.
+enum Halt {
+    /// A page of RAM could not be had. It can go on where it is once it can.
+    NoPage,
+    /// For another reason.
+    Failed(String),
+}
+
 /// What the guest has begun is finished when this returns: a port or memory access that was served
 /// here is completed by the last `KVM_RUN`, which `immediate_exit` keeps from going on in the
 /// guest.
@@ -72,16 +92,18 @@ fn run(
     index: usize,
     order: Order,
     board: &Board,
-) -> Result<(), String> {
-    vcpu.prepare_to_run().map_err(|e| e.to_string())?;
+    ram: &GuestRam,
+) -> Result<(), Halt> {
+    vcpu.prepare_to_run().map_err(|e| Halt::Failed(e.to_string()))?;
     gate.enter(index);
     gate.note_entry();
     let mut unfinished = false;
     while unfinished || gate.order() == order {
-        match vcpu.step(gate.page(index), board) {
+        match vcpu.step(gate.page(index), board, ram.layout()) {
             Step::Served => unfinished = true,
             Step::Interrupted => unfinished = false,
-            Step::Failed(reason) => return Err(reason),
+            Step::NoPage => return Err(Halt::NoPage),
+            Step::Failed(reason) => return Err(Halt::Failed(reason)),
         }
     }
     Ok(())

@@ -160,7 +160,7 @@ impl Rig {
     /// Another machine like this one, on the same RAM and with the same screen.
     pub fn twin(&self) -> Self {
         let config = self.vm.config().clone();
-        let file: OwnedFd = self.vm.ram().file().try_clone_to_owned().unwrap();
+        let file: OwnedFd = self.vm.ram().file().unwrap().try_clone_to_owned().unwrap();
         let ram = GuestRam::from_file(file, config.memory, config.backing, None).unwrap();
         Self::on(self.screen.clone(), config, ram)
     }

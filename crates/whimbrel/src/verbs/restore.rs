@@ -2,7 +2,7 @@
 
 use super::hold::{Manner, Outside, hold};
 use crate::exit::Exit;
-use monitor::{BootSource, GuestClock, How, Restore as File, RunConfig, Terms};
+use monitor::{BootSource, GuestClock, How, Manner as Taking, Restore as File, RunConfig, Terms};
 use std::path::PathBuf;
 
 /// Let a guest go on that was saved in a file, or make a copy of one
@@ -39,6 +39,13 @@ pub struct Restore {
     /// Read all of its RAM before the guest runs
     #[arg(long)]
     eager: bool,
+    /// Run the guest on the pages of the file, which many copies then share, and never read it as a
+    /// whole. The file must stay as it is while the guest lives, and the guest cannot be updated live
+    #[arg(long, conflicts_with_all = ["eager", "lazy"])]
+    mmap: bool,
+    /// With --mmap: do not check all of the file's pages before the guest runs
+    #[arg(long, requires = "mmap")]
+    no_verify: bool,
     /// Whether the guest's clocks go on where they stopped, or by the time that it was away
     #[arg(long, value_name = "continue|realtime", default_value_t = GuestClock::Continue)]
     clock: GuestClock,
@@ -63,16 +70,18 @@ impl Restore {
             (false, true) => Terms::Reclaim,
             (false, false) => Terms::AsSaved,
         };
-        let how = match (self.lazy, self.eager) {
-            (true, _) => Some(How::Lazy),
-            (false, true) => Some(How::Eager),
-            (false, false) => None,
+        let how = match (self.lazy, self.eager, self.mmap) {
+            (true, ..) => Some(How::Lazy),
+            (_, true, _) => Some(How::Eager),
+            (.., true) => Some(How::Mapped),
+            _ => None,
         };
-        let Self { file, offset, clock, paused, outside, .. } = self;
+        let Self { file, offset, clock, paused, outside, no_verify, .. } = self;
+        let manner = Taking { terms, how, verify: !no_verify, clock };
         Ok(RunConfig {
             name: outside.name,
             uuid: None,
-            boot: BootSource::Restore(File { file, offset, terms, how, clock }),
+            boot: BootSource::Restore(File { file, offset, manner }),
             cmdline: String::new(),
             memory: None,
             backing: outside.hugepages,
@@ -108,14 +117,7 @@ mod tests {
     #[test]
     fn a_file_is_taken_as_it_was_saved_unless_said_otherwise() {
         let config = config("a.save").unwrap();
-        let file = File {
-            file: "a.save".into(),
-            offset: 0,
-            terms: Terms::AsSaved,
-            how: None,
-            clock: GuestClock::Continue,
-        };
-        assert_eq!(config.boot, BootSource::Restore(file));
+        assert_eq!(config.boot, BootSource::Restore(File::of("a.save".into())));
         assert!(config.name.is_none() && config.backing.is_none() && !config.paused);
         assert_eq!(config.console, Console::Stdio);
     }
@@ -130,11 +132,20 @@ mod tests {
         let file = File {
             file: "f".into(),
             offset: 4096,
-            terms: Terms::Reclaim,
-            how: Some(How::Eager),
-            clock: GuestClock::Realtime,
+            manner: Taking {
+                terms: Terms::Reclaim,
+                how: Some(How::Eager),
+                verify: true,
+                clock: GuestClock::Realtime,
+            },
         };
         assert_eq!(config.boot, BootSource::Restore(file));
+        let BootSource::Restore(File { manner, .. }) =
+            super::tests::config("f --mmap --no-verify").unwrap().boot
+        else {
+            panic!("a file is restored")
+        };
+        assert_eq!((manner.how, manner.verify), (Some(How::Mapped), false));
         assert_eq!(config.name.unwrap().as_str(), "b");
         assert_eq!((config.backing, config.console), (Some(Backing::Huge2M), Console::Off));
         assert!(config.paused && config.overcommit && config.exit_after_move);
@@ -147,6 +158,8 @@ mod tests {
             ("", "FILE"),
             ("f --clone --reclaim", "cannot be used with"),
             ("f --lazy --eager", "cannot be used with"),
+            ("f --mmap --lazy", "cannot be used with"),
+            ("f --no-verify", "--mmap"),
             ("f --clock stop", "continue or realtime"),
             ("f --memory 1G", "unexpected argument"),
             ("f --json", "--detach"),
