@@ -10,6 +10,7 @@ use qmp::command::{Address, Command, MigrateIncoming, RestoreClock};
 use qmp::reply::{
     CpuInfo, KvmInfo, MemoryInfo, MigrationStatus, NameInfo, Reply, RunState, StatusInfo, UuidInfo,
 };
+use qmp::{Access, SetFiles};
 use qmp::{Context, Handler};
 use rustix::fs::FileType;
 use snapshot::Origin;
@@ -71,8 +72,10 @@ fn execute(monitor: &Arc<Monitor>, command: Command, context: &Context) -> Resul
         Command::SystemPowerdown => monitor.power_down().map(Into::into),
         Command::Quit => monitor.quit(Ending::Quit).map(Into::into),
         Command::Migrate(migrate) => {
-            let given = Arc::new(descriptors(&migrate.address()?, context)?);
-            monitor.migrate(&migrate, given).map(Into::into)
+            let address = migrate.address()?;
+            let given = Arc::new(descriptors(&address, context)?);
+            let set = files_of_set(&address, context, Access::Write)?;
+            monitor.migrate(&migrate, given, set).map(Into::into)
         }
         Command::MigrateIncoming(incoming) => receive(monitor, &incoming, context).map(Into::into),
         Command::MigrateCancel => monitor.cancel(context.oob()).map(Into::into),
@@ -128,14 +131,21 @@ fn receive(
             (false, true) => How::Lazy,
             (false, false) => How::Eager,
         };
-        let manner = Manner { terms, how: Some(how), verify: incoming.verify, clock };
+        let manner =
+            Manner { terms, how: Some(how), verify: incoming.verify, io_stall: None, clock };
         let file = OpenFile::open(origin, name, manner, monitor.config.backing)?;
         monitor.restore(file, monitor.config.paused, keep_waiting, false)
     };
     let given = match &address {
         Address::File { path, offset } => {
-            let (path, offset) = (path.clone(), *offset);
-            return restore(Origin::Path { path, offset }, address.to_string());
+            let (path, offset, name) = (path.clone(), *offset, address.to_string());
+            let origin = match files_of_set(&address, context, Access::Read)? {
+                None => Origin::Path { path, offset },
+                Some(SetFiles { file, direct }) => {
+                    Origin::Descriptor { file, direct, offset, name: name.clone() }
+                }
+            };
+            return restore(origin, name);
         }
         Address::Fd(name) => {
             let given = descriptors(&address, context)?;
@@ -155,6 +165,17 @@ fn receive(
     };
     let address = crate::address::of(&address)?;
     monitor.wait_for_guest(&address, &given, keep_waiting, incoming.insecure)
+}
+
+/// What is in the set that a `file:` address means, if it means one.
+fn files_of_set(
+    address: &Address,
+    context: &Context,
+    access: Access,
+) -> Result<Option<SetFiles>, Error> {
+    let Address::File { path, .. } = address else { return Ok(None) };
+    let number = qmp::set_of(path)?;
+    Ok(number.map(|number| context.take_set(number, access)).transpose()?)
 }
 
 /// The descriptors that an `fd:` address means: `NAME`, and for data connections `NAME-0`, …

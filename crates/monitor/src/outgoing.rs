@@ -9,6 +9,7 @@ use motion::source::{Command, FilePlace, PeerAddress, SourceJob};
 use motion::{
     Blackout, Progress, Purpose, Report, SourceMachine, SourceOptions, Status, TimeoutAction,
 };
+use qmp::SetFiles;
 use qmp::command::{Migrate, Parameters};
 use snapshot::Target;
 use state::Code;
@@ -44,6 +45,7 @@ impl Monitor {
         self: &Arc<Self>,
         command: &Migrate,
         given: Arc<Descriptors>,
+        set: Option<SetFiles>,
     ) -> Result<(), Error> {
         let doing = format!("cannot {} `{}`", verb(command)?, self.name);
         self.check_postcopy(&doing)?;
@@ -56,7 +58,7 @@ impl Monitor {
                 return Err(Error::new(Code::NotOwner, format!("{doing}: {}", motion.gone())));
             }
         }
-        let (peer, destination) = self.destination(command, given, &doing)?;
+        let (peer, destination) = self.destination(command, given, set, &doing)?;
         let options = self.options(command, &destination);
         let journal = DirJournal::open(&self.journal)
             .map_err(|e| Error::new(Code::Journal, format!("{doing}: {e}")))?;
@@ -112,6 +114,7 @@ impl Monitor {
         &self,
         command: &Migrate,
         given: Arc<Descriptors>,
+        set: Option<SetFiles>,
         doing: &str,
     ) -> Result<(String, Destination), Error> {
         let address = command.address()?;
@@ -123,7 +126,13 @@ impl Monitor {
         };
         if let qmp::command::Address::File { path, offset } = &address {
             let (path, offset) = (path.clone(), *offset);
-            let target = Target::Path { path, offset, force: command.force };
+            let name = address.to_string();
+            let target = match set {
+                None => Target::Path { path, offset, force: command.force },
+                Some(SetFiles { file, direct }) => {
+                    Target::Descriptor { file, direct, offset, name }
+                }
+            };
             return Ok((address.to_string(), Destination::File(place(target))));
         }
         let peer = crate::address::of(&address)?;
@@ -149,6 +158,7 @@ impl Monitor {
             multifd_channels,
             direct_io: _,
             stall_limit,
+            io_stall: _,
         } = state.parameters;
         let connections = match multifd_channels {
             0 if matches!(destination, Destination::File(_)) => FilePlace::WRITERS,

@@ -11,7 +11,7 @@ use snapshot::{Origin, Reader};
 use state::Code;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 use vmm::{Builder, GuestClock, Wishes};
 
@@ -35,13 +35,21 @@ pub struct Manner {
     pub how: Option<How>,
     /// Where RAM is mapped: whether all of it is checked before the guest runs.
     pub verify: bool,
+    /// How long a page may take to come while the guest runs; by default as the parameters say.
+    pub io_stall: Option<Duration>,
     /// What becomes of the guest's clocks.
     pub clock: GuestClock,
 }
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { terms: Terms::AsSaved, how: None, verify: true, clock: GuestClock::Continue }
+        Self {
+            terms: Terms::AsSaved,
+            how: None,
+            verify: true,
+            io_stall: None,
+            clock: GuestClock::Continue,
+        }
     }
 }
 
@@ -179,7 +187,8 @@ impl Monitor {
                 Some(Arc::new(image.map_err(|e| fail(e.code, e.why))?))
             }
         };
-        let Manner { terms, verify, clock, .. } = file.manner;
+        let Manner { terms, how: _, verify, io_stall, clock } = file.manner;
+        let usual = || Duration::from_millis(self.state().parameters.io_stall);
         let wishes = Wishes {
             name: Some(self.name.to_string()),
             backing: config.backing,
@@ -200,6 +209,7 @@ impl Monitor {
             terms,
             how: file.how,
             verify,
+            io_stall: io_stall.unwrap_or_else(usual),
             paused,
             claimant: claimant(),
             threads: RestoreOptions::usual_threads(),

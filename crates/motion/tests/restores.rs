@@ -149,6 +149,7 @@ fn options() -> RestoreOptions {
         how: How::Eager,
         paused: false,
         verify: true,
+        io_stall: Duration::from_secs(5),
         claimant: Claimant { host: "here".to_owned(), boot: Uuid::from_u128(9) },
         threads: 3,
     }

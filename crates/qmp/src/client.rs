@@ -204,6 +204,19 @@ impl Client {
         self.call("execute", "getfd", Some(arguments), Some(descriptor), timeout).map(drop)
     }
 
+    /// Passes a descriptor into a set, or into a new one (`add-fd`); gives the number of the set.
+    pub fn add_descriptor(
+        &mut self,
+        set: Option<u32>,
+        descriptor: BorrowedFd<'_>,
+        timeout: Option<Duration>,
+    ) -> Result<u64, ClientError> {
+        let arguments = set.map_or(json!({}), |set| json!({ "fdset-id": set }));
+        let added = self.call("execute", "add-fd", Some(arguments), Some(descriptor), timeout)?;
+        let number = added.get("fdset-id").and_then(Value::as_u64);
+        number.ok_or_else(|| ClientError::Protocol("add-fd was answered without a set".to_owned()))
+    }
+
     /// The next event, or `None` if none comes within the timeout. Without a `timeout` it waits
     /// for as long as it takes.
     pub fn next_event(

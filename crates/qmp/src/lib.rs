@@ -17,6 +17,7 @@ pub mod command;
 mod descriptors;
 mod error;
 mod event;
+mod fdsets;
 mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -30,6 +31,7 @@ pub use client::{Client, ClientError, ReceivedEvent};
 pub use command::Command;
 pub use error::{Class, Error};
 pub use event::{Event, ShutdownCause, Timestamp};
+pub use fdsets::{Access, SetFiles, set_of};
 pub use limits::Limits;
 pub use reply::Reply;
 pub use server::{BindError, ClientId, Context, EventSender, Handler, Server, ServerHandle};

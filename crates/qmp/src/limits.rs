@@ -20,10 +20,12 @@ pub struct Limits {
     pub unread_answers: usize,
     /// Bytes of answers and events not yet taken by the client beyond which it is closed.
     pub unread: usize,
-    /// Descriptors received with `SCM_RIGHTS` that no `getfd` has claimed.
+    /// Descriptors received with `SCM_RIGHTS` that no `getfd` or `add-fd` has claimed.
     pub unclaimed_descriptors: usize,
     /// Descriptors that one client has named with `getfd`.
     pub named_descriptors: usize,
+    /// Descriptors in all sets of the machine together.
+    pub set_descriptors: usize,
     /// How long a shutdown waits for the command that is running.
     pub running_grace: Duration,
     /// How long a shutdown waits for clients to take their last answers.
@@ -41,6 +43,7 @@ impl Default for Limits {
             unread: 4 << 20,
             unclaimed_descriptors: 16,
             named_descriptors: 64,
+            set_descriptors: 64,
             running_grace: Duration::from_secs(2),
             flush_grace: Duration::from_millis(500),
         }

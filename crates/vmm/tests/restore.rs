@@ -12,6 +12,7 @@ use rig::{Rig, Screen, builder};
 use snapshot::{Header, Kind, Origin, Reader, Target, WriteOptions, Writer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
 use uuid::Uuid;
 use whimbrel_vmm::{GuestClock, Vm, Wishes};
@@ -72,6 +73,7 @@ fn restore(path: &Path, backing: Backing) -> (Arc<Vm>, Arc<Screen>) {
         paused: false,
         claimant: Claimant { host: "here".to_owned(), boot: Uuid::nil() },
         verify: true,
+        io_stall: Duration::from_secs(5),
         threads: 2,
     };
     let reader = Reader::open(Origin::Path { path: path.to_owned(), offset: 0 }, true).unwrap();

@@ -396,7 +396,7 @@ impl Restore {
             Userfault::open(machine.ram().clone(), None).map_err(|e| failed(e.to_string()))?;
         let source = Arc::new(FilePages(reader.clone()));
         let observer = Arc::new(Filling(Arc::downgrade(self)));
-        let options = FillOptions::default();
+        let options = FillOptions { io_stall: self.options.io_stall, ..FillOptions::default() };
         let threads = options.fault_threads + options.stream_threads;
         let service = PageService::start(userfault, source, observer, options)
             .map_err(|e| failed(e.to_string()))?;

@@ -1,5 +1,6 @@
 //! What is asked of a restore.
 
+use std::time::Duration;
 use uuid::Uuid;
 
 /// On what terms a guest is taken from a file.
@@ -64,6 +65,9 @@ pub struct RestoreOptions {
     pub claimant: Claimant,
     /// Pages that are mapped are checked, all of them, before the guest runs. Others always are.
     pub verify: bool,
+    /// How long a page may take to come while the guest runs. After that it is stopped, and asks again
+    /// when it is told to.
+    pub io_stall: Duration,
     /// How many threads read the file before the guest runs, 1 to [`Self::MOST_THREADS`].
     pub threads: usize,
 }

@@ -134,6 +134,9 @@ commands! {
         "query-commands" => QueryCommands,
         "getfd" => GetFd(DescriptorName),
         "closefd" => CloseFd(DescriptorName),
+        "add-fd" => AddFd(AddFd),
+        "remove-fd" => RemoveFd(RemoveFd),
+        "query-fdsets" => QueryFdSets,
     }
 }
 
@@ -152,7 +155,7 @@ impl Command {
 impl SessionCommand {
     /// As [`Command::allows_oob`].
     pub(crate) fn allows_oob(&self) -> bool {
-        matches!(self, Self::QueryVersion | Self::QueryCommands)
+        matches!(self, Self::QueryVersion | Self::QueryCommands | Self::QueryFdSets)
     }
 }
 
@@ -258,3 +261,30 @@ pub(crate) struct DescriptorName {
 }
 
 impl Arguments for DescriptorName {}
+
+/// Arguments of `add-fd`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AddFd {
+    /// The set; a new one if it is left out.
+    #[serde(default, rename = "fdset-id")]
+    pub(crate) fdset_id: Option<u32>,
+    /// Whatever the client wants to remember.
+    #[serde(default)]
+    pub(crate) opaque: Option<String>,
+}
+
+impl Arguments for AddFd {}
+
+/// Arguments of `remove-fd`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RemoveFd {
+    #[serde(rename = "fdset-id")]
+    pub(crate) fdset_id: u32,
+    /// The descriptor, by its number here; all of the set if it is left out.
+    #[serde(default)]
+    pub(crate) fd: Option<i32>,
+}
+
+impl Arguments for RemoveFd {}

@@ -10,7 +10,7 @@ use crate::error::Error;
 const LONGEST_DOWNTIME: u64 = 2_000_000;
 /// Most connections of one motion; more gain nothing.
 const MOST_CHANNELS: u8 = 64;
-/// Bounds of the stall limit, in milliseconds.
+/// Bounds of what a peer or a file may take, in milliseconds.
 const STALL_LIMIT: std::ops::RangeInclusive<u64> = 10..=3_600_000;
 
 /// QEMU's parameters that have no effect in this version.
@@ -62,6 +62,10 @@ pub struct Parameters {
     /// How long a silent or stuck peer is put up with, in milliseconds.
     #[serde(rename = "x-whimbrel-stall-limit")]
     pub stall_limit: u64,
+    /// How long a page of a guest that runs already may take to come out of its file, in
+    /// milliseconds.
+    #[serde(rename = "x-whimbrel-io-stall")]
+    pub io_stall: u64,
 }
 
 impl Default for Parameters {
@@ -74,6 +78,7 @@ impl Default for Parameters {
             multifd_channels: 0,
             direct_io: true,
             stall_limit: 5000,
+            io_stall: 5000,
         }
     }
 }
@@ -103,6 +108,9 @@ pub struct SetParameters {
     /// See [`Parameters::stall_limit`].
     #[serde(rename = "x-whimbrel-stall-limit", skip_serializing_if = "Option::is_none")]
     pub stall_limit: Option<u64>,
+    /// See [`Parameters::io_stall`].
+    #[serde(rename = "x-whimbrel-io-stall", skip_serializing_if = "Option::is_none")]
+    pub io_stall: Option<u64>,
     /// Anything else, kept so that it can be refused by name.
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -147,14 +155,15 @@ impl Arguments for SetParameters {
                 "`multifd-channels` is at most {MOST_CHANNELS}; 0 lets the engine choose"
             )));
         }
-        match self.stall_limit {
-            Some(limit) if !STALL_LIMIT.contains(&limit) => Err(Error::invalid(format!(
-                "`x-whimbrel-stall-limit` is in milliseconds, from {} to {}",
-                STALL_LIMIT.start(),
-                STALL_LIMIT.end()
-            ))),
-            _ => Ok(()),
+        for (name, limit) in [("stall-limit", self.stall_limit), ("io-stall", self.io_stall)] {
+            if limit.is_some_and(|limit| !STALL_LIMIT.contains(&limit)) {
+                let (least, most) = (STALL_LIMIT.start(), STALL_LIMIT.end());
+                return Err(Error::invalid(format!(
+                    "`x-whimbrel-{name}` is in milliseconds, from {least} to {most}"
+                )));
+            }
         }
+        Ok(())
     }
 }
 
@@ -170,6 +179,7 @@ impl Parameters {
             multifd_channels,
             direct_io,
             stall_limit,
+            io_stall,
             others: _,
         } = set;
         // A limit that was just set must hold: it would be in vain beside an older "unlimited".
@@ -181,6 +191,7 @@ impl Parameters {
         replace(&mut self.multifd_channels, *multifd_channels);
         replace(&mut self.direct_io, *direct_io);
         replace(&mut self.stall_limit, *stall_limit);
+        replace(&mut self.io_stall, *io_stall);
         Ok(())
     }
 }

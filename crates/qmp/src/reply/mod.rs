@@ -56,6 +56,10 @@ replies! {
     Version(VersionInfo),
     /// Of `query-commands`.
     Commands(Vec<CommandInfo>),
+    /// Of `add-fd`.
+    AddedFd(AddedFd),
+    /// Of `query-fdsets`.
+    FdSets(Vec<FdSetInfo>),
 }
 
 impl From<()> for Reply {
@@ -243,6 +247,36 @@ pub struct VersionTriple {
 pub struct CommandInfo {
     /// Its name.
     pub name: &'static str,
+}
+
+/// Where a descriptor was put (QAPI `AddfdInfo`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AddedFd {
+    /// The number of the set.
+    pub fdset_id: u32,
+    /// The number of the descriptor in this process.
+    pub fd: i32,
+}
+
+/// A set of descriptors (QAPI `FdsetInfo`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FdSetInfo {
+    /// Its number.
+    pub fdset_id: u32,
+    /// What is in it.
+    pub fds: Vec<FdSetFd>,
+}
+
+/// A descriptor of a set (QAPI `FdsetFdInfo`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FdSetFd {
+    /// Its number in this process.
+    pub fd: i32,
+    /// What the client wanted to remember.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<String>,
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(super) struct Connection {
     /// Whether `exec-oob` was.
     pub(super) oob: bool,
     pub(super) descriptors: Descriptors,
-    /// Descriptors that came and that no `getfd` has claimed, oldest first, each with the end of
+    /// Descriptors that came and that no command has claimed, oldest first, each with the end of
     /// the bytes that it came with.
     unclaimed: VecDeque<(u64, OwnedFd)>,
     in_flight: usize,
@@ -54,7 +54,7 @@ pub(super) enum Input {
     /// A command.
     Request {
         request: Request,
-        /// What came with it, if it is a `getfd`.
+        /// What came with it, if it is a `getfd` or an `add-fd`.
         descriptor: Option<OwnedFd>,
         /// Its bytes.
         cost: usize,
@@ -133,8 +133,10 @@ impl Connection {
                 let request = Request::parse(bytes);
                 // What came with an earlier command must not be taken for what came with this.
                 self.unclaimed.retain(|(end, _)| *end > line);
-                let claims =
-                    matches!(request.command, Ok(AnyCommand::Session(SessionCommand::GetFd(_))));
+                let claims = matches!(
+                    request.command,
+                    Ok(AnyCommand::Session(SessionCommand::GetFd(_) | SessionCommand::AddFd(_)))
+                );
                 let first = if claims { self.unclaimed.pop_front() } else { None };
                 let descriptor = first.map(|(_, descriptor)| descriptor);
                 Input::Request { request, descriptor, cost: bytes.len() }

@@ -22,6 +22,7 @@ use self::reactor::Reactor;
 use crate::command::Command;
 use crate::descriptors::Descriptors;
 use crate::error::Error;
+use crate::fdsets::{Access, FdSets, SetFiles};
 use crate::limits::Limits;
 use crate::reply::Reply;
 
@@ -55,6 +56,7 @@ pub struct Context {
     client: ClientId,
     oob: bool,
     descriptors: Descriptors,
+    sets: FdSets,
 }
 
 impl Context {
@@ -74,6 +76,11 @@ impl Context {
     /// caller from then on, and the name is free again.
     pub fn take_descriptor(&self, name: &str) -> Result<OwnedFd, Error> {
         self.descriptors.take(name)
+    }
+
+    /// What the set of this number has to offer, duplicated.
+    pub fn take_set(&self, number: u32, access: Access) -> Result<SetFiles, Error> {
+        self.sets.take(number, access)
     }
 }
 

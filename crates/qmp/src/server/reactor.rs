@@ -21,6 +21,7 @@ use super::worker::{self, Job};
 use super::{ClientId, Context, Handler};
 use crate::command::{AnyCommand, SessionCapability, SessionCommand};
 use crate::error::Error;
+use crate::fdsets::FdSets;
 use crate::limits::Limits;
 use crate::request::{Request, answer, greeting};
 
@@ -39,6 +40,7 @@ pub(super) struct Reactor {
     /// While set, listeners are not watched.
     accept_again: Option<Instant>,
     clients: BTreeMap<ClientId, Connection>,
+    sets: FdSets,
     next_client: u64,
     limits: Limits,
     handler: Arc<dyn Handler>,
@@ -85,6 +87,7 @@ impl Reactor {
             listeners,
             accept_again: None,
             clients: BTreeMap::new(),
+            sets: FdSets::new(limits.set_descriptors),
             next_client,
             limits,
             handler,
@@ -221,7 +224,8 @@ impl Reactor {
                 Input::Request { request, descriptor, cost } => {
                     let Request { id, oob, command } = request;
                     let descriptors = connection.descriptors.clone();
-                    let context = Context { client, oob, descriptors };
+                    let sets = self.sets.clone();
+                    let context = Context { client, oob, descriptors, sets };
                     let job = Job { id, command, descriptor, context, cost };
                     let jobs = self.jobs.as_ref();
                     dispatch(connection, job, jobs, &self.handler, &self.limits);
@@ -245,6 +249,9 @@ impl Reactor {
     fn close(&mut self, client: ClientId) {
         // Closing the descriptor takes it out of epoll.
         self.clients.remove(&client);
+        if self.clients.is_empty() {
+            self.sets.clear();
+        }
         tracing::debug!(%client, "closed");
     }
 

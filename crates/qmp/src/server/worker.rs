@@ -84,6 +84,9 @@ fn session(
             context.descriptors.insert(&name.fdname, descriptor).map(Into::into)
         }
         SessionCommand::CloseFd(name) => context.descriptors.close(&name.fdname).map(Into::into),
+        SessionCommand::AddFd(add) => context.sets.add(add, descriptor).map(Into::into),
+        SessionCommand::RemoveFd(remove) => context.sets.remove(remove).map(Into::into),
+        SessionCommand::QueryFdSets => Ok(context.sets.list().into()),
     }
 }
 

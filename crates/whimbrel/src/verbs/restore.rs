@@ -2,8 +2,10 @@
 
 use super::hold::{Manner, Outside, hold};
 use crate::exit::Exit;
+use crate::units::{Time, UnitError};
 use monitor::{BootSource, GuestClock, How, Manner as Taking, Restore as File, RunConfig, Terms};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Let a guest go on that was saved in a file, or make a copy of one
 #[derive(Debug, clap::Args)]
@@ -46,6 +48,11 @@ pub struct Restore {
     /// With --mmap: do not check all of the file's pages before the guest runs
     #[arg(long, requires = "mmap")]
     no_verify: bool,
+    /// How long a page may take to come while the guest runs: then the guest is stopped, until it is
+    /// resumed [default: 5s]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["eager", "mmap"],
+        value_parser = stall)]
+    io_stall: Option<Duration>,
     /// Whether the guest's clocks go on where they stopped, or by the time that it was away
     #[arg(long, value_name = "continue|realtime", default_value_t = GuestClock::Continue)]
     clock: GuestClock,
@@ -76,8 +83,8 @@ impl Restore {
             (.., true) => Some(How::Mapped),
             _ => None,
         };
-        let Self { file, offset, clock, paused, outside, no_verify, .. } = self;
-        let manner = Taking { terms, how, verify: !no_verify, clock };
+        let Self { file, offset, clock, paused, outside, no_verify, io_stall, .. } = self;
+        let manner = Taking { terms, how, verify: !no_verify, io_stall, clock };
         Ok(RunConfig {
             name: outside.name,
             uuid: None,
@@ -96,6 +103,13 @@ impl Restore {
             insecure: false,
         })
     }
+}
+
+/// A time that a file may be given.
+fn stall(text: &str) -> Result<Duration, String> {
+    let Time(time) = text.parse().map_err(|e: UnitError| e.to_string())?;
+    let bounds = Duration::from_millis(10)..=Duration::from_secs(3600);
+    if bounds.contains(&time) { Ok(time) } else { Err("from 10 ms to an hour".to_owned()) }
 }
 
 #[cfg(test)]
@@ -136,6 +150,7 @@ mod tests {
                 terms: Terms::Reclaim,
                 how: Some(How::Eager),
                 verify: true,
+                io_stall: None,
                 clock: GuestClock::Realtime,
             },
         };
@@ -160,6 +175,8 @@ mod tests {
             ("f --lazy --eager", "cannot be used with"),
             ("f --mmap --lazy", "cannot be used with"),
             ("f --no-verify", "--mmap"),
+            ("f --eager --io-stall 1s", "cannot be used with"),
+            ("f --io-stall 1ms", "10 ms"),
             ("f --clock stop", "continue or realtime"),
             ("f --memory 1G", "unexpected argument"),
             ("f --json", "--detach"),
