@@ -9,9 +9,11 @@ use rt::cpu::{self, Cpu};
 use rt::machine::Machine;
 use rt::ram::Regions;
 use rt::shared::builtin::Builtin;
-use rt::shared::params::Fill;
+use rt::shared::params::{Fill, Params, Wake};
 use rt::shared::pattern::{self, Key, Page};
-use rt::shared::report::Work;
+use rt::shared::quantiles::Quantiles;
+use rt::shared::report::{Awake, Sample, Verdict, Work};
+use rt::shared::shuffle::Shuffle;
 use rt::station::Station;
 
 rt::guest!(Builtin::Workload, main);
@@ -49,6 +51,7 @@ fn main(machine: &'static Machine, cpu: Cpu) -> ! {
         count(&TOUCHED, cpu);
         turn(&mut station, &working_set.regions);
     }
+    let mut sampler = Sampler { params, touched: &touched, asked: 0, checks: 0 };
     if working_set.pages == 0 {
         // The first processor always watches: it minds the console
         if cpu.rank != 0 && cpu.rank as u64 >= params.watch {
@@ -56,6 +59,7 @@ fn main(machine: &'static Machine, cpu: Cpu) -> ! {
         }
         loop {
             turn(&mut station, &working_set.regions);
+            sampler.attend(&mut station, &working_set.regions);
         }
     }
 
@@ -67,6 +71,7 @@ fn main(machine: &'static Machine, cpu: Cpu) -> ! {
         for page in 0..working_set.pages {
             loop {
                 let now = turn(&mut station, &working_set.regions);
+                sampler.attend(&mut station, &working_set.regions);
                 if now >= due {
                     due = (due + interval).max(now.saturating_sub(backlog));
                     break;
@@ -96,6 +101,67 @@ fn turn(station: &mut Station, working_set: &Regions) -> u64 {
     now
 }
 
+/// Checks memory that was touched once
+struct Sampler<'a> {
+    params: Params,
+    touched: &'a Share,
+    asked: u64,
+    checks: u64,
+}
+
+impl Sampler<'_> {
+    /// Says that a pause is over and checks a sample, as far as that is wanted
+    #[inline(always)]
+    fn attend(&mut self, station: &mut Station, working_set: &Regions) {
+        let woken = station.watch.take_woken();
+        if station.cpu.rank == 0 && (woken || station.samples() != self.asked) {
+            self.sample(station, working_set, woken);
+        }
+    }
+
+    #[cold]
+    fn sample(&mut self, station: &mut Station, working_set: &Regions, woken: bool) {
+        let time = station.machine.time;
+        if woken && self.params.wake != Wake::Quiet {
+            station.print(|_| Awake { t: time.now() });
+        }
+        let asked = station.samples() != self.asked;
+        self.asked = station.samples();
+        if !asked && !(woken && self.params.wake == Wake::Check) {
+            return;
+        }
+        self.checks += 1;
+        // A page at each multiple of the stride, as far as there are so many
+        let page = cpu::PAGE as u64;
+        let stride = self.params.stride.div_ceil(page);
+        let places = Shuffle::new(self.touched.pages / stride, self.checks);
+        let wanted = self.params.sample.div_ceil(page);
+        let mut times = Quantiles::new();
+        let (mut pages, mut faults) = (0, 0);
+        let begun = cpu::tsc();
+        for place in places.take(wanted as usize) {
+            let before = turn(station, working_set);
+            let first = self.touched.first_word(place * stride);
+            times.add(time.nanoseconds(cpu::tsc() - before));
+            let is_right = self.touched.is_right(place * stride, first, self.params.touch_fill);
+            pages += 1;
+            faults += u64::from(!is_right);
+        }
+        let took = time.nanoseconds(cpu::tsc() - begun);
+        station.print(|_| Sample {
+            verdict: if faults == 0 { Verdict::Ok } else { Verdict::Bad },
+            pages,
+            faults,
+            took,
+            median: times.of_thousand(500),
+            p90: times.of_thousand(900),
+            p99: times.of_thousand(990),
+            max: times.max(),
+            t: time.now(),
+        });
+    }
+}
+
 fn count(counts: &[Count; cpu::MAX], cpu: Cpu) {
     let count = &counts[cpu.id].0;
     count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -119,6 +185,30 @@ impl Share {
         let bound = |rank: u64| pages * rank / machine.cpus;
         let first = bound(cpu.rank as u64);
         Self { regions, first, pages: bound(cpu.rank as u64 + 1) - first, cpu }
+    }
+
+    /// The first word of a page, read from memory now
+    #[inline(always)]
+    fn first_word(&self, page: u64) -> u64 {
+        let address = self.regions.page(self.first + page) as *const u64;
+        // SAFETY: the page is RAM that nothing but this processor's share uses
+        unsafe { address.read_volatile() }
+    }
+
+    /// Whether a page that was written once, and whose first word reads so, is what was written
+    fn is_right(&self, page: u64, first: u64, fill: Fill) -> bool {
+        let address = self.regions.page(self.first + page);
+        // SAFETY: the page is RAM that nothing but this processor's share uses
+        let page = unsafe { &*(address as *const Page) };
+        let seed = Key { address, generation: 1, cpu: self.cpu.id as u64 }.seed();
+        match fill {
+            Fill::Word => first == 1,
+            Fill::Random => {
+                let mut words = page.iter().enumerate();
+                first == pattern::word(seed, 0)
+                    && words.all(|(index, found)| *found == pattern::word(seed, index))
+            }
+        }
     }
 
     #[inline(always)]

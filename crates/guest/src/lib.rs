@@ -8,7 +8,7 @@
 pub mod shared;
 
 pub use shared::builtin::{Builtin, UnknownGuest};
-pub use shared::params::{Fill, Key, ParamError, Params};
+pub use shared::params::{Fill, Key, ParamError, Params, Wake};
 pub use shared::report;
 
 impl Builtin {

@@ -11,6 +11,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Reports asked for over the console since the start
 static REPORTS: AtomicU64 = AtomicU64::new(0);
+/// Samples asked for over the console since the start
+static SAMPLES: AtomicU64 = AtomicU64::new(0);
 /// Checks asked for over the console since the start
 static CHECKS: AtomicU64 = AtomicU64::new(0);
 
@@ -129,6 +131,9 @@ impl Station {
                 b'c' => {
                     CHECKS.fetch_add(1, Ordering::Relaxed);
                 }
+                b'k' => {
+                    SAMPLES.fetch_add(1, Ordering::Relaxed);
+                }
                 b'p' => self.machine.end(End::PowerOff),
                 b'r' => self.machine.end(End::Reset),
                 b't' => self.machine.end(End::TripleFault),
@@ -151,6 +156,11 @@ impl Station {
         });
         let line = line(&mut watch.borrow_mut());
         console.print(line);
+    }
+
+    /// Number of samples asked for over the console since the start
+    pub fn samples(&self) -> u64 {
+        SAMPLES.load(Ordering::Relaxed)
     }
 
     /// Number of checks asked for over the console since the start

@@ -14,6 +14,7 @@ pub struct Watch {
     stall: u64,
     worst: u64,
     worst_end: u64,
+    woken: bool,
     report: Clock,
 }
 
@@ -28,6 +29,7 @@ impl Watch {
             stall: time.ticks(STALL),
             worst: 0,
             worst_end: 0,
+            woken: false,
             report: blank(cpu),
         }
     }
@@ -85,6 +87,7 @@ impl Watch {
         // KVM sets the flag before the first instruction after a pause, so the gap that ends here
         // is the pause; and the flag is cleared, so that the next one is not.
         if self.time.take_pause(self.cpu) {
+            self.woken = true;
             self.report.paused = 1;
             self.report.away = self.report.away.max(gap);
         } else {
@@ -97,6 +100,12 @@ impl Watch {
         }
     }
 
+    /// Whether a pause has ended since the last call
+    #[inline(always)]
+    pub fn take_woken(&mut self) -> bool {
+        core::mem::take(&mut self.woken)
+    }
+
     /// The longest gap since the last report, in ticks of the TSC
     pub fn worst(&self) -> u64 {
         self.worst
@@ -105,7 +114,9 @@ impl Watch {
     /// The report, and the next one begins
     pub fn take(&mut self) -> Clock {
         let (now, kvm) = self.time.kvm(self.cpu);
-        let paused = self.report.paused | u64::from(self.time.take_pause(self.cpu));
+        let unseen = self.time.take_pause(self.cpu);
+        self.woken |= unseen;
+        let paused = self.report.paused | u64::from(unseen);
         let report = Clock {
             t: self.time.at(now),
             kvm,

@@ -8,6 +8,8 @@ pub mod invariant;
 pub mod params;
 pub mod pattern;
 pub mod progress;
+pub mod quantiles;
 pub mod report;
+pub mod shuffle;
 #[cfg(target_arch = "x86_64")]
 pub mod sweep;

@@ -32,6 +32,12 @@ pub struct Params {
     pub touch: u64,
     /// What these are filled with
     pub touch_fill: Fill,
+    /// What the guest does when it goes on after a pause
+    pub wake: Wake,
+    /// Bytes of these that are checked at once, on demand or after a pause
+    pub sample: u64,
+    /// What is checked lies at multiples of so many bytes
+    pub stride: u64,
     /// Bytes of RAM to leave alone, and to be zero when checked on demand
     pub untouched: u64,
     /// Nanoseconds by which the clocks of two processors may differ
@@ -45,6 +51,17 @@ pub enum Fill {
     Word,
     /// Content that no compressor shortens, all of it new at each write
     Random,
+}
+
+/// What a guest does when it goes on after a pause of which the VMM has told it
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Nothing
+    Quiet,
+    /// It says so
+    Say,
+    /// It says so, and checks a sample of its memory
+    Check,
 }
 
 /// A parameter, as documented
@@ -103,6 +120,27 @@ pub const KEYS: &[Key] = &[
         help: "what that is filled with (random)",
         guests: WORKLOAD,
         set: |p, v| fill(v).map(|f| p.touch_fill = f),
+    },
+    Key {
+        name: "wake",
+        value: "quiet|say|check",
+        help: "after a pause that the VMM told it of: nothing, an AWAKE line, and a check (quiet)",
+        guests: WORKLOAD,
+        set: |p, v| wake(v).map(|w| p.wake = w),
+    },
+    Key {
+        name: "sample",
+        value: "SIZE",
+        help: "how much of the memory touched once a check reads, in a random order (64M)",
+        guests: WORKLOAD,
+        set: |p, v| bytes(v).map(|n| p.sample = n),
+    },
+    Key {
+        name: "stride",
+        value: "SIZE",
+        help: "a check reads pages that lie so far apart, or multiples of that (4K)",
+        guests: WORKLOAD,
+        set: |p, v| bytes(v).filter(|n| *n != 0).map(|n| p.stride = n),
     },
     Key {
         name: "untouched",
@@ -225,6 +263,9 @@ impl Params {
             fill: Fill::Word,
             touch: 0,
             touch_fill: Fill::Random,
+            wake: Wake::Quiet,
+            sample: 64 << 20,
+            stride: 4096,
             untouched: 0,
             skew: 50_000,
         }
@@ -257,6 +298,15 @@ fn fill(text: &str) -> Option<Fill> {
     match text {
         "word" => Some(Fill::Word),
         "random" => Some(Fill::Random),
+        _ => None,
+    }
+}
+
+fn wake(text: &str) -> Option<Wake> {
+    match text {
+        "quiet" => Some(Wake::Quiet),
+        "say" => Some(Wake::Say),
+        "check" => Some(Wake::Check),
         _ => None,
     }
 }
@@ -325,6 +375,8 @@ mod tests {
             }
         );
         assert_eq!(strict(Builtin::SelfCheck, "rate=0").unwrap().rate, Some(0));
+        let params = strict(Builtin::Workload, "wake=check sample=1M stride=64K").unwrap();
+        assert_eq!((params.wake, params.sample, params.stride), (Wake::Check, 1 << 20, 1 << 16));
     }
 
     #[test]
@@ -338,6 +390,8 @@ mod tests {
             ("report=0s", "TIME"),
             ("report=5", "TIME"),
             ("fill=zero", "word|random"),
+            ("wake=up", "quiet|say|check"),
+            ("stride=0", "SIZE"),
             ("cpus=65", "N"),
             ("cpus=0", "N"),
         ] {

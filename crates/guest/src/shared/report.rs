@@ -190,6 +190,39 @@ words! {
     }
 }
 
+line! {
+    /// The guest goes on after a pause
+    Awake = "AWAKE" {
+        /// When
+        t: u64,
+    }
+}
+
+line! {
+    /// What a check of some of the memory that was touched once has found
+    Sample = "SAMPLE" [
+        /// Whether all of it is what was written
+        verdict: Verdict
+    ] {
+        /// Pages that were checked
+        pages: u64,
+        /// Pages that were not what was written
+        faults: u64,
+        /// How long the check took
+        took: u64,
+        /// Of the times that it took to read a page's first word: the median
+        median: u64,
+        /// Nine in ten took no longer
+        p90: u64,
+        /// 99 in 100 took no longer
+        p99: u64,
+        /// The longest
+        max: u64,
+        /// When it was done
+        t: u64,
+    }
+}
+
 words! {
     /// What a check covered
     Scope {
@@ -327,6 +360,10 @@ pub enum Line {
     Clock(Clock),
     /// `WORK`
     Work(Work),
+    /// `AWAKE`
+    Awake(Awake),
+    /// `SAMPLE`
+    Sample(Sample),
     /// `CHECK`
     Check(Check),
     /// `FAULT`
@@ -358,6 +395,8 @@ impl FromStr for Line {
             "HELLO" => line.parse().map(Self::Hello),
             "CLOCK" => line.parse().map(Self::Clock),
             "WORK" => line.parse().map(Self::Work),
+            "AWAKE" => line.parse().map(Self::Awake),
+            "SAMPLE" => line.parse().map(Self::Sample),
             "CHECK" => line.parse().map(Self::Check),
             "FAULT" => line.parse().map(Self::Fault),
             "BYE" => line.parse().map(Self::Bye),
@@ -373,6 +412,8 @@ impl fmt::Display for Line {
             Self::Hello(line) => line.fmt(f),
             Self::Clock(line) => line.fmt(f),
             Self::Work(line) => line.fmt(f),
+            Self::Awake(line) => line.fmt(f),
+            Self::Sample(line) => line.fmt(f),
             Self::Check(line) => line.fmt(f),
             Self::Fault(line) => line.fmt(f),
             Self::Bye(line) => line.fmt(f),
@@ -431,6 +472,12 @@ mod tests {
                 touched,
                 ws
             })),
+            n().prop_map(|t| Line::Awake(Awake { t })),
+            (verdict.clone(), any::<[u64; 8]>()).prop_map(
+                |(verdict, [pages, faults, took, median, p90, p99, max, t])| {
+                    Line::Sample(Sample { verdict, pages, faults, took, median, p90, p99, max, t })
+                }
+            ),
             (verdict, n(), n(), n(), scope, n()).prop_map(
                 |(verdict, pages, rounds, faults, scope, t)| {
                     Line::Check(Check { verdict, pages, rounds, faults, scope, t })

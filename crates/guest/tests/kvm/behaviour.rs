@@ -4,7 +4,7 @@ use crate::host::{Guest, Stop};
 use std::thread::sleep;
 use std::time::Duration;
 use whimbrel_guest::Builtin;
-use whimbrel_guest::report::{Bye, Clock, End, Hello, Line, Work};
+use whimbrel_guest::report::{Bye, Clock, End, Hello, Line, Sample, Verdict, Work};
 use whimbrel_guest::shared::histogram::Histogram;
 
 fn hello(guest: &mut Guest) -> Hello {
@@ -192,4 +192,67 @@ fn a_pause_that_the_vmm_tells_of_is_reported() {
     let away = u64::try_from(away.as_nanos()).unwrap();
     assert!(told.away >= away && told.gap == told.away, "{told}");
     assert_eq!(paused(&mut guest), 0);
+}
+
+fn sample(guest: &mut Guest) -> Sample {
+    guest.until(|line| match line {
+        Line::Sample(sample) => Some(*sample),
+        _ => None,
+    })
+}
+
+/// A workload that has touched 1 MiB, in either way.
+fn touched(fill: &str, parameters: &str) -> Guest {
+    let parameters = format!("rate=0 touch=1M touchfill={fill} report=50ms {parameters}");
+    let mut guest = Guest::boot(Builtin::Workload, &parameters);
+    while work(&mut guest).touched < 256 {}
+    guest
+}
+
+#[test]
+fn a_sample_is_of_pages_that_were_touched_once() {
+    for fill in ["word", "random"] {
+        let mut guest = touched(fill, "sample=512K");
+        guest.send(b'k');
+        let found = sample(&mut guest);
+        assert_eq!((found.verdict, found.pages, found.faults), (Verdict::Ok, 128, 0));
+        assert!(found.median <= found.p90 && found.p90 <= found.p99 && found.p99 <= found.max);
+        assert!(found.max <= found.took && found.took <= found.t, "{found}");
+    }
+}
+
+#[test]
+fn a_sample_notices_what_is_not_as_it_was_written() {
+    for fill in ["word", "random"] {
+        let mut guest = touched(fill, "sample=1M stride=64K");
+        guest.stop(&Stop::Poll, |_| true);
+        let start = guest.image_end();
+        // One that is looked at, and one that is not.
+        guest.page(start + (16 << 12))[0] ^= 1 << 63;
+        guest.page(start + (17 << 12))[0] ^= 1 << 63;
+        guest.send(b'k');
+        let found = sample(&mut guest);
+        assert_eq!((found.verdict, found.pages, found.faults), (Verdict::Bad, 16, 1), "{fill}");
+    }
+}
+
+#[test]
+fn a_guest_says_when_it_goes_on_if_it_is_to() {
+    for (wake, says, checks) in [("quiet", 0, 0), ("say", 1, 0), ("check", 1, 1)] {
+        let mut guest = touched("random", &format!("sample=64K wake={wake}"));
+        guest.stop(&Stop::Signal, |_| true);
+        guest.vcpu.kvmclock_ctrl().unwrap();
+        guest.send(b'r');
+        let (mut said, mut checked) = (0, 0);
+        // It ends with a line of its own, and all that it has to say comes before that.
+        loop {
+            let line = guest.until(|line| Some(*line));
+            said += u64::from(matches!(line, Line::Awake(_)));
+            checked += u64::from(matches!(line, Line::Sample(_)));
+            if matches!(line, Line::Bye(_)) {
+                break;
+            }
+        }
+        assert_eq!((said, checked), (says, checks), "{wake}");
+    }
 }
