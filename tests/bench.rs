@@ -1,4 +1,4 @@
-//! `whimbrel bench move`, without a word about how fast anything is.
+//! `whimbrel bench move` and `whimbrel bench keep`, without a word about how fast anything is.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -37,4 +37,28 @@ fn cases_are_listed_and_unknown_ones_refused() {
     assert!(cases.iter().any(|case| case["case"] == "idle-blackout"), "{list}");
     let said = host.fails(2, &["bench", "move", "quickest"]);
     assert!(said.contains("no case `quickest`"), "{said}");
+}
+
+/// Each case of `bench keep` runs once, with guests that are as small as they can be, and gives a figure
+/// for everything that it is to be compared with.
+#[test]
+fn every_case_of_files_gives_all_its_figures() {
+    let host = Host::new();
+    let folder = host.folder().to_str().unwrap();
+    let list = host.ok(&["bench", "keep", "--list", "--json"]);
+    let cases: Vec<Value> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(cases.len() > 10, "{list}");
+    let words = ["bench", "keep", "--tiny", "--runs", "1", "--json", "--folder", folder];
+    let said = host.ok(&words);
+    let rows: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for case in cases {
+        let of_case = || rows.iter().filter(|row| row["case"] == case["case"]);
+        assert!(of_case().all(|row| row["bench"] == "keep" && row["runs"].as_u64() >= Some(1)));
+        let first = of_case().next().unwrap_or_else(|| panic!("{case}: {said}"));
+        assert!(first["median"].as_f64().unwrap() >= 0.0, "{first}");
+        assert_eq!(first["floor_median"].is_f64(), case["floor"] == true, "{first}");
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(host.folder()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(left.iter().all(|path| path.is_file() || path.ends_with("handover")), "{left:?}");
 }

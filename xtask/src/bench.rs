@@ -12,8 +12,12 @@ use crate::process::{cargo, run};
 /// What to measure
 #[derive(Args)]
 pub struct Bench {
-    /// The cases (default: all); `whimbrel bench move --list` names them
+    /// The cases (default: all); `whimbrel bench move --list` and `whimbrel bench keep --list` name
+    /// them
     cases: Vec<String>,
+    /// Moves between processes, or files: saves, snapshots and restores
+    #[arg(long, value_name = "SUITE", default_value = "move")]
+    suite: Suite,
     /// Which VMM to measure in turn with Whimbrel
     #[arg(long, value_name = "VMM")]
     against: Option<Against>,
@@ -29,6 +33,14 @@ pub struct Bench {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum Suite {
+    /// `whimbrel bench move`
+    Move,
+    /// `whimbrel bench keep`
+    Keep,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum Against {
     /// QEMU 10 or later
     Qemu,
@@ -40,13 +52,24 @@ pub fn run_cases(bench: &Bench) -> Result<()> {
     if against.is_some() {
         debian::install(&[], &["qemu-system-x86"])?;
     }
+    let suite = match bench.suite {
+        Suite::Move => "move",
+        Suite::Keep => "keep",
+    };
+    if matches!(bench.suite, Suite::Keep) {
+        // What storage can do by itself.
+        debian::install(&["fio"], &[])?;
+    }
     let out = workspace().join(&bench.out);
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     run(&mut cargo(&["build", "--release", "--locked", "--package", "whimbrel"]))?;
     let mut command = cargo(&["run", "--release", "--locked", "--quiet", "--package", "whimbrel"]);
-    command.args(["--", "bench", "move"]).args(&bench.cases);
+    command.args(["--", "bench", suite]).args(&bench.cases);
+    if matches!(bench.suite, Suite::Keep) {
+        command.arg("--folder").arg(&out);
+    }
     command.args(against.map(|vmm| format!("--against={vmm}")));
     command.args(bench.runs.map(|runs| format!("--runs={runs}")));
     command.args(bench.json.then_some("--json"));
-    run(command.arg("--raw").arg(out.join("move.jsonl")))
+    run(command.arg("--raw").arg(out.join(format!("{suite}.jsonl"))))
 }

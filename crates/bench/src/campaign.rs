@@ -1,11 +1,11 @@
 //! Who runs a case when: all contenders in turn, A B A B, so that whatever changes on the host
 //! meanwhile meets them alike.
 
-use crate::cases::{Case, Contender, Course, Metric};
+use crate::cases::{Case, Contender, Course, Metric, Suite};
 use crate::peer::Peer;
 use crate::raw::{Raw, Sample};
 use crate::warm::warm;
-use crate::{BenchError, Row};
+use crate::{BenchError, Place, Row};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub struct Campaign<'a> {
     pub own: &'a dyn Peer,
     /// The other VMM.
     pub peer: Option<&'a dyn Peer>,
+    /// Where their files go.
+    pub place: &'a Place,
     /// Runs of each contender, at most; without it as many as the case says.
     pub runs: Option<usize>,
 }
@@ -43,6 +45,7 @@ struct Entrant<'a> {
     /// Samples that are still wanted.
     wanted: usize,
     course: Option<Box<dyn Course + 'a>>,
+    place: &'a Place,
     failures: usize,
 }
 
@@ -64,6 +67,7 @@ impl<'a> Campaign<'a> {
                 contender,
                 wanted: runs.saturating_sub(raw.count(case.name, name)),
                 course: None,
+                place: self.place,
                 failures: 0,
             })
             .collect()
@@ -84,7 +88,7 @@ impl<'a> Campaign<'a> {
         if rounds > 0 {
             // Each of them has a guest at its old place and at its new one.
             let guests = 2 * entrants.iter().filter(|entrant| entrant.wanted > 0).count() as u64;
-            warm(guests * case.touches)?;
+            warm(guests * self.place.bytes(case.touches))?;
         }
         let shares: Vec<usize> = entrants.iter().map(|entrant| entrant.wanted).collect();
         for round in 0..rounds {
@@ -145,7 +149,7 @@ impl Entrant<'_> {
                 course.wake()?;
                 course
             }
-            none => none.insert((case.begin)(self.contender)?),
+            none => none.insert((case.begin)(self.contender, self.place)?),
         };
         let outcome = course.run()?;
         course.rest()?;
@@ -155,14 +159,19 @@ impl Entrant<'_> {
 
 /// The rows of a case, of all samples that there are.
 #[must_use]
-pub fn rows(case: &'static Case, raw: &Raw, peer: Option<&str>) -> Vec<(&'static Metric, Row)> {
+pub fn rows(
+    suite: &Suite,
+    case: &'static Case,
+    raw: &Raw,
+    peer: Option<&str>,
+) -> Vec<(&'static Metric, Row)> {
     let figures = |who: &str, metric: &Metric| -> Vec<f64> {
         let ours = raw.samples().iter().filter(|s| s.case == case.name && s.who == who);
         ours.filter_map(|sample| sample.figures.get(metric.name).copied()).collect()
     };
     let row = |metric: &'static Metric| {
         let own = figures("whimbrel", metric);
-        let row = Row::summed(metric.sum, "move", case.name, metric.name, metric.unit, own)?
+        let row = Row::summed(metric.sum, suite.name, case.name, metric.name, metric.unit, own)?
             .beside_floor(metric.sum, figures(FLOOR, metric));
         Some(match peer {
             Some(peer) => row.beside_peer(metric.sum, peer, figures(peer, metric)),
@@ -191,7 +200,7 @@ mod tests {
 
     #[test]
     fn rows_stand_beside_floor_and_peer_of_the_same_case() {
-        let case = cases::find(&["idle-blackout".into()]).unwrap()[0];
+        let case = cases::MOVE.find(&["idle-blackout".into()]).unwrap()[0];
         let mut raw = Raw::default();
         for (case, who, blackout) in [
             ("idle-blackout", "whimbrel", 1.0),
@@ -208,7 +217,7 @@ mod tests {
             })
             .unwrap();
         }
-        let rows = rows(case, &raw, Some("qemu"));
+        let rows = rows(&cases::MOVE, case, &raw, Some("qemu"));
         assert_eq!(rows.len(), 1, "nothing else was measured");
         let row = &rows[0].1;
         assert_eq!((row.floor_ratio, row.peer_ratio), (Some(2.0), Some(0.25)));

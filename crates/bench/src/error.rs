@@ -64,6 +64,14 @@ pub enum BenchError {
         /// Why, in the VMM's words.
         why: String,
     },
+    /// The engine, used directly, failed.
+    #[error("{doing}: {why}")]
+    Engine {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        why: String,
+    },
     /// The floor cannot be measured.
     #[error(transparent)]
     Floor(#[from] FloorError),
@@ -74,8 +82,13 @@ pub enum BenchError {
     #[error("{0}")]
     Raw(String),
     /// There is no such case.
-    #[error("there is no case `{0}`; `whimbrel bench move --list` names all")]
-    NoSuchCase(String),
+    #[error("there is no case `{name}`; `whimbrel bench {bench} --list` names all")]
+    NoSuchCase {
+        /// What was asked for.
+        name: String,
+        /// Of which benchmark.
+        bench: &'static str,
+    },
 }
 
 impl BenchError {
@@ -91,7 +104,7 @@ impl BenchError {
         match self {
             Self::Floor(e) => e.code(),
             Self::Ram(_) => state::Code::MemoryUnavailable,
-            Self::Raw(_) | Self::NoSuchCase(_) => state::Code::InvalidArgument,
+            Self::Raw(_) | Self::NoSuchCase { .. } => state::Code::InvalidArgument,
             Self::Silent { .. } => state::Code::GuestError,
             _ => state::Code::HostIo,
         }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::fs::read_to_string;
+use std::io;
+use std::path::Path;
 
 /// The machine that figures were taken on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,12 +29,39 @@ pub struct Host {
     pub governor: String,
     /// Average number of runnable tasks over the last minute before the start.
     pub load: String,
+    /// What files are stored on, where that matters: file system and size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
     /// Version of Whimbrel, and how it was built.
     pub whimbrel: String,
     /// Version of the other VMM, if there was one.
     pub peer: Option<String>,
     /// How that is run and set.
     pub peer_settings: Option<String>,
+}
+
+/// A load from which on a machine is not idle.
+const QUIET: f64 = 0.5;
+
+/// What a folder is stored on: the file system and its size.
+///
+/// # Errors
+/// What the kernel said.
+pub fn storage(folder: &Path) -> io::Result<String> {
+    let about = rustix::fs::statfs(folder)?;
+    let name = match u64::from_ne_bytes(about.f_type.to_ne_bytes()) {
+        // linux/magic.h
+        0xef53 => "ext4".to_owned(),
+        0x5846_5342 => "xfs".to_owned(),
+        0x9123_683e => "btrfs".to_owned(),
+        0x0102_1994 => "tmpfs".to_owned(),
+        0x6969 => "nfs".to_owned(),
+        0x794c_7630 => "overlayfs".to_owned(),
+        0x2fc1_2fc1 => "zfs".to_owned(),
+        other => format!("a file system of type {other:#x}"),
+    };
+    let size = about.f_blocks.saturating_mul(u64::try_from(about.f_bsize).unwrap_or(0));
+    Ok(format!("{name} of {} GiB", size >> 30))
 }
 
 fn read(path: &str) -> String {
@@ -87,6 +116,7 @@ impl Host {
             governor: if governor.is_empty() { "none".into() } else { governor },
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
             whimbrel: format!("{}, {build}", env!("CARGO_PKG_VERSION")),
+            storage: None,
             peer: None,
             peer_settings: None,
         }
@@ -96,7 +126,12 @@ impl Host {
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         let what = |host: &Self| {
-            (host.cpu.clone(), host.cpus, host.ram_mib, host.kernel.clone(), host.whimbrel.clone())
+            (
+                host.cpu.clone(),
+                (host.cpus, host.ram_mib),
+                (host.kernel.clone(), host.whimbrel.clone()),
+                host.storage.clone(),
+            )
         };
         what(self) == what(other)
     }
@@ -110,6 +145,10 @@ impl Host {
             format!("Linux {}, KVM by {}, governor {}", self.kernel, self.kvm, self.governor),
             format!("Whimbrel {}; load at the start {}", self.whimbrel, self.load),
         ];
+        if self.load.parse::<f64>().is_ok_and(|load| load >= QUIET) {
+            lines.push("  the machine was not idle at the start: figures may be off".to_owned());
+        }
+        lines.extend(self.storage.iter().map(|storage| format!("files on {storage}")));
         lines.extend(self.peer.iter().map(|version| format!("beside QEMU {version}")));
         let settings = self.peer_settings.as_deref().unwrap_or_default();
         let settings = settings.split("; ").filter(|part| !part.is_empty());
@@ -133,6 +172,7 @@ mod tests {
     #[test]
     fn this_machine_has_processors_and_memory_and_no_name() {
         let here = Host::here();
+        assert!(storage(Path::new("/proc")).unwrap().starts_with("a file system of type 0x"));
         assert!(here.cpus > 0 && here.ram_mib > 0 && !here.kernel.is_empty());
         assert!(here.is_like(&here) && !here.is_like(&Host::default()));
         let name = read("/proc/sys/kernel/hostname");

@@ -2,7 +2,7 @@
 //! beside another VMM.
 //!
 //! A benchmark prints figures and asserts nothing about them. [`floor`] is the least that a blackout
-//! can be. [`cases`] are what is measured of moves: each runs real processes of a [`peer`], reads
+//! can be. [`cases`] are what is measured of moves and of files: each runs real processes of a [`peer`], reads
 //! what their guest says of its own clock, and leaves [`raw`] samples, of which a [`Row`] is the sum.
 #![forbid(unsafe_code)]
 
@@ -10,9 +10,12 @@ pub mod campaign;
 pub mod cases;
 mod console;
 mod error;
+pub mod fio;
 pub mod floor;
 pub mod host;
+mod inside;
 pub mod peer;
+mod place;
 mod procfs;
 pub mod raw;
 mod row;
@@ -23,5 +26,6 @@ mod travel;
 mod warm;
 
 pub use error::BenchError;
+pub use place::Place;
 pub use row::{Row, Sum};
 pub use table::{chart, table};

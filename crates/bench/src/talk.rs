@@ -1,7 +1,7 @@
 //! A conversation with a guest over the standard input and output of its VMM.
 
 use crate::BenchError;
-use guest::report::{Clock, Hello, Line, Work};
+use guest::report::{Clock, Hello, Line, Sample, Work};
 use std::io::{Read, Write};
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -80,6 +80,22 @@ impl Talk {
     pub fn hello(&self) -> Result<(Instant, Hello), BenchError> {
         self.wait("at its start", |at, line| match line {
             Line::Hello(hello) => Some((at, hello)),
+            _ => None,
+        })
+    }
+
+    /// Waits until a guest that was away says that it goes on: when the first byte of that came.
+    pub fn awake(&self) -> Result<Instant, BenchError> {
+        self.wait("when it was to go on", |at, line| match line {
+            Line::Awake(_) => Some(at),
+            _ => None,
+        })
+    }
+
+    /// Waits until a guest has checked a sample of its memory: when it said so, and what.
+    pub fn sample(&self) -> Result<(Instant, Sample), BenchError> {
+        self.wait("of its memory", |at, line| match line {
+            Line::Sample(sample) => Some((at, sample)),
             _ => None,
         })
     }

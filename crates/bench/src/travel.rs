@@ -4,10 +4,11 @@
 //! but once; while another VMM has its turn it rests, stopped.
 
 use crate::BenchError;
-use crate::peer::{Account, Peer, Plan, Process, Spec};
+use crate::peer::{Account, Peer, Plan, Process, Spec, Way};
 use crate::procfs::cpu_time;
 use crate::talk::Said;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -29,11 +30,13 @@ pub struct Traveller<'a> {
     spec: Spec,
     /// Where it is.
     pub at: Process<'a>,
+    /// How snapshots are taken of it.
+    pub way: Way,
     moves: u32,
     place: TempDir,
 }
 
-/// One move that completed.
+/// One move, or snapshot, that completed.
 pub struct Hop {
     /// What the guest said when it had arrived, of the time since it was asked before the start.
     pub after: Said,
@@ -59,7 +62,8 @@ impl<'a> Traveller<'a> {
     pub fn start(peer: &'a dyn Peer, spec: &Spec) -> Result<Self, BenchError> {
         let place = tempfile::tempdir().map_err(BenchError::io("cannot make a folder"))?;
         let at = Process::start(peer, place.path(), "m0", spec, false)?;
-        let mut traveller = Self { peer, spec: spec.clone(), at, moves: 0, place };
+        let way = peer.copyings().first().copied().unwrap_or_default();
+        let mut traveller = Self { peer, spec: spec.clone(), at, way, moves: 0, place };
         traveller.at.talk.hello()?;
         let (once, set) = touches(&spec.cmdline);
         let deadline = Instant::now() + TOUCHING;
@@ -117,6 +121,16 @@ impl<'a> Traveller<'a> {
         let after = to.talk.ask()?;
         // The old process is gone, and its memory free, before anything else is measured.
         self.at = to;
+        Ok(Hop { after, before, total, account })
+    }
+
+    /// Takes a snapshot of the guest, which goes on where it is, and asks it before and after.
+    pub fn copy(&mut self, path: &Path) -> Result<Hop, BenchError> {
+        let before = self.at.talk.ask()?;
+        let total = self.at.save(path, &self.way)?;
+        let after = self.at.talk.ask()?;
+        let account = self.at.account()?;
+        std::fs::remove_file(path).map_err(BenchError::io("removing a file"))?;
         Ok(Hop { after, before, total, account })
     }
 

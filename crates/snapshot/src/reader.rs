@@ -25,6 +25,7 @@ pub struct Reader {
     present: PageSet,
     recent: PageSet,
     sums: Sums,
+    trusts: bool,
     pub(crate) claim: Result<Option<Claim>, Damage>,
 }
 
@@ -71,9 +72,17 @@ impl Reader {
             present,
             recent,
             sums,
+            trusts: false,
             claim,
             file,
         })
+    }
+
+    /// Takes pages as they are from now on, without comparing them with their checksums: to measure
+    /// what comparing costs. A guest is not to run on what nobody has verified.
+    #[must_use]
+    pub fn trusting(self) -> Self {
+        Self { trusts: true, ..self }
     }
 
     /// What the snapshot is of.
@@ -148,8 +157,10 @@ impl Reader {
             bytes[index(next)..index(run.start)].fill(0);
             let part = &mut bytes[index(run.start)..index(run.end())];
             self.file.read("reading pages", part, self.pages_offset + run.offset())?;
-            for (page, contents) in (run.start..).zip(part.chunks_exact(PAGE)) {
-                self.check(page, contents)?;
+            if !self.trusts {
+                for (page, contents) in (run.start..).zip(part.chunks_exact(PAGE)) {
+                    self.check(page, contents)?;
+                }
             }
             next = run.end();
         }

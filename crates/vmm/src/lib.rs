@@ -37,4 +37,4 @@ pub use error::VmError;
 pub use kvm::{Hypervisor, OpenError};
 pub use status::{EventSink, Registers, RunState, VmEvent};
 pub use vcpu::SavedVcpu;
-pub use vm::Vm;
+pub use vm::{Vm, time_of_slots};

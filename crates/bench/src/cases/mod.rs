@@ -1,17 +1,13 @@
-//! The cases: what is measured of moves, one file each.
+//! The cases: what is measured of moves and of files, one file each.
 //!
 //! A case tells how a contender runs it once ([`Course`]) and what its figures mean ([`Metric`]). Who
 //! runs when, and how often, is the [campaign](crate::campaign)'s.
 
-mod cancel;
-mod flat_out;
-mod idle;
-mod limited;
-mod sparse;
-mod start_up;
-mod stopped;
+mod keep;
+mod moves;
 
 use crate::BenchError;
+use crate::Place;
 use crate::peer::Peer;
 use crate::raw::Figures;
 use crate::row::Sum;
@@ -118,7 +114,7 @@ pub trait Course {
 }
 
 /// Sets a contender up for a case.
-pub type Begin = for<'a> fn(Contender<'a>) -> Result<Box<dyn Course + 'a>, BenchError>;
+pub type Begin = for<'a> fn(Contender<'a>, &'a Place) -> Result<Box<dyn Course + 'a>, BenchError>;
 
 /// A case.
 #[derive(Clone, Copy)]
@@ -140,34 +136,36 @@ pub struct Case {
     pub begin: Begin,
 }
 
-/// Every case.
-pub const ALL: &[Case] = &[
-    idle::ONE,
-    idle::FOUR,
-    idle::EIGHT,
-    sparse::CASE,
-    flat_out::CASE,
-    limited::ABOVE,
-    limited::BELOW,
-    stopped::CASE,
-    start_up::CASE,
-    cancel::CASE,
-];
+/// Cases that belong together.
+#[derive(Clone, Copy)]
+pub struct Suite {
+    /// What it is called on the command line, and in what it says.
+    pub name: &'static str,
+    /// Its cases.
+    pub cases: &'static [Case],
+}
 
-/// The cases of these names, or all if there is none.
-///
-/// # Errors
-/// [`BenchError::NoSuchCase`].
-pub fn find(names: &[String]) -> Result<Vec<&'static Case>, BenchError> {
-    if names.is_empty() {
-        return Ok(ALL.iter().collect());
+/// Moves between processes.
+pub const MOVE: Suite = Suite { name: "move", cases: moves::ALL };
+/// Files: saves, snapshots and restores.
+pub const KEEP: Suite = Suite { name: "keep", cases: keep::ALL };
+
+impl Suite {
+    /// The cases of these names, or all if there is none.
+    ///
+    /// # Errors
+    /// [`BenchError::NoSuchCase`].
+    pub fn find(&self, names: &[String]) -> Result<Vec<&'static Case>, BenchError> {
+        if names.is_empty() {
+            return Ok(self.cases.iter().collect());
+        }
+        let of = |name: &String| {
+            let found = self.cases.iter().find(|case| case.name == name);
+            let none = || BenchError::NoSuchCase { name: name.clone(), bench: self.name };
+            found.ok_or_else(none)
+        };
+        names.iter().map(of).collect()
     }
-    let of = |name: &String| {
-        ALL.iter()
-            .find(|case| case.name == name)
-            .ok_or_else(|| BenchError::NoSuchCase(name.clone()))
-    };
-    names.iter().map(of).collect()
 }
 
 /// What every guest here is told: nothing is said that was not asked for.
@@ -194,21 +192,28 @@ fn whether(holds: bool) -> f64 {
 mod tests {
     use super::*;
 
+    const SUITES: [Suite; 2] = [MOVE, KEEP];
+
+    fn all() -> impl Iterator<Item = &'static Case> {
+        SUITES.into_iter().flat_map(|suite| suite.cases)
+    }
+
     #[test]
     fn cases_are_found_by_name_and_named_once() {
-        let all = find(&[]).unwrap();
-        for case in &all {
-            assert_eq!(find(&[case.name.to_owned()]).unwrap()[0].name, case.name);
-            assert_eq!(all.iter().filter(|other| other.name == case.name).count(), 1);
-            assert!(case.runs.own > 0 && !case.metrics.is_empty(), "{}", case.name);
+        for suite in SUITES {
+            for case in suite.find(&[]).unwrap() {
+                assert_eq!(suite.find(&[case.name.to_owned()]).unwrap()[0].name, case.name);
+                assert_eq!(all().filter(|other| other.name == case.name).count(), 1);
+                assert!(case.runs.own > 0 && !case.metrics.is_empty(), "{}", case.name);
+            }
+            let error = suite.find(&["fast".into()]).err().unwrap().to_string();
+            assert!(error.contains(&format!("bench {} --list", suite.name)), "{error}");
         }
-        let error = find(&["fast".into()]).err().unwrap().to_string();
-        assert!(error.contains("--list"), "{error}");
     }
 
     #[test]
     fn metrics_are_named_once_in_a_case_and_fit_into_the_table() {
-        for case in ALL {
+        for case in all() {
             for metric in case.metrics {
                 let same = case.metrics.iter().filter(|other| other.name == metric.name);
                 assert_eq!(same.count(), 1, "{}: {}", case.name, metric.name);
@@ -220,14 +225,17 @@ mod tests {
     #[test]
     fn every_case_stands_in_the_documentation() {
         let manual = include_str!("../../../../docs/performance.md");
-        for case in ALL {
+        for case in all() {
             assert!(manual.contains(&format!("`{}`", case.name)), "{}", case.name);
         }
     }
 
     #[test]
-    fn whoever_runs_everything_is_done_within_25_minutes() {
-        let sum: Duration = ALL.iter().map(|case| crate::campaign::expected(case, true)).sum();
-        assert!(sum <= Duration::from_secs(25 * 60), "{sum:?}");
+    fn whoever_runs_a_suite_is_done_within_25_minutes() {
+        for suite in SUITES {
+            let each = suite.cases.iter().map(|case| crate::campaign::expected(case, true));
+            let sum: Duration = each.sum();
+            assert!(sum <= Duration::from_secs(25 * 60), "{}: {sum:?}", suite.name);
+        }
     }
 }

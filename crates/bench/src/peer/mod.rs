@@ -1,10 +1,13 @@
 //! The VMMs that are measured: real processes, driven over QMP, with the same guest.
 
+mod file;
 mod qemu;
+mod way;
 mod whimbrel;
 
 pub use qemu::Qemu;
-pub use whimbrel::Whimbrel;
+pub use way::Way;
+pub use whimbrel::{EAGER, LAZY, Whimbrel};
 
 use crate::BenchError;
 use crate::talk::Talk;
@@ -82,6 +85,16 @@ pub trait Peer {
     /// The command that runs `spec`, or waits for its arrival. Its control socket is to be at
     /// `socket`, its guest's console on its standard input and output.
     fn command(&self, spec: &Spec, socket: &Path, incoming: bool) -> Command;
+    /// The command that takes the guest of `spec` out of `file`; otherwise as [`Self::command`].
+    fn restore_command(&self, spec: &Spec, socket: &Path, file: &Path, way: &Way) -> Command;
+    /// How it can write a guest that does not run to a file, and leave it stopped.
+    fn writings(&self) -> &'static [Way];
+    /// How it can take a guest out of such a file as fast as possible.
+    fn readings(&self) -> &'static [Way];
+    /// How it can write a guest that goes on running to a file.
+    fn copyings(&self) -> &'static [Way];
+    /// Whether what it has written is durable when it says that it is done.
+    fn syncs(&self) -> bool;
     /// How the mapping of its guest's RAM is called in `smaps`.
     fn ram(&self) -> &'static str;
     /// The capabilities to set before a move, on both sides.
@@ -113,10 +126,20 @@ impl<'a> Process<'a> {
         incoming: bool,
     ) -> Result<Self, BenchError> {
         let socket = place.join(format!("{name}.sock"));
+        Self::of(peer, place, name, peer.command(spec, &socket, incoming))
+    }
+
+    /// Starts the command of one.
+    fn of(
+        peer: &'a dyn Peer,
+        place: &Path,
+        name: &str,
+        mut command: Command,
+    ) -> Result<Self, BenchError> {
+        let socket = place.join(format!("{name}.sock"));
         let said = place.join(format!("{name}.said"));
         let starting =
             |source| BenchError::Io { doing: format!("{}: starting", peer.name()), source };
-        let mut command = peer.command(spec, &socket, incoming);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -198,11 +221,15 @@ impl<'a> Process<'a> {
         }
     }
 
+    fn forget_events(&mut self) {
+        while let Ok(Some(_)) = self.client.next_event(Some(Duration::from_millis(1))) {}
+    }
+
     /// Starts a move to where another process waits.
     pub fn migrate(&mut self, to: &str, plan: &Plan) -> Result<(), BenchError> {
         self.set(plan)?;
         // What it went through as a destination.
-        while let Ok(Some(_)) = self.client.next_event(Some(Duration::from_millis(1))) {}
+        self.forget_events();
         self.execute("migrate", Some(json!({ "uri": to }))).map(drop)
     }
 

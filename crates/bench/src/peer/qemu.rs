@@ -1,6 +1,6 @@
 //! QEMU 10, with the settings that were found to be its best for these guests.
 
-use super::{Account, Peer, Plan, Spec};
+use super::{Account, Peer, Plan, Spec, Way};
 use crate::BenchError;
 use guest::Builtin;
 use serde_json::{Value, json};
@@ -12,6 +12,35 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const MACHINE: &str = "microvm,isa-serial=on,pit=off,pic=off,rtc=off,accel=kvm";
 /// Connections for pages: one for each processor, as far as more still help.
 const CHANNELS: std::ops::RangeInclusive<usize> = 2..=8;
+
+const fn file(
+    name: &'static str,
+    capabilities: &'static [(&'static str, bool)],
+    direct: bool,
+) -> Way {
+    Way { capabilities, direct: Some(direct), ..Way::called(name) }
+}
+
+/// Pages at fixed places, written by several threads, past the page cache or through it.
+const WRITINGS: [Way; 2] =
+    [file("multifd, direct-io", IN_PLACE, true), file("multifd, buffered", IN_PLACE, false)];
+const IN_PLACE: &[(&str, bool)] = &[("events", true), ("mapped-ram", true), ("multifd", true)];
+/// The same for reading, and by one thread, which is better for what is in the page cache. Direct I/O
+/// can only be switched on over QMP, and then the file has to be asked for there.
+const READINGS: [Way; 3] = [
+    Way { asked: true, ..WRITINGS[0] },
+    file("multifd, buffered", &[("mapped-ram", true), ("x-multifd", true)], false),
+    file("one thread", &[("mapped-ram", true)], false),
+];
+/// Pages are copied before they are written; that goes with one thread only.
+const COPYINGS: [Way; 2] = [
+    file("background-snapshot", COPYING, false),
+    file("background-snapshot, mapped-ram", COPYING_IN_PLACE, false),
+];
+const COPYING: &[(&str, bool)] =
+    &[("events", true), ("mapped-ram", false), ("background-snapshot", true)];
+const COPYING_IN_PLACE: &[(&str, bool)] =
+    &[("events", true), ("mapped-ram", true), ("background-snapshot", true)];
 
 /// QEMU, and the exported guest.
 #[derive(Debug, Clone)]
@@ -79,6 +108,35 @@ impl Peer for Qemu {
             command.args(["-incoming", "defer"]);
         }
         command
+    }
+
+    fn restore_command(&self, spec: &Spec, socket: &Path, file: &Path, way: &Way) -> Command {
+        if way.asked {
+            return self.command(spec, socket, true);
+        }
+        let mut command = self.command(spec, socket, false);
+        for (capability, on) in way.capabilities {
+            let on = if *on { "on" } else { "off" };
+            command.args(["-global", &format!("migration.{capability}={on}")]);
+        }
+        command.arg("-incoming").arg(format!("file:{}", file.display()));
+        command
+    }
+
+    fn writings(&self) -> &'static [Way] {
+        &WRITINGS
+    }
+
+    fn readings(&self) -> &'static [Way] {
+        &READINGS
+    }
+
+    fn copyings(&self) -> &'static [Way] {
+        &COPYINGS
+    }
+
+    fn syncs(&self) -> bool {
+        false
     }
 
     fn ram(&self) -> &'static str {

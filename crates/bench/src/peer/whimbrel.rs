@@ -1,9 +1,14 @@
 //! Whimbrel itself: the program that runs.
 
-use super::{Account, Peer, Plan, Spec};
+use super::{Account, Peer, Plan, Spec, Way};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// A restore whose guest runs while its memory comes.
+pub const LAZY: Way = Way::called("lazy");
+/// A restore whose guest runs when all of its memory is there.
+pub const EAGER: Way = Way::called("eager");
 
 /// Names another runtime folder, in which machines find each other by name.
 const RUNTIME_DIR: &str = "WHIMBREL_RUNTIME_DIR";
@@ -14,6 +19,28 @@ pub struct Whimbrel {
     /// The program.
     pub program: PathBuf,
 }
+
+impl Whimbrel {
+    fn verb(&self, verb: &str, socket: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        // The control socket of a machine goes by its name.
+        let name = socket.file_stem().unwrap_or_default();
+        command.args([verb, "--console", "stdio", "--name"]).arg(name);
+        if let Some(place) = socket.parent() {
+            command.env(RUNTIME_DIR, place);
+        }
+        command
+    }
+}
+
+/// A file of a guest that was stopped, as `migrate file:` writes it: a copy, so that it can be restored
+/// over and over without a claim.
+const WRITINGS: [Way; 1] =
+    [Way { arguments: &["x-whimbrel-force"], ..Way::called("past the page cache") }];
+const COPYINGS: [Way; 1] = [Way {
+    arguments: &["x-whimbrel-force", "x-whimbrel-snapshot"],
+    ..Way::called("consistent at the end")
+}];
 
 impl Peer for Whimbrel {
     fn name(&self) -> &'static str {
@@ -29,13 +56,7 @@ impl Peer for Whimbrel {
     }
 
     fn command(&self, spec: &Spec, socket: &Path, incoming: bool) -> Command {
-        let mut command = Command::new(&self.program);
-        // The control socket of a machine goes by its name.
-        let name = socket.file_stem().unwrap_or_default();
-        command.args(["run", "--console", "stdio", "--name"]).arg(name);
-        if let Some(place) = socket.parent() {
-            command.env(RUNTIME_DIR, place);
-        }
+        let mut command = self.verb("run", socket);
         if incoming {
             command.args(["--incoming", "defer"]);
         } else {
@@ -47,6 +68,28 @@ impl Peer for Whimbrel {
             ]);
         }
         command
+    }
+
+    fn restore_command(&self, _: &Spec, socket: &Path, file: &Path, way: &Way) -> Command {
+        let mut command = self.verb("restore", socket);
+        command.arg(file).arg(format!("--{}", way.name));
+        command
+    }
+
+    fn writings(&self) -> &'static [Way] {
+        &WRITINGS
+    }
+
+    fn readings(&self) -> &'static [Way] {
+        const { &[LAZY] }
+    }
+
+    fn copyings(&self) -> &'static [Way] {
+        &COPYINGS
+    }
+
+    fn syncs(&self) -> bool {
+        true
     }
 
     fn ram(&self) -> &'static str {

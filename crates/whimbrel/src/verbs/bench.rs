@@ -1,6 +1,8 @@
 //! `whimbrel bench`
 
+mod cases;
 mod floor;
+mod keep;
 mod moves;
 
 use crate::exit::Exit;
@@ -13,7 +15,8 @@ Examples:
   whimbrel bench floor --memory 1G
   whimbrel bench move --list
   whimbrel bench move idle-blackout --runs 10
-  whimbrel bench move --against qemu --raw figures.jsonl")]
+  whimbrel bench move --against qemu --raw figures.jsonl
+  whimbrel bench keep --against qemu --folder /var/lib/vms")]
 pub struct Bench {
     #[command(subcommand)]
     what: What,
@@ -27,6 +30,9 @@ enum What {
     /// Moves between real processes over TCP on this host, by the guest's own clock, beside the
     /// floor and, if wanted, beside another VMM that does the same in turn
     Move(moves::Move),
+    /// Saves, snapshots and restores, on the storage that a folder is on, by the guest's own clock,
+    /// beside what storage and kernel need at least and, if wanted, beside another VMM
+    Keep(keep::Keep),
 }
 
 impl Bench {
@@ -34,13 +40,15 @@ impl Bench {
         match self.what {
             What::Floor(floor) => floor.run(),
             What::Move(moves) => moves.run(),
+            What::Keep(keep) => keep.run(),
         }
     }
 
     pub fn wants_json(&self) -> bool {
         match &self.what {
             What::Floor(floor) => floor.json,
-            What::Move(moves) => moves.json,
+            What::Move(moves) => moves.cases.json,
+            What::Keep(keep) => keep.cases.json,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! it sees of the passes before.
 
 use super::{
-    Begin, Case, Contender, Course, Goal, Metric, Outcome, Runs, figures, ms, quiet, whether,
+    Begin, Case, Contender, Course, Goal, Metric, Outcome, Place, Runs, figures, ms, quiet, whether,
 };
 use crate::BenchError;
 use crate::floor;
@@ -83,7 +83,10 @@ pub const EIGHT: Case = Case {
     )
 };
 
-fn begin<const VCPUS: u32>(who: Contender<'_>) -> Result<Box<dyn Course + '_>, BenchError> {
+fn begin<'a, const VCPUS: u32>(
+    who: Contender<'a>,
+    _: &'a Place,
+) -> Result<Box<dyn Course + 'a>, BenchError> {
     let spec = |touch: &str| Spec {
         memory: MEMORY,
         vcpus: VCPUS,
@@ -100,7 +103,7 @@ fn begin<const VCPUS: u32>(who: Contender<'_>) -> Result<Box<dyn Course + '_>, B
 struct Idle<'a>(Traveller<'a>);
 
 /// What the guest and the VMM say of a blackout, in milliseconds.
-pub(super) fn blackout(hop: &Hop) -> Result<(f64, Option<f64>), BenchError> {
+pub(in crate::cases) fn blackout(hop: &Hop) -> Result<(f64, Option<f64>), BenchError> {
     if hop.after.clock.away == 0 {
         return Err(BenchError::Raw(format!(
             "the VMM did not tell its guest that it had been away (KVM_KVMCLOCK_CTRL): {}",

@@ -2,7 +2,9 @@
 //! done meanwhile.
 
 use super::idle::blackout;
-use super::{Case, Contender, Course, Goal, Metric, Outcome, Runs, figures, ms, quiet, whether};
+use super::{
+    Case, Contender, Course, Goal, Metric, Outcome, Place, Runs, figures, ms, quiet, whether,
+};
 use crate::BenchError;
 use crate::peer::{Plan, Spec};
 use crate::travel::{Traveller, pace};
@@ -33,7 +35,7 @@ pub const CASE: Case = Case {
     begin,
 };
 
-fn begin(who: Contender<'_>) -> Result<Box<dyn Course + '_>, BenchError> {
+fn begin<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
     Ok(Box::new(FlatOut(Traveller::start(peer, &spec())?)))
 }

@@ -1,7 +1,7 @@
 //! 2 GiB of incompressible memory of a guest that is stopped: how fast memory moves, and what it
 //! costs both sides. The floor is the same bytes over plain TCP.
 
-use super::{Case, Contender, Course, Goal, Metric, Outcome, Runs, figures, ms, quiet};
+use super::{Case, Contender, Course, Goal, Metric, Outcome, Place, Runs, figures, ms, quiet};
 use crate::BenchError;
 use crate::peer::{Plan, Spec};
 use crate::tcp;
@@ -31,7 +31,7 @@ pub const CASE: Case = Case {
     begin,
 };
 
-fn begin(who: Contender<'_>) -> Result<Box<dyn Course + '_>, BenchError> {
+fn begin<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     Ok(match who {
         Contender::Vmm(peer) => {
             // What the guest needs for itself comes on top.

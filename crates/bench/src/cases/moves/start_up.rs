@@ -4,7 +4,7 @@
 //! at the clock, which it states itself; that look is among the first things that it does in ring 3,
 //! so the figure is an upper bound.
 
-use super::{Case, Contender, Course, Goal, Metric, Outcome, Runs, figures, ms, quiet};
+use super::{Case, Contender, Course, Goal, Metric, Outcome, Place, Runs, figures, ms, quiet};
 use crate::BenchError;
 use crate::peer::{Peer, Process, Spec};
 use crate::procfs::memory;
@@ -31,7 +31,7 @@ pub const CASE: Case = Case {
     begin,
 };
 
-fn begin(who: Contender<'_>) -> Result<Box<dyn Course + '_>, BenchError> {
+fn begin<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
     Ok(Box::new(StartUp(peer)))
 }

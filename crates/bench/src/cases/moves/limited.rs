@@ -3,7 +3,7 @@
 
 use super::flat_out::spec;
 use super::idle::blackout;
-use super::{Case, Contender, Course, Metric, Outcome, Runs, figures, ms, whether};
+use super::{Case, Contender, Course, Metric, Outcome, Place, Runs, figures, ms, whether};
 use crate::BenchError;
 use crate::peer::{Plan, Process};
 use crate::travel::Traveller;
@@ -54,12 +54,12 @@ pub const BELOW: Case = Case {
     begin: below,
 };
 
-fn above(who: Contender<'_>) -> Result<Box<dyn Course + '_>, BenchError> {
+fn above<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
     Ok(Box::new(Above(Limited::start(Traveller::start(peer, &spec())?)?)))
 }
 
-fn below(who: Contender<'_>) -> Result<Box<dyn Course + '_>, BenchError> {
+fn below<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
     Ok(Box::new(Below(Limited::start(Traveller::start(peer, &spec())?)?)))
 }

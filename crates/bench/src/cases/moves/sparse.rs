@@ -1,7 +1,7 @@
 //! 4 GiB of which 64 MiB were ever touched: cost follows use, not size.
 
 use super::idle::blackout;
-use super::{Case, Contender, Course, Goal, Metric, Outcome, Runs, figures, ms, quiet};
+use super::{Case, Contender, Course, Goal, Metric, Outcome, Place, Runs, figures, ms, quiet};
 use crate::BenchError;
 use crate::peer::{Plan, Spec};
 use crate::travel::Traveller;
@@ -20,7 +20,7 @@ pub const CASE: Case = Case {
     begin,
 };
 
-fn begin(who: Contender<'_>) -> Result<Box<dyn Course + '_>, BenchError> {
+fn begin<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
     let cmdline = quiet("touch=64M rate=0 watch=1");
     let spec = Spec { memory: 4 << 30, vcpus: 1, cmdline };

@@ -1,7 +1,7 @@
 //! What a guest pays after a move was cancelled: pages that are still write-protected cost a fault
 //! each.
 
-use super::{Case, Contender, Course, Metric, Outcome, Runs, figures, ms, quiet};
+use super::{Case, Contender, Course, Metric, Outcome, Place, Runs, figures, ms, quiet};
 use crate::BenchError;
 use crate::peer::{Plan, Spec};
 use crate::travel::{Traveller, pace};
@@ -36,7 +36,7 @@ pub const CASE: Case = Case {
     begin,
 };
 
-fn begin(who: Contender<'_>) -> Result<Box<dyn Course + '_>, BenchError> {
+fn begin<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
     let cmdline = quiet("ws=512M rate=max");
     let spec = Spec { memory: 1 << 30, vcpus: 1, cmdline };
