@@ -86,6 +86,7 @@ impl Inside {
             terms: Terms::Clone,
             how,
             paused: false,
+            verify: true,
             claimant: Claimant { host: "bench".to_owned(), boot: Uuid::nil() },
             threads: RestoreOptions::usual_threads(),
         };

@@ -75,7 +75,7 @@ pub struct Account {
 }
 
 /// A VMM.
-pub trait Peer {
+pub trait Peer: Sync {
     /// What it is called.
     fn name(&self) -> &'static str;
     /// Its version.

@@ -9,7 +9,7 @@ pub struct Way {
     pub capabilities: &'static [(&'static str, bool)],
     /// Whether the page cache is passed by, where that is said at all.
     pub direct: Option<bool>,
-    /// What else the command `migrate` takes, as names of what is true.
+    /// What else is said when it is written (arguments of `migrate` that are true) or read (flags).
     pub arguments: &'static [&'static str],
     /// Whether the file has to be asked for over QMP, because it cannot be on the command line.
     pub asked: bool,

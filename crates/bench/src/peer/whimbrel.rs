@@ -73,6 +73,7 @@ impl Peer for Whimbrel {
     fn restore_command(&self, _: &Spec, socket: &Path, file: &Path, way: &Way) -> Command {
         let mut command = self.verb("restore", socket);
         command.arg(file).arg(format!("--{}", way.name));
+        command.args(way.arguments.iter().map(|flag| format!("--{flag}")));
         command
     }
 

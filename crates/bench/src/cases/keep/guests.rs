@@ -107,9 +107,9 @@ impl<'a> Reader<'a> {
 
     fn restore_in(&self, way: &Way) -> Result<Process<'a>, BenchError> {
         if self.warm {
-            make_warm(&self.file)?
+            make_warm(&self.file)?;
         } else {
-            make_cold(&self.file)?
+            make_cold(&self.file)?;
         }
         Process::restore(self.peer, self.run.path(), "m0", &self.spec, &self.file, way)
     }

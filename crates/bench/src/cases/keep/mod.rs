@@ -1,6 +1,7 @@
 //! What is measured of files: saves, snapshots and restores.
 
 mod checksums;
+mod clones;
 mod eager;
 mod faults;
 mod guests;
@@ -27,6 +28,7 @@ pub const ALL: &[Case] = &[
     lazy::ALL_IN,
     faults::CASE,
     checksums::CASE,
+    clones::CASE,
     live::CASE,
     lost::CASE,
 ];

@@ -7,7 +7,7 @@ use crate::peer::Way;
 use crate::place::best;
 use crate::travel::Traveller;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The case.
 pub const CASE: Case = Case {
@@ -28,7 +28,7 @@ fn begin<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a
 }
 
 /// How this guest, which is stopped from then on, is written to a file fastest.
-pub fn best_way(traveller: &mut Traveller<'_>, path: &PathBuf) -> Result<Way, BenchError> {
+pub fn best_way(traveller: &mut Traveller<'_>, path: &Path) -> Result<Way, BenchError> {
     traveller.at.stop()?;
     best(traveller.peer().writings(), |way| {
         let took = traveller.at.save(path, way)?;
