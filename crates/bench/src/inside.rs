@@ -8,6 +8,7 @@ use devices::event_loop::EventLoop;
 use guest::report::{Line, Sample};
 use memory::userfault::Userfault;
 use memory::{Backing, GuestRam, PAGE_SIZE, PageRange};
+use motion::fill::FillOptions;
 use motion::handover::{Entitlement, FileHandover, FileInput, FileOutput};
 use motion::restore::{Claimant, How, RestoreJob, RestoreOptions, Terms};
 use motion::{MachineBuilder, Observer, Report, Status};
@@ -87,6 +88,7 @@ impl Inside {
             how,
             paused: false,
             verify: true,
+            io_stall: FillOptions::default().io_stall,
             claimant: Claimant { host: "bench".to_owned(), boot: Uuid::nil() },
             threads: RestoreOptions::usual_threads(),
         };
