@@ -7,6 +7,7 @@
 mod backing;
 mod dirty;
 mod filling;
+mod guarding;
 mod image;
 mod layout;
 mod mapping;
@@ -19,6 +20,7 @@ pub mod userfault;
 pub use backing::{Backing, HugePool};
 pub use dirty::{DirtyLog, DirtyLogError};
 pub use filling::Filling;
+pub use guarding::Guarding;
 pub use image::RamImage;
 pub use layout::{HIGH_RAM, Layout, LayoutError, PCI_HOLE, Region};
 pub use page::{HUGE_1G, HUGE_2M, PAGE_SIZE, PageRange};

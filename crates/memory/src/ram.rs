@@ -2,8 +2,8 @@
 
 use crate::mapping::{Mapping, Store, copy_own};
 use crate::{
-    Backing, Filling, HugePool, Layout, LayoutError, PAGE_SIZE, PageRange, PageSet, RamImage,
-    touched,
+    Backing, Filling, Guarding, HugePool, Layout, LayoutError, PAGE_SIZE, PageRange, PageSet,
+    RamImage, touched,
 };
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::Advice;
@@ -90,6 +90,8 @@ pub struct GuestRam {
     known: Mutex<PageSet>,
     /// What brings in pages that are yet to come.
     filling: RwLock<Option<Arc<dyn Filling>>>,
+    /// What has writers wait.
+    guarding: RwLock<Option<Arc<dyn Guarding>>>,
 }
 
 impl GuestRam {
@@ -204,6 +206,7 @@ impl GuestRam {
             carried,
             known,
             filling: RwLock::default(),
+            guarding: RwLock::default(),
         })
     }
 
@@ -268,6 +271,33 @@ impl GuestRam {
     #[must_use]
     pub fn filling(&self) -> Option<Arc<dyn Filling>> {
         self.filling.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what has whoever writes wait until pages are copied as they were; `None` when nobody has to
+    /// wait any more.
+    pub fn set_guarding(&self, guarding: Option<Arc<dyn Guarding>>) {
+        *self.guarding.write().unwrap_or_else(PoisonError::into_inner) = guarding;
+    }
+
+    fn guarding(&self) -> Option<Arc<dyn Guarding>> {
+        self.guarding.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether an access through the mapping may have to wait for something other than the kernel.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        self.filling().is_some() || self.guarding().is_some()
+    }
+
+    /// The guest never executes another instruction: whoever waits is let go, with a page of zeroes where
+    /// it was yet to come.
+    pub fn let_go(&self) {
+        if let Some(filling) = self.filling() {
+            filling.abandon();
+        }
+        if let Some(guarding) = self.guarding() {
+            guarding.abandon();
+        }
     }
 
     /// Has the pages that are to come brought in.
@@ -434,6 +464,26 @@ impl GuestRam {
         }
     }
 
+    /// All blocks of so many pages (the last may be shorter) in which there is a page that was ever
+    /// touched, whole. As [`Self::resident`], but with one question to the kernel for each block, however
+    /// its pages lie: for when the guest stands still meanwhile.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn resident_blocks(&self, block: u64) -> io::Result<PageSet> {
+        let all = PageRange::new(0, self.pages());
+        if let (Store::File(file), None) = (&self.store, self.backing.pool()) {
+            return touched::blocks(file, all.count, block);
+        }
+        let mut set = PageSet::new(all.count);
+        for run in self.resident(all)? {
+            let start = run.start / block * block;
+            let end = run.end().next_multiple_of(block).min(all.count);
+            set.insert(PageRange::new(start, end - start));
+        }
+        Ok(set)
+    }
+
     /// As it was when it was new: no page of it was ever touched. For one machine after another, where
     /// making RAM anew costs more than it is used.
     ///
@@ -447,6 +497,7 @@ impl GuestRam {
         self.carried = Mutex::new(PageSet::new(self.pages()));
         self.known = Mutex::new(PageSet::new(self.pages()));
         self.filling = RwLock::default();
+        self.guarding = RwLock::default();
         self.take_written(&mut PageSet::new(self.pages()));
         Ok(())
     }

@@ -56,6 +56,22 @@ pub(crate) fn by_seek(
     Ok(known.runs_in(within).collect())
 }
 
+/// Asks a shmem file of `pages` pages for each block of so many whether anything in it was touched.
+pub(crate) fn blocks(file: impl AsFd, pages: u64, block: u64) -> io::Result<PageSet> {
+    let mut set = PageSet::new(pages);
+    let mut at = 0;
+    while at < pages {
+        let start = match rustix::fs::seek(&file, SeekFrom::Data(at * PAGE_SIZE)) {
+            Ok(data) => data / PAGE_SIZE / block * block,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(e) => return Err(e.into()),
+        };
+        at = start + block;
+        set.insert(PageRange::new(start, at.min(pages) - start));
+    }
+    Ok(set)
+}
+
 /// Asks the page map of this process's mapping at `base`: for hugetlb, on whose files `SEEK_DATA`
 /// reports data everywhere. It knows of what this mapping touched (KVM's guest faults included),
 /// one entry for each 4 KiB (Documentation/admin-guide/mm/pagemap.rst). `unit` is how many of those a
@@ -153,6 +169,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_block_counts_as_touched_when_a_page_of_it_was(
+            pages in some_pages(), block in 1..PAGES + 2,
+        ) {
+            let file = file();
+            touch(&file, &pages);
+            let found = blocks(&file, PAGES, block).unwrap();
+            for page in 0..PAGES {
+                let start = page / block * block;
+                let whole = PageRange::new(start, block.min(PAGES - start));
+                prop_assert_eq!(found.contains(page), pages.count_in(whole) > 0);
+            }
+        }
+
         #[test]
         fn what_was_touched_is_found_however_much_is_known_already(
             rounds in proptest::collection::vec((some_pages(), 0..PAGES, 1..=PAGES), 1..8),

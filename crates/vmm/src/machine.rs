@@ -60,7 +60,7 @@ impl Vm {
     }
 
     /// Stops the guest for somebody who must not be kept waiting: also while vCPUs wait for pages of
-    /// RAM that are yet to come. Most are brought out of that; one that waits inside KVM, which was
+    /// RAM that are yet to come, or to be copied. Most are brought out of that; one that waits inside KVM, which was
     /// accessing RAM on its behalf, stays there until the page comes. It enters the guest no more, but
     /// the instruction that it is in may still be completed, so that the machine can only be run,
     /// saved or moved once the page has come: [`motion::Machine::pause`] waits for that.
@@ -72,10 +72,10 @@ impl Vm {
         const SOON: Duration = Duration::from_millis(100);
         let shared = self.shared();
         // Without the lock, which somebody may hold who does wait.
-        if self.ram().filling().is_none() || shared.gate.stop_within(SOON).is_ok() {
+        if !self.ram().may_wait() || shared.gate.stop_within(SOON).is_ok() {
             return self.pause();
         }
-        tracing::debug!("a vCPU waits inside KVM for a page of RAM that is yet to come");
+        tracing::debug!("a vCPU waits inside KVM for a page of RAM");
         if shared.status.state() == RunState::Running {
             shared.status.set(RunState::Paused);
         }
@@ -97,11 +97,11 @@ impl Vm {
         /// Who waits longer for a page hears of an outage anyhow.
         const PAGE: Duration = Duration::from_secs(2);
         let gate = &self.shared().gate;
-        let is_filling = self.ram().filling().is_some();
-        let stopped = if is_filling { gate.stop_within(PAGE) } else { gate.stop() };
+        let may_wait = self.ram().may_wait();
+        let stopped = if may_wait { gate.stop_within(PAGE) } else { gate.stop() };
         stopped.map_err(|e| {
-            let hint = if is_filling {
-                ": the page of its RAM that KVM needs has not come yet; try again when it has"
+            let hint = if may_wait {
+                ": KVM waits for a page of its RAM, which has not come or was not copied yet; try again"
             } else {
                 ""
             };

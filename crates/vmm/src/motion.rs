@@ -65,7 +65,7 @@ impl SourceMachine for Vm {
             return Err(failed(Code::InvalidState, "it is running".to_owned()));
         }
         if !self.shared().gate.is_quiet() {
-            let why = "a vCPU waits inside KVM for a page of RAM that is yet to come";
+            let why = "a vCPU waits inside KVM for a page of RAM";
             return Err(failed(Code::InvalidState, why.to_owned()));
         }
         if let Some(why) = self.ended() {

@@ -65,7 +65,7 @@ impl Model {
 
 /// A machine.
 ///
-/// Dropping it ends its vCPUs' threads and closes it, also while its RAM is being filled.
+/// Dropping it ends its vCPUs' threads and closes it, also while its RAM is being filled or copied.
 pub struct Vm {
     config: MachineConfig,
     model: Model,
@@ -272,12 +272,12 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         self.shared.gate.end();
-        if let Some(filling) = self.slots.ram().filling() {
+        if self.slots.ram().may_wait() {
             // The order: no vCPU ever enters the guest again; then whoever waits for a page is let
-            // go, with a page of zeroes; then the VM may be closed, which waits for all of them (its
-            // asynchronous page faults too). What is printed of such zeroes is not.
+            // go, with a page of zeroes if it was yet to come; then the VM may be closed, which waits
+            // for all of them (its asynchronous page faults too). What is printed of such zeroes is not.
             let _ = self.console.freeze();
-            filling.abandon();
+            self.slots.ram().let_go();
         }
         for thread in self.threads.drain(..) {
             // A panic of its own was reported when it happened.

@@ -8,11 +8,18 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 const API: u64 = 0xaa;
 /// Only pages that are not there raise a fault.
 pub(super) const REGISTER_MISSING: u64 = 1 << 0;
+/// Only writes to pages that are protected raise a fault.
+pub(super) const REGISTER_WP: u64 = 1 << 1;
 
 /// Faults in shared memory are reported.
 pub(super) const FEATURE_MISSING_SHMEM: u64 = 1 << 5;
 /// Faults in huge pages are reported.
 pub(super) const FEATURE_MISSING_HUGETLBFS: u64 = 1 << 4;
+/// Writes to pages that are protected are told apart from others.
+pub(super) const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
+/// Shared memory and huge pages can be write-protected, those included that are not mapped: the page
+/// table is marked (Linux 5.19).
+pub(super) const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 /// Each fault names the thread that waits.
 pub(super) const FEATURE_THREAD_ID: u64 = 1 << 8;
 
@@ -65,6 +72,16 @@ pub(super) struct Zero {
     pub zeroed: i64,
 }
 
+/// `struct uffdio_writeprotect`.
+#[repr(C)]
+pub(super) struct WriteProtect {
+    pub range: Range,
+    pub mode: u64,
+}
+
+/// `UFFDIO_WRITEPROTECT_MODE_WP`.
+const PROTECT: u64 = 1 << 0;
+
 const WRITE: u64 = 1;
 const READ: u64 = 2;
 
@@ -80,6 +97,7 @@ const UNREGISTER: libc::c_ulong = request(READ, 0x01, size_of::<Range>());
 const WAKE: libc::c_ulong = request(READ, 0x02, size_of::<Range>());
 const COPY: libc::c_ulong = request(READ | WRITE, 0x03, size_of::<Copy>());
 const ZEROPAGE: libc::c_ulong = request(READ | WRITE, 0x04, size_of::<Zero>());
+const WRITEPROTECT: libc::c_ulong = request(READ | WRITE, 0x06, size_of::<WriteProtect>());
 
 const _: () = assert!(size_of::<Api>() == 24 && UFFDIO_API == 0xc018_aa3f);
 const _: () = assert!(size_of::<Range>() == 16 && UNREGISTER == 0x8010_aa01);
@@ -87,10 +105,13 @@ const _: () = assert!(WAKE == 0x8010_aa02);
 const _: () = assert!(size_of::<Register>() == 32 && REGISTER == 0xc020_aa00);
 const _: () = assert!(size_of::<Copy>() == 40 && COPY == 0xc028_aa03);
 const _: () = assert!(size_of::<Zero>() == 32 && ZEROPAGE == 0xc020_aa04);
+const _: () = assert!(size_of::<WriteProtect>() == 24 && WRITEPROTECT == 0xc018_aa06);
 const _: () = assert!(NEW == 0xaa00);
 
 /// Bit of `_UFFDIO_COPY` in [`Register::ioctls`].
 pub(super) const CAN_COPY: u64 = 1 << 3;
+/// Bit of `_UFFDIO_WRITEPROTECT` in [`Register::ioctls`].
+pub(super) const CAN_WRITEPROTECT: u64 = 1 << 6;
 
 /// Size of `struct uffd_msg` in bytes.
 pub(super) const MESSAGE: usize = 32;
@@ -151,13 +172,13 @@ pub(super) fn shake_hands(fd: BorrowedFd<'_>, features: u64) -> io::Result<()> {
     call(fd, UFFDIO_API, &mut Api { api: API, features, ioctls: 0 })
 }
 
-/// Registers the range.
+/// Registers the range for the faults of this mode.
 ///
 /// # Safety
-/// The range is one of a mapping that outlives its registration, and whoever accesses pages of it
-/// that are missing can wait.
-pub(super) unsafe fn register(fd: BorrowedFd<'_>, range: Range) -> io::Result<u64> {
-    let mut register = Register { range, mode: REGISTER_MISSING, ioctls: 0 };
+/// The range is one of a mapping that outlives its registration, and whoever accesses pages of it in a
+/// way that raises such a fault can wait.
+pub(super) unsafe fn register(fd: BorrowedFd<'_>, range: Range, mode: u64) -> io::Result<u64> {
+    let mut register = Register { range, mode, ioctls: 0 };
     call(fd, REGISTER, &mut register)?;
     Ok(register.ioctls)
 }
@@ -185,6 +206,13 @@ pub(super) fn zero(fd: BorrowedFd<'_>, range: Range) -> (usize, io::Result<()>) 
     let mut zero = Zero { range, mode: 0, zeroed: 0 };
     let result = call(fd, ZEROPAGE, &mut zero);
     (usize::try_from(zero.zeroed).unwrap_or(0), result)
+}
+
+/// Has writes to the range, which is registered for it, wait; or lets them through again, and wakes
+/// whoever waits.
+pub(super) fn protect(fd: BorrowedFd<'_>, range: Range, protect: bool) -> io::Result<()> {
+    let mode = if protect { PROTECT } else { 0 };
+    call(fd, WRITEPROTECT, &mut WriteProtect { range, mode })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod abi;
 mod open;
+mod protect;
 
 use crate::{GuestRam, PAGE_SIZE, PageRange};
 use std::io;
@@ -9,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 pub use open::UserfaultError;
+pub use protect::WriteProtection;
 
 /// Somebody waits for a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +98,7 @@ impl Userfault {
         // SAFETY: the range is of the mapping of `ram`, which `self` keeps. Nothing in it is
         // changed. Code that accesses guest RAM goes through volatile accesses or system calls,
         // which may take as long as they like.
-        let can = unsafe { abi::register(self.fd.as_fd(), at) }?;
+        let can = unsafe { abi::register(self.fd.as_fd(), at, abi::REGISTER_MISSING) }?;
         if can & abi::CAN_COPY == 0 {
             return Err(io::Error::other("the kernel cannot provide pages of this kind"));
         }

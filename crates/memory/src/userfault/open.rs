@@ -31,6 +31,11 @@ pub enum UserfaultError {
          can"
     )]
     Features(#[source] io::Error),
+    /// The kernel's cannot protect this memory.
+    #[error(
+        "this kernel's userfaultfd cannot write-protect this kind of guest RAM: {0}; Linux 5.19 can"
+    )]
+    Protect(#[source] io::Error),
 }
 
 /// Tries one way after the other.
