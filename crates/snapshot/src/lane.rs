@@ -100,6 +100,53 @@ impl Lane {
         Ok(totals)
     }
 
+    /// Writes pages of which `copy` holds a private copy, from its page `from` on, at their place: all
+    /// that is next to each other at once. Zero ones become holes. None of them waits in this lane.
+    ///
+    /// # Errors
+    /// [`WriteError`]; the snapshot can only be abandoned then.
+    pub fn write_copied(
+        &mut self,
+        range: PageRange,
+        copy: &Buffer,
+        from: u64,
+    ) -> Result<LaneTotals, WriteError> {
+        self.writer.check(range)?;
+        let place = |page: u64| usize::try_from((from + page - range.start) * PAGE_SIZE).ok();
+        let bytes = |run: PageRange| copy.as_slice().get(place(run.start)?..place(run.end())?);
+        let misused = || self.writer.misused("pages are to be written that were not copied");
+        let mut totals = LaneTotals::default();
+        let mut sums = Vec::new();
+        let mut at = range.start;
+        while at < range.end() {
+            let mut run = PageRange::new(at, 0);
+            sums.clear();
+            while run.end() < range.end() {
+                let page = bytes(PageRange::new(run.end(), 1)).ok_or_else(misused)?;
+                if *page == ZERO {
+                    break;
+                }
+                sums.push(checksum::of(page));
+                run.count += 1;
+            }
+            if run.count > 0 {
+                self.writer.put(run.start, bytes(run).ok_or_else(misused)?, &sums)?;
+                totals.data += run.count;
+            }
+            let mut zeroes = PageRange::new(run.end(), 0);
+            while zeroes.end() < range.end()
+                && *bytes(PageRange::new(zeroes.end(), 1)).ok_or_else(misused)? == ZERO
+            {
+                zeroes.count += 1;
+            }
+            self.clear(zeroes)?;
+            totals.zero += zeroes.count;
+            at = zeroes.end();
+        }
+        totals.bytes = totals.data * PAGE_SIZE;
+        Ok(totals)
+    }
+
     /// Notes pages that read as zero and need not be looked at: never touched, or discarded.
     ///
     /// # Errors

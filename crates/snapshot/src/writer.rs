@@ -410,7 +410,7 @@ impl Writer {
         }
     }
 
-    fn misused(&self, what: &'static str) -> WriteError {
+    pub(crate) fn misused(&self, what: &'static str) -> WriteError {
         WriteError::Misused { name: self.name.clone(), what }
     }
 }
