@@ -10,7 +10,9 @@ mod courtesy;
 mod deferred;
 pub mod destination;
 mod error;
+mod fault_events;
 pub mod fill;
+mod guard;
 pub mod handover;
 mod machine;
 #[cfg(feature = "mutate")]
@@ -27,6 +29,7 @@ pub mod switch;
 mod until;
 
 pub use error::MotionError;
+pub use guard::CopyReport;
 pub use machine::{
     DestinationMachine, Machine, MachineBuilder, MachineError, Rehearsal, SourceMachine,
 };

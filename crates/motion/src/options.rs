@@ -40,6 +40,9 @@ pub enum Purpose {
     Move,
     /// This end's. What goes is a copy, and the guest runs on as soon as that is taken.
     Copy,
+    /// This end's. What goes is a copy of the moment when the motion began, and the guest runs on while
+    /// it is taken: its memory is copied before it is overwritten. For files.
+    CopyAtStart,
     /// This end's, where it stays stopped until somebody lets it run.
     CopyAndStop,
 }
@@ -48,7 +51,7 @@ impl Purpose {
     /// Whether the guest stays here.
     #[must_use]
     pub fn is_copy(self) -> bool {
-        matches!(self, Self::Copy | Self::CopyAndStop)
+        matches!(self, Self::Copy | Self::CopyAtStart | Self::CopyAndStop)
     }
 }
 

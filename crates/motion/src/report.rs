@@ -2,6 +2,7 @@
 
 use crate::Status;
 use crate::fill::FillReport;
+use crate::guard::CopyReport;
 use serde::Serialize;
 use state::{Code, Refusal};
 
@@ -45,6 +46,9 @@ pub struct Report {
     pub switch: String,
     /// The file, where that is the other end.
     pub file: Option<FileReport>,
+    /// How RAM was copied before it was overwritten, where the copy is of the beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyReport>,
     /// The guest was stopped this long for an attempt that was given up.
     pub given_up_pause_ns: Option<u64>,
     /// After a motion that did not complete: pages that are still write-protected by dirty logging
@@ -144,6 +148,8 @@ pub enum StageName {
     LastPages,
     /// Saving vCPUs and devices, and encoding that.
     Save,
+    /// Write-protecting RAM, for a copy of the beginning.
+    Protect,
     /// The rest of the last pages and the state on their way, until the destination had both, and
     /// READY's way back.
     Transfer,
@@ -224,6 +230,10 @@ pub struct Progress {
     pub max_bandwidth: Option<u64>,
     /// The guest is stopped for the whole motion.
     pub frozen: bool,
+    /// The guest is needed no longer, and may be stopped, run and reset: all of its copy was taken, or is
+    /// kept.
+    #[serde(skip)]
+    pub released: bool,
     /// Since the command.
     pub elapsed_ns: u64,
     /// The pass that is under way.

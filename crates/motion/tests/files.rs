@@ -6,7 +6,7 @@ extern crate whimbrel_motion as motion;
 
 mod simulated;
 
-use memory::PageRange;
+use memory::{PageRange, PageSet};
 use motion::clock::Moment;
 use motion::handover::{self, MemoryJournal, Particulars, Side, Token, Verdict};
 use motion::ram::Pass;
@@ -65,12 +65,16 @@ fn busy(machine: &Arc<Simulated>, stop: &Arc<AtomicBool>) -> std::thread::JoinHa
 }
 
 fn write(machine: &Arc<Simulated>, path: &Path, options: SourceOptions) -> Report {
+    begin(machine, path, options).wait()
+}
+
+fn begin(machine: &Arc<Simulated>, path: &Path, options: SourceOptions) -> SourceJob {
     let target = Target::Path { path: path.to_owned(), offset: 0, force: false };
     let place = FilePlace { target, direct: true, builder: "test".to_owned() };
     let journal = Box::<MemoryJournal>::default();
     let notes = Arc::new(Notes::default());
     let job = SourceJob::write(machine.clone(), particulars(), place, options, journal, notes);
-    job.unwrap().wait()
+    job.unwrap()
 }
 
 /// What is in a file: the RAM, and how many writes the guest had done.
@@ -133,6 +137,208 @@ fn a_copy_is_of_one_moment_while_the_guest_writes_on() {
     }
 }
 
+fn at_start() -> SourceOptions {
+    SourceOptions { purpose: Purpose::CopyAtStart, ..SourceOptions::default() }
+}
+
+/// Slow enough that the guest writes while it is copied.
+fn slowly(rate: u64) -> SourceOptions {
+    SourceOptions { max_bandwidth: NonZeroU64::new(rate), ..at_start() }
+}
+
+/// A guest that writes all the time, until the value is dropped.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Busy {
+    fn begin(machine: &Arc<Simulated>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        Self { thread: Some(busy(machine, &stop)), stop }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// The guest is as if nothing had happened: it runs, and no write of it waits for anything.
+fn is_unharmed(machine: &Simulated) {
+    assert!(machine.is_running() && machine.has_permit() && !machine.ram().may_wait());
+    for page in 0..machine.ram().pages() {
+        assert!(machine.write(page, 1));
+    }
+}
+
+#[test]
+fn a_copy_of_the_start_is_what_ram_was_then_whatever_is_written_meanwhile() {
+    for connections in [1, 2, 5] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let machine = Simulated::booted();
+        fill(&machine);
+        let guest = Busy::begin(&machine);
+        let options = SourceOptions { connections, ..slowly(8 << 20) };
+        let job = begin(&machine, &path, options);
+        let report = job.wait();
+        assert_eq!(report.status.0, Status::Completed, "{report:#?}");
+        drop(guest);
+        let (reader, ram, writes) = read(&path);
+        assert_eq!(reader.header().kind, Kind::Snapshot);
+        assert!(machine.writes() > writes, "the guest went on");
+        assert!(ram == contents(writes), "what is in the file is not what was in RAM at the start");
+        let copy = report.copy.unwrap();
+        assert!(copy.fault_pages > 0, "{copy:?}");
+        assert_eq!(copy.fault_pages + copy.streamed_pages, copy.protected_pages);
+        assert_eq!(report.passes.len(), 1, "nothing is written twice");
+        let ram = report.ram;
+        assert_eq!(ram.data_pages + ram.skipped_pages, ram.total_pages, "{ram:?}");
+        let blackout = report.blackout.unwrap();
+        assert_eq!(blackout.stages.iter().map(|s| s.ns).sum::<u64>(), blackout.ns);
+        is_unharmed(&machine);
+    }
+}
+
+#[test]
+fn what_is_first_touched_after_the_start_is_not_in_the_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    let machine = Simulated::booted();
+    // In a block of which nothing else was touched, beside a page that was, and in between.
+    machine.write(10, 1);
+    machine.write(1034, 2);
+    let hold = SourceOptions { pause_before_switchover: true, ..slowly(4096) };
+    let job = begin(&machine, &path, hold);
+    wait_for(|| job.progress().status.0 == Status::PreSwitchover);
+    assert!(!machine.is_running());
+    job.proceed().unwrap();
+    wait_for(|| machine.is_running());
+    for page in [11, 600, 1000, 1033, 1035, 4000] {
+        machine.write(page, 9);
+    }
+    machine.write(1034, 9);
+    let mut report = job.report();
+    assert!(report.is_none(), "it is slow");
+    job.command(Command::SetBandwidth(None)).unwrap();
+    report = Some(job.wait());
+    assert_eq!(report.unwrap().status.0, Status::Completed);
+    let (reader, ram, _) = read(&path);
+    let present: Vec<_> = reader.present().runs().collect();
+    assert_eq!(present, [PageRange::new(10, 1), PageRange::new(1034, 1)]);
+    assert_eq!((ram[10 * 4096], ram[1034 * 4096]), (1, 2));
+    is_unharmed(&machine);
+}
+
+fn wait_for(is_so: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it does not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_guest_that_stood_still_may_be_run_while_it_is_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    let machine = Simulated::booted();
+    fill(&machine);
+    machine.pause().unwrap();
+    let job = begin(&machine, &path, slowly(4 << 20));
+    wait_for(|| job.progress().status.0 == Status::Active && machine.has_permit());
+    assert!(!machine.is_running(), "nobody has run it");
+    let permit = machine.surrender().unwrap();
+    machine.run(permit).unwrap();
+    let guest = Busy::begin(&machine);
+    assert_eq!(job.wait().status.0, Status::Completed);
+    drop(guest);
+    let (_, ram, writes) = read(&path);
+    assert_eq!(writes, 600);
+    assert!(ram == contents(writes));
+}
+
+#[test]
+fn a_copy_of_the_start_that_is_cancelled_at_any_time_leaves_the_guest_unharmed_and_no_file() {
+    let machine = Simulated::booted();
+    fill(&machine);
+    for delay in 0..25 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let guest = Busy::begin(&machine);
+        let job = begin(&machine, &path, slowly(64 << 20));
+        std::thread::sleep(Duration::from_millis(delay * 7 / 2));
+        let cancelled = job.cancel();
+        let report = job.wait();
+        drop(guest);
+        is_unharmed(&machine);
+        if cancelled.is_ok() {
+            assert_eq!(report.status.0, Status::Cancelled, "{report:#?}");
+            wait_for(|| std::fs::read_dir(folder.path()).unwrap().count() == 0);
+        } else {
+            assert_eq!(report.status.0, Status::Completed, "{report:#?}");
+        }
+    }
+}
+
+/// A file system of so many KiB, until the value is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(kib: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={kib}k");
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "none"])
+            .arg(folder.path())
+            .status();
+        assert!(mount.unwrap().success(), "this test mounts a small file system, and may not");
+        Self(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_write_leaves_the_guest_unharmed() {
+    let machine = Simulated::booted();
+    fill(&machine);
+    (0..2048).for_each(|page| assert!(machine.write(page, 7)));
+    // From not even a header to all but the last table.
+    for kib in (4..8192).step_by(431) {
+        let disk = SmallDisk::mount(kib);
+        let guest = Busy::begin(&machine);
+        let report = write(&machine, &disk.0.path().join("a"), at_start());
+        drop(guest);
+        assert_eq!(report.status.0, Status::Failed, "{kib} KiB: {report:#?}");
+        assert_eq!(report.error.unwrap().code, Code::HostIo);
+        is_unharmed(&machine);
+        (2048..4096).for_each(|page| assert!(machine.write(page, 0)));
+    }
+}
+
+#[test]
+fn a_pause_that_would_be_too_long_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    let machine = Simulated::booted();
+    fill(&machine);
+    let none = Blackout::Limit(Duration::from_nanos(1));
+    let report = write(&machine, &path, SourceOptions { blackout: none, ..at_start() });
+    assert_eq!(report.error.unwrap().code, Code::BudgetExceeded);
+    assert!(report.given_up_pause_ns.is_some());
+    is_unharmed(&machine);
+}
+
 #[test]
 fn a_file_that_cannot_be_made_leaves_the_guest_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -182,6 +388,7 @@ struct Stage {
     file: File,
     todo: Vec<Todo>,
     pass: Option<Arc<Pass>>,
+    cannot_keep: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,6 +432,12 @@ impl SourceIo for Stage {
     }
     fn send_pass(&mut self, _: &Pass) -> Result<(), MotionError> {
         Ok(())
+    }
+    fn keep_ram(&mut self, _: Option<Moment>) -> Result<PageSet, MotionError> {
+        if self.cannot_keep {
+            return Err(MotionError::new(Code::CannotProtect, "no"));
+        }
+        Ok(PageSet::full(4096))
     }
     fn start_pass(&mut self, pass: &Arc<Pass>) {
         while pass.claim().is_some() {}
@@ -322,10 +535,12 @@ proptest! {
     fn the_guest_is_in_the_file_or_here_whatever_fails(
         steps in proptest::collection::vec(any_step(), 0..60),
         purpose in prop_oneof![
-            Just(Purpose::Move), Just(Purpose::Copy), Just(Purpose::CopyAndStop)
+            Just(Purpose::Move), Just(Purpose::Copy), Just(Purpose::CopyAtStart),
+            Just(Purpose::CopyAndStop)
         ],
         runs in any::<bool>(),
         hold in any::<bool>(),
+        cannot_keep in any::<bool>(),
     ) {
         let machine = Simulated::booted();
         machine.write(3, 3);
@@ -344,7 +559,7 @@ proptest! {
         let notes = Arc::new(Notes::default());
         let mut source =
             Source::new(machine.clone(), particulars(), options, [1; 16], journal, notes);
-        let mut stage = Stage::default();
+        let mut stage = Stage { cannot_keep, ..Stage::default() };
         let (mut gone, mut hung) = (false, false);
         source.begin(&mut stage);
         let calm = std::iter::repeat_n(Step::Work, 40);
@@ -399,7 +614,7 @@ proptest! {
         prop_assert!(completed || !in_the_file || hung, "there is a file, and it is said there is none");
         match purpose {
             Purpose::Move => prop_assert_eq!(machine.has_permit(), !in_the_file),
-            Purpose::Copy | Purpose::CopyAndStop => prop_assert!(machine.has_permit()),
+            _ => prop_assert!(machine.has_permit()),
         }
         if machine.has_permit() && !gone {
             let stays = completed && purpose == Purpose::CopyAndStop;

@@ -79,6 +79,8 @@ codes! {
     InsufficientMemory = "insufficient-memory",
     /// The machine cannot be moved while it is in this state.
     NotMovable = "not-movable",
+    /// The guest's memory cannot be write-protected, which a snapshot of its beginning needs.
+    CannotProtect = "cannot-protect",
     /// A motion is under way already.
     Busy = "busy",
     /// The promised blackout could not be kept; the guest goes on at the source.

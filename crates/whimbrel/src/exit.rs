@@ -36,6 +36,7 @@ impl Exit {
             | Code::ConfigConflict
             | Code::InsufficientMemory
             | Code::NotMovable
+            | Code::CannotProtect
             | Code::SnapshotIncomplete
             | Code::SnapshotClaimed
             | Code::SnapshotUnsupported

@@ -16,7 +16,7 @@ mod report;
 mod service;
 mod source;
 mod threads;
-mod waits;
+pub(crate) mod waits;
 
 use crate::ram::on_demand::{self, CHUNK_PAGES, OnDemand};
 use memory::userfault::Userfault;

@@ -3,11 +3,10 @@
 use super::service::{Duty, Phase, Reader, Service};
 use super::source::PageLane;
 use crate::courtesy::Courtesy;
+use crate::fault_events::FaultEvents;
 use crate::ram::on_demand::{Answer, CHUNK_PAGES};
 use memory::userfault::Fault;
-use rustix::event::{Timespec, epoll};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -56,7 +55,7 @@ pub(super) fn start_watchdog(service: &Arc<Service>) -> io::Result<()> {
 fn serve_faults(service: &Service, reader: &Reader) -> io::Result<()> {
     let source = service.source.clone();
     let mut lane = source.lane();
-    let events = faults_or_end(service)?;
+    let events = FaultEvents::new(&service.userfault, &service.over)?;
     let mut stays = true;
     while stays && service.goes_on() {
         if let Some(fault) = service.userfault.take_fault()? {
@@ -66,7 +65,7 @@ fn serve_faults(service: &Service, reader: &Reader) -> io::Result<()> {
         let streams = service.hurried.load(Relaxed);
         match streams.then(|| service.on_demand.next(1)).flatten() {
             Some(claim) => stays = service.fetch(reader, &mut *lane, claim),
-            None => await_events(&events, streams.then_some(IDLE))?,
+            None => events.wait(streams.then_some(IDLE))?,
         }
     }
     Ok(())
@@ -76,7 +75,11 @@ fn serve_faults(service: &Service, reader: &Reader) -> io::Result<()> {
 fn serve(service: &Service, reader: &Reader, lane: &mut dyn PageLane, fault: Fault) -> bool {
     let since = Instant::now();
     let chunk = fault.page / service.on_demand.chunk_pages();
-    let ask = || service.on_demand.fault(fault.page);
+    let ask = || {
+        let answer = service.on_demand.fault(fault.page);
+        let waits = answer != Answer::Zero;
+        (answer, waits)
+    };
     match service.waits.ask(fault.thread, chunk, since, ask) {
         Answer::Underway => true,
         Answer::Zero => {
@@ -87,26 +90,6 @@ fn serve(service: &Service, reader: &Reader, lane: &mut dyn PageLane, fault: Fau
             true
         }
         Answer::Fetch(claim) => service.fetch(reader, lane, claim),
-    }
-}
-
-/// Something that is readable when there are faults, or nothing is left to do. Of the threads that
-/// wait for faults one is woken for each.
-fn faults_or_end(service: &Service) -> io::Result<OwnedFd> {
-    use epoll::{CreateFlags, EventData, EventFlags};
-    let events = epoll::create(CreateFlags::CLOEXEC)?;
-    let one = EventFlags::IN | EventFlags::EXCLUSIVE;
-    epoll::add(&events, &service.userfault, EventData::new_u64(0), one)?;
-    epoll::add(&events, &service.over, EventData::new_u64(1), EventFlags::IN)?;
-    Ok(events)
-}
-
-fn await_events(events: &OwnedFd, limit: Option<Duration>) -> io::Result<()> {
-    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-    let mut buffer = Vec::with_capacity(2);
-    match epoll::wait(events, rustix::buffer::spare_capacity(&mut buffer), limit.as_ref()) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(e) => Err(e.into()),
     }
 }
 

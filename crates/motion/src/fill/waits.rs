@@ -1,8 +1,8 @@
-//! Who waits for which chunk, and for how long everybody did.
+//! Who waits for which chunk of RAM, and for how long everybody did.
 
 use super::report::ThreadWaits;
 use crate::clock::nanos;
-use crate::ram::on_demand::{Answer, Latency, LatencyReport};
+use crate::ram::on_demand::{Latency, LatencyReport};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -17,7 +17,7 @@ struct Waiting {
 
 /// Everybody's waits.
 #[derive(Debug, Default)]
-pub(super) struct Waits {
+pub(crate) struct Waits {
     now: Mutex<Vec<Waiting>>,
     by_thread: Mutex<BTreeMap<u32, ThreadWaits>>,
     latency: Latency,
@@ -27,18 +27,18 @@ pub(super) struct Waits {
 const MOST_THREADS: usize = 1024;
 
 impl Waits {
-    /// Asks what is to be done about a fault, and notes who waits: as one step, so that whoever
-    /// fetches the chunk finds the note when it is there.
-    pub fn ask(
+    /// Asks what is to be done about a fault, and notes who waits if it is to wait for somebody: as one
+    /// step, so that whoever brings the chunk finds the note when it is there.
+    pub fn ask<T>(
         &self,
         thread: u32,
         chunk: u64,
         since: Instant,
-        answer: impl FnOnce() -> Answer,
-    ) -> Answer {
+        answer: impl FnOnce() -> (T, bool),
+    ) -> T {
         let mut now = lock(&self.now);
-        let answer = answer();
-        if answer != Answer::Zero {
+        let (answer, waits) = answer();
+        if waits {
             now.push(Waiting { thread, chunk, since });
         }
         answer

@@ -1,6 +1,8 @@
-//! How RAM travels: in precopy passes, or on demand. A [`Pass`] says what has to go, [`send`] takes
-//! pages out of RAM, [`receive`] puts them in; [`on_demand`] says who fetches what next.
+//! How RAM travels: in precopy passes, on demand, or copied before it is overwritten. A [`Pass`] says
+//! what has to go, [`send`] takes pages out of RAM, [`receive`] puts them in; [`on_demand`] says who
+//! fetches what next, [`before_write`] who copies what.
 
+pub mod before_write;
 pub mod on_demand;
 mod pacer;
 mod pass;

@@ -13,10 +13,15 @@ impl Source {
         io.send_by(None);
         self.timers.ready_by = None;
         "the copy is taken; it is being made durable".clone_into(&mut self.progress.note);
-        if self.options.purpose != Purpose::Copy {
-            return;
+        if self.options.purpose == Purpose::Copy {
+            self.go_on(io);
         }
+    }
+
+    /// Lets a guest go on that ran before it was stopped for its copy, or gives it back as it was.
+    pub(super) fn go_on(&mut self, io: &mut dyn SourceIo) {
         let Some(permit) = self.permit.take() else { return };
+        self.progress.released = true;
         if !self.was_running {
             self.machine.grant(permit);
             return;

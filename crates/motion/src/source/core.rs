@@ -6,7 +6,7 @@ use crate::handover::{self, Journal, Particulars, RunPermit, Side, SourceHandove
 use crate::ram::Pass;
 use crate::report::{Progress, Report, StatusOrNone};
 use crate::switch::{StateCost, Switch};
-use crate::{MotionError, Observer, SourceMachine, SourceOptions, Status};
+use crate::{MotionError, Observer, Purpose, SourceMachine, SourceOptions, Status};
 use state::{Code, Refusal};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ use wire::{Describe, Message};
 /// 4. `pass_done` decides after each pass: another one, or
 /// 5. `switchover`: stop the guest, send the last pages and the state.
 /// 6. `ready`, `running`: the handover.
+///
+/// A copy of the beginning ([`Purpose::CopyAtStart`]) stops the guest before the only pass, and lets it
+/// go on for it.
 ///
 /// Whatever goes wrong before COMMIT ends in `fail`, which gives the guest back.
 pub struct Source {
@@ -56,6 +59,8 @@ pub struct Source {
     pub(super) pass_acknowledged: bool,
     /// The time is up and the guest is to be stopped whatever the blackout.
     pub(super) switch_anyway: bool,
+    /// The state of a guest whose RAM is being copied as it was at the beginning.
+    pub(super) kept_state: Option<Vec<u8>>,
     /// The copy that was asked for is complete.
     pub(super) copied: bool,
     /// Who owns the guest, once the handover has decided it.
@@ -117,6 +122,7 @@ impl Source {
             pass_begun: Moment::default(),
             pass_acknowledged: false,
             switch_anyway: false,
+            kept_state: None,
             copied: false,
             decided: None,
             times: super::times::Times::default(),
@@ -169,7 +175,10 @@ impl Source {
     pub fn begin(&mut self, io: &mut dyn SourceIo) {
         self.begun = io.now();
         self.set_status(Status::Setup);
-        let refusals = self.machine.refusals();
+        let mut refusals = self.machine.refusals();
+        if self.options.purpose == Purpose::CopyAtStart {
+            refusals.extend(crate::guard::refusals(self.machine.ram()));
+        }
         if !refusals.is_empty() {
             self.fail(io, MotionError::refused(refusals));
             return;
@@ -198,6 +207,7 @@ impl Source {
             Event::Told(message) => self.told(message, io),
             Event::Denied(error) => self.denied(error, io),
             Event::Filed(report) => self.report.file = Some(report),
+            Event::Copied(report) => self.report.copy = Some(*report),
             Event::NotAsked | Event::Tick => {}
         }
         // While the guest is stopped or saved nobody listens here: that is no silence of the peer.

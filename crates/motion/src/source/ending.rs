@@ -61,7 +61,9 @@ impl Source {
 
     /// The guest shut down or was reset: there is nothing left to move.
     pub(super) fn guest_gone(&mut self, io: &mut dyn SourceIo) {
-        if !matches!(
+        // What is kept of it is whole, whatever becomes of it.
+        let is_kept = self.kept_state.is_some();
+        let too_late = matches!(
             self.phase,
             Phase::AwaitingRunning
                 | Phase::Undecided
@@ -69,7 +71,8 @@ impl Source {
                 | Phase::Completing
                 | Phase::Settling
                 | Phase::Ended
-        ) {
+        );
+        if !too_late && !is_kept {
             self.guest_gone = true;
             let why = "the guest shut down or was reset during the motion";
             self.fail(io, MotionError::new(Code::GuestGone, why));

@@ -3,6 +3,7 @@
 //! [`Source`] decides, without waiting for anything: an [`Event`] goes in, and what is to be done
 //! goes out through [`SourceIo`]. [`SourceJob`] drives it with threads and sockets.
 
+mod before_write;
 mod copy;
 mod core;
 mod ending;

@@ -6,7 +6,7 @@ use crate::ram::{Pass, PassKind};
 use crate::report::PassReport;
 use crate::rules::{Rule, keeps};
 use crate::switch::{AfterPass, Decision};
-use crate::{MachineError, MotionError, Status};
+use crate::{MachineError, MotionError, Purpose, Status};
 use memory::PageSet;
 use state::Code;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ impl Source {
         self.timers.heard(now);
         self.timers.progress(now);
         self.report.setup_ns = nanos(now.since(self.begun));
+        if self.options.purpose == Purpose::CopyAtStart {
+            return self.stop_to_keep(io);
+        }
         if self.options.frozen || !self.was_running {
             self.report.frozen = true;
             self.progress.frozen = true;
@@ -69,6 +72,9 @@ impl Source {
         self.times.waited = io.now().since(self.times.paused);
         self.progress.note.clear();
         self.timers.progress(io.now());
+        if self.options.purpose == Purpose::CopyAtStart {
+            return self.keep_moment(io);
+        }
         if self.report.frozen {
             self.first_pass(io);
             return Ok(());
@@ -103,7 +109,7 @@ impl Source {
         Ok(set)
     }
 
-    fn send_pass(&mut self, pass: Pass, io: &mut dyn SourceIo) {
+    pub(super) fn send_pass(&mut self, pass: Pass, io: &mut dyn SourceIo) {
         self.phase = Phase::Passing;
         self.pass_begun = io.now();
         self.pass_acknowledged = false;
@@ -143,6 +149,9 @@ impl Source {
     }
 
     fn pass_done(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
+        if self.kept_state.is_some() {
+            return self.send_kept(io);
+        }
         let duration = io.now().since(self.pass_begun);
         let dirty = self.dirty()?.count();
         let mut report = self.account(duration);

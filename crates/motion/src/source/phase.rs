@@ -4,7 +4,9 @@ use crate::clock::Moment;
 use crate::handover;
 use crate::ram::Pass;
 use crate::report::FileReport;
-use crate::{Blackout, MotionError};
+use crate::{Blackout, CopyReport, MotionError};
+use memory::PageSet;
+use state::Code;
 use state::Refusal;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -74,6 +76,8 @@ pub enum Event {
     Denied(MotionError),
     /// What there is to say of a file.
     Filed(FileReport),
+    /// All of RAM was copied as it was at the beginning; how.
+    Copied(Box<CopyReport>),
     /// Time has passed.
     Tick,
 }
@@ -131,6 +135,17 @@ pub trait SourceIo {
     /// # Errors
     /// When the connection is lost or RAM cannot be read.
     fn send_pass(&mut self, pass: &Pass) -> Result<(), MotionError>;
+    /// Keeps RAM as it is now, while the guest stands still, until it is sent: from here on whoever
+    /// writes it waits until what was there is copied. Which pages have to be sent; all others were never
+    /// touched.
+    ///
+    /// # Errors
+    /// The other end cannot do that, or did not by then.
+    fn keep_ram(&mut self, by: Option<Moment>) -> Result<PageSet, MotionError> {
+        let _ = by;
+        let why = "only a file takes a copy of the moment when it began";
+        Err(MotionError::new(Code::Unsupported, why))
+    }
     /// Has the workers send a pass, and its end on every data connection; [`Event::PassSent`] or
     /// `Lost` follows.
     fn start_pass(&mut self, pass: &Arc<Pass>);

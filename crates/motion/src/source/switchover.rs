@@ -120,6 +120,15 @@ impl Source {
         let state = crate::mutate::replay_msr(state);
         let state = state.encode();
         self.times.saved = io.now();
+        self.send_saved(state, io)
+    }
+
+    /// Sends a state that was saved.
+    pub(super) fn send_saved(
+        &mut self,
+        state: Vec<u8>,
+        io: &mut dyn SourceIo,
+    ) -> Result<(), MotionError> {
         self.state_sent = true;
         io.send(&Message::State(State {
             state,
@@ -311,6 +320,15 @@ impl Source {
         if !times.begun || times.running == Moment::default() {
             return None;
         }
+        // A copy of the beginning sends nothing before the guest goes on.
+        let (pages, bytes) = match times.kept {
+            Some(_) => (0, 0),
+            None => {
+                let ram = &self.report.ram;
+                let pages = ram.data_pages + ram.zero_pages - times.data_before;
+                (pages, ram.bytes - times.bytes_before)
+            }
+        };
         Some(BlackoutReport {
             ns: times.blackout_ns(),
             uncertainty_ns: times.uncertainty_ns(),
@@ -319,8 +337,8 @@ impl Source {
                 Blackout::Limit(limit) if !self.report.frozen => Some(nanos(limit)),
                 _ => None,
             },
-            pages: self.report.ram.data_pages + self.report.ram.zero_pages - times.data_before,
-            bytes: self.report.ram.bytes - times.bytes_before,
+            pages,
+            bytes,
             stages: times.stages(),
         })
     }

@@ -12,6 +12,8 @@ pub(super) struct Times {
     pub(super) paused: Moment,
     pub(super) pages: Moment,
     pub(super) saved: Moment,
+    /// RAM is kept as it was, for a copy of the beginning.
+    pub(super) kept: Option<Moment>,
     pub(super) ready: Moment,
     pub(super) committed: Moment,
     pub(super) running: Moment,
@@ -69,7 +71,8 @@ impl Times {
 
     /// Where the time went. The moments follow one another without a gap, so this is all of it.
     pub(super) fn stages(&self) -> Vec<Stage> {
-        let away = between(self.saved, self.ready);
+        let kept = self.kept.unwrap_or(self.saved);
+        let away = between(kept, self.ready);
         // No more than it can have been, whatever the destination says.
         let restore = self.restore_ns.min(away);
         let last = between(self.paused, self.pages);
@@ -80,6 +83,7 @@ impl Times {
             stage(StageName::Waiting, waited),
             stage(StageName::LastPages, last - waited),
             stage(StageName::Save, between(self.pages, self.saved)),
+            stage(StageName::Protect, between(self.saved, kept)),
             stage(StageName::Transfer, away - restore),
             stage(StageName::Restore, restore),
             stage(StageName::Commit, between(self.ready, self.committed)),

@@ -68,7 +68,33 @@ pub(super) trait Carry: Send + 'static {
     ) -> Result<PassTotals, MotionError>;
 
     /// This was the lane's part of the pass, so much in all.
-    fn end(&mut self, pass: &Pass, totals: PassTotals) -> Result<(), MotionError>;
+    fn end(
+        &mut self,
+        pass: &Pass,
+        totals: PassTotals,
+        pace: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<(), MotionError>;
+}
+
+impl Carry for Box<dyn Carry> {
+    fn carry(
+        &mut self,
+        machine: &dyn SourceMachine,
+        pass: &Pass,
+        chunk: PageRange,
+        pace: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<PassTotals, MotionError> {
+        (**self).carry(machine, pass, chunk, pace)
+    }
+
+    fn end(
+        &mut self,
+        pass: &Pass,
+        totals: PassTotals,
+        pace: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<(), MotionError> {
+        (**self).end(pass, totals, pace)
+    }
 }
 
 /// A data connection.
@@ -89,7 +115,12 @@ impl Carry for Connection {
         self.sender.send_chunk(machine, pass, chunk, pace, &mut to).map_err(send_error)
     }
 
-    fn end(&mut self, pass: &Pass, totals: PassTotals) -> Result<(), MotionError> {
+    fn end(
+        &mut self,
+        pass: &Pass,
+        totals: PassTotals,
+        _: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<(), MotionError> {
         let end = PassEnd { pass: pass.number(), data_pages: totals.data, zero_pages: totals.zero };
         wire::write_message(&mut self.stream, &Message::PassEnd(end))
             .map_err(|e| MotionError::sending("sending pages", e))
@@ -340,7 +371,7 @@ fn send_share<C: Carry>(
     if pass.is_stopped() {
         return Ok(Share::Stopped);
     }
-    lane.carrier.end(pass, totals)?;
+    lane.carrier.end(pass, totals, &mut pace)?;
     Ok(Share::Sent)
 }
 

@@ -359,7 +359,7 @@ fn header(
     Header {
         kind: match purpose {
             Purpose::Move => Kind::Save,
-            Purpose::Copy | Purpose::CopyAndStop => Kind::Snapshot,
+            Purpose::Copy | Purpose::CopyAtStart | Purpose::CopyAndStop => Kind::Snapshot,
         },
         machine: particulars.machine(),
         name: particulars.name().to_owned(),

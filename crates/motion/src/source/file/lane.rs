@@ -11,8 +11,8 @@ use std::time::Instant;
 
 /// Writes pages at their places.
 pub struct FileLane {
-    lane: Lane,
-    patience: Arc<Patience>,
+    pub(super) lane: Lane,
+    pub(super) patience: Arc<Patience>,
     path: String,
 }
 
@@ -56,10 +56,13 @@ impl FileLane {
     fn error(&self, error: LaneError) -> MotionError {
         match error {
             LaneError::Machine(error) => error.into(),
-            LaneError::File(error) => {
-                MotionError::new(super::code(&error), format!("writing {}: {error}", self.path))
-            }
+            LaneError::File(error) => self.failed(&error),
         }
+    }
+
+    /// What to say of a file that could not be written.
+    pub(super) fn failed(&self, error: &WriteError) -> MotionError {
+        MotionError::new(super::code(error), format!("writing {}: {error}", self.path))
     }
 }
 
@@ -74,12 +77,17 @@ impl Carry for FileLane {
         self.write(machine, pass, chunk, pace)
     }
 
-    fn end(&mut self, _: &Pass, _: PassTotals) -> Result<(), MotionError> {
+    fn end(
+        &mut self,
+        _: &Pass,
+        _: PassTotals,
+        _: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<(), MotionError> {
         self.flush()
     }
 }
 
-const WRITING: &str = "writing a page";
+pub(super) const WRITING: &str = "writing a page";
 
 /// A lane at work on a chunk.
 struct Writing<'a> {
@@ -115,7 +123,7 @@ impl Carrier for Writing<'_> {
     }
 }
 
-fn count(written: LaneTotals, kind: PassKind, totals: &mut PassTotals) {
+pub(super) fn count(written: LaneTotals, kind: PassKind, totals: &mut PassTotals) {
     let LaneTotals { data, zero, bytes } = written;
     totals.data += data;
     totals.bytes += bytes;

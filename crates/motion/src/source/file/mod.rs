@@ -3,21 +3,25 @@
 //! READY means that everything but the mark of completeness is durable, COMMIT that the file is to be
 //! marked as complete and put in its place, RUNNING that it is, and `refused` that it never will be.
 
+mod before_write;
 mod desk;
 mod lane;
 mod patience;
 
+use self::before_write::BeforeWriteLane;
 pub use self::desk::{Errand, FileDesk, Outcome, Todo};
 pub use self::lane::FileLane;
 use self::patience::Patience;
 use super::job::{End, Setting};
-use super::workers::{Bandwidth, Leave, Word, Workers};
+use super::workers::{Bandwidth, Carry, Leave, Word, Workers};
 use super::{Event, Source, SourceIo, SourceJob};
 use crate::clock::{Moment, nanos};
+use crate::guard::Guard;
 use crate::handover::{self, Journal, Particulars};
 use crate::ram::{Pacer, Pass};
-use crate::{MotionError, Observer, SourceMachine, SourceOptions};
+use crate::{MotionError, Observer, Purpose, SourceMachine, SourceOptions};
 use links::wait_readable;
+use memory::PageSet;
 use snapshot::{Target, WriteError};
 use state::Code;
 use std::num::NonZeroU64;
@@ -62,7 +66,9 @@ impl SourceJob {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, MotionError> {
         let session = *uuid::Uuid::new_v4().as_bytes();
+        let io_stall = options.stall_limit;
         let options = SourceOptions { stall_limit: NEVER, ..options };
+        let keeps = options.purpose == Purpose::CopyAtStart;
         let desk = FileDesk::new(&*machine, &particulars, options.purpose, place);
         let bandwidth = options.max_bandwidth;
         let kept = machine.clone();
@@ -76,6 +82,9 @@ impl SourceJob {
                 setting,
                 machine,
                 desk,
+                keeps,
+                io_stall,
+                guard: None,
                 workers: None,
             },
         )
@@ -108,7 +117,13 @@ struct FileEnd {
     machine: Arc<dyn SourceMachine>,
     bandwidth: Bandwidth,
     desk: FileDesk,
-    workers: Option<Workers<FileLane>>,
+    /// RAM is to be kept as it is at the beginning.
+    keeps: bool,
+    /// The guest waits no longer than this for the disk.
+    io_stall: Duration,
+    /// What keeps it.
+    guard: Option<Arc<Guard>>,
+    workers: Option<Workers<Box<dyn Carry>>>,
     /// Whoever does what concerns the file as a whole.
     clerk: Arc<Patience>,
     lanes: Vec<Arc<Patience>>,
@@ -141,6 +156,18 @@ impl FileEnd {
         let lane = |_| self.desk.lane(self.setting.epoch);
         let lanes = (0..count).map(lane).collect::<Result<Vec<FileLane>, _>>()?;
         self.lanes = lanes.iter().map(FileLane::patience).collect();
+        if self.keeps {
+            let mouth = self.setting.mouth.clone();
+            let fail = Box::new(move |error| mouth.say(News::Failed(error)));
+            self.guard = Some(Guard::start(self.machine.ram(), self.io_stall, fail)?);
+        }
+        let carry = |lane: FileLane| -> Box<dyn Carry> {
+            match &self.guard {
+                Some(guard) => Box::new(BeforeWriteLane::new(lane, guard.clone())),
+                None => Box::new(lane),
+            }
+        };
+        let lanes = lanes.into_iter().map(carry).collect();
         let mouth = self.setting.mouth.clone();
         let say = move |word| {
             mouth.say(match word {
@@ -152,6 +179,23 @@ impl FileEnd {
         self.workers =
             Some(Workers::start(machine, bandwidth, lanes, Leave::Alone, Box::new(say))?);
         Ok(())
+    }
+
+    /// Nobody waits to write RAM any more.
+    fn lift(&self) {
+        if let Some(guard) = &self.guard {
+            guard.lift();
+        }
+    }
+
+    /// All that was to be kept of RAM is in the file, unless it was given up meanwhile: why is other news.
+    fn kept(&self) -> Option<Vec<Event>> {
+        let Some(guard) = &self.guard else { return Some(Vec::new()) };
+        if guard.has_failed() {
+            return None;
+        }
+        guard.lift();
+        Some(vec![Event::Copied(Box::new(guard.report()))])
     }
 
     /// What the source is told when it has done what it is at.
@@ -201,6 +245,12 @@ impl SourceIo for FileEnd {
         Err(MotionError::new(Code::Internal, "a pass to a file is its workers' to write"))
     }
 
+    fn keep_ram(&mut self, by: Option<Moment>) -> Result<PageSet, MotionError> {
+        let by = by.map(|by| self.setting.epoch + Duration::from_nanos(by.0));
+        let none = || MotionError::new(Code::Internal, "nothing was made ready to keep RAM");
+        self.guard.as_ref().ok_or_else(none)?.keep(by)
+    }
+
     fn start_pass(&mut self, pass: &Arc<Pass>) {
         self.desk.begin_pass(pass);
         if let Some(workers) = &self.workers {
@@ -219,10 +269,12 @@ impl SourceIo for FileEnd {
     }
 
     fn stop_workers(&mut self) {
+        self.lift();
         self.workers = None;
     }
 
     fn hang_up(&mut self) {
+        self.lift();
         self.workers = None;
         let todo = self.desk.hang_up();
         self.see_to(todo);
@@ -236,7 +288,11 @@ impl End for FileEnd {
         match news {
             News::Event(event) => vec![*event],
             News::Failed(error) => vec![Event::Lost(error)],
-            News::Sent => self.desk.end_pass(),
+            News::Sent => {
+                let Some(mut events) = self.kept() else { return Vec::new() };
+                events.extend(self.desk.end_pass());
+                events
+            }
             News::Done(outcome) => self.desk.hear(outcome),
         }
     }
