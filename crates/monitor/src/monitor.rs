@@ -160,7 +160,7 @@ impl Monitor {
         let doing = format!("cannot pause `{}`", self.name);
         let guest = self.guest("pause")?;
         // Whether a motion ends with the guest running is decided when it begins.
-        if let Some(motion) = self.motion_under_way() {
+        if let Some(motion) = self.motion_under_way().filter(|motion| motion.needs_the_guest()) {
             return Err(motion.in_the_way(&doing));
         }
         if guest.is_running() {
@@ -181,7 +181,7 @@ impl Monitor {
             if motion.has_moved() {
                 return Err(Error::new(Code::NotOwner, format!("{doing}: {}", motion.gone())));
             }
-            if !motion.has_ended() && !motion.cancel_for_cont() {
+            if motion.needs_the_guest() && !motion.cancel_for_cont() {
                 return Err(motion.in_the_way(&doing));
             }
             motion.leave_alone();

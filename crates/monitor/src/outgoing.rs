@@ -10,7 +10,7 @@ use motion::{
     Blackout, Progress, Purpose, Report, SourceMachine, SourceOptions, Status, TimeoutAction,
 };
 use qmp::SetFiles;
-use qmp::command::{Migrate, Parameters};
+use qmp::command::{At, Migrate, Parameters};
 use snapshot::Target;
 use state::Code;
 use std::num::NonZeroU64;
@@ -59,6 +59,7 @@ impl Monitor {
             }
         }
         let (peer, destination) = self.destination(command, given, set, &doing)?;
+        self.check_background(&destination, &doing)?;
         let options = self.options(command, &destination);
         let journal = DirJournal::open(&self.journal)
             .map_err(|e| Error::new(Code::Journal, format!("{doing}: {e}")))?;
@@ -148,6 +149,16 @@ impl Monitor {
         Ok((peer.to_string(), Destination::Peer(PeerAddress { address: peer, descriptors: given })))
     }
 
+    /// Who wants a copy of the start is not to be given a move instead.
+    fn check_background(&self, destination: &Destination, doing: &str) -> Result<(), Error> {
+        let is_set = self.state().capabilities.background_snapshot;
+        if is_set && !matches!(destination, Destination::File(_)) {
+            let why = "`background-snapshot` is for files; switch it off";
+            return Err(Error::new(Code::Unsupported, format!("{doing}: {why}")));
+        }
+        Ok(())
+    }
+
     fn options(&self, command: &Migrate, destination: &Destination) -> SourceOptions {
         let state = self.state();
         let Parameters {
@@ -158,15 +169,20 @@ impl Monitor {
             multifd_channels,
             direct_io: _,
             stall_limit,
-            io_stall: _,
+            io_stall,
         } = state.parameters;
         let connections = match multifd_channels {
             0 if matches!(destination, Destination::File(_)) => FilePlace::WRITERS,
             0 => SourceOptions::default().connections,
             some => some.into(),
         };
+        let at_start = match command.at {
+            Some(at) => at == At::Start,
+            None => state.capabilities.background_snapshot,
+        };
         SourceOptions {
             purpose: match destination {
+                Destination::File(_) if at_start && !command.frozen => Purpose::CopyAtStart,
                 Destination::File(_) if command.snapshot => Purpose::Copy,
                 Destination::File(_) if !command.frozen => Purpose::CopyAndStop,
                 _ => Purpose::Move,
@@ -183,7 +199,10 @@ impl Monitor {
             frozen: command.frozen,
             check_only: command.check,
             pause_before_switchover: state.capabilities.pause_before_switchover,
-            stall_limit: Duration::from_millis(stall_limit),
+            stall_limit: Duration::from_millis(match destination {
+                Destination::File(_) => io_stall,
+                Destination::Peer(_) => stall_limit,
+            }),
         }
     }
 
@@ -312,6 +331,11 @@ impl Outgoing {
     /// Whether the guest stands still for it.
     pub fn holds_the_guest(&self) -> bool {
         !self.has_ended() && self.observer.has_stopped_the_guest()
+    }
+
+    /// Whether it decides when the guest runs, until it has ended.
+    pub fn needs_the_guest(&self) -> bool {
+        !self.has_ended() && !self.progress().released
     }
 
     /// `migrate-continue`

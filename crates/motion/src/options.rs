@@ -79,7 +79,8 @@ pub struct SourceOptions {
     pub check_only: bool,
     /// Wait for [`crate::source::SourceJob::proceed`] before the guest is stopped.
     pub pause_before_switchover: bool,
-    /// How long a peer may be silent, or take nothing, before the link counts as lost.
+    /// How long a peer may be silent, or take nothing, before the link counts as lost. Of a file: how long
+    /// the guest may wait for it, where a copy is of the beginning.
     pub stall_limit: Duration,
 }
 

@@ -2,6 +2,7 @@
 
 mod advice;
 mod blackout;
+mod copied;
 mod glance;
 mod passes;
 pub mod restoring;
@@ -39,7 +40,11 @@ pub fn motion_lines(name: &MachineName, info: &MigrationInfo, style: &Style) -> 
         lines.extend(labelled("received", &pages(&report["ram"]), style));
     } else if report["passes"].as_array().is_some_and(|passes| !passes.is_empty()) {
         lines.extend(sent(report, style));
-        lines.extend(passes::table(report));
+        if report["copy"].is_object() {
+            lines.extend(copied::details(report, style));
+        } else {
+            lines.extend(passes::table(report));
+        }
         if let Some(switch) = report["switch"].as_str().filter(|why| !why.is_empty()) {
             let stopped =
                 status == MigrationStatus::Completed || report["given_up_pause_ns"].is_u64();

@@ -72,8 +72,8 @@ capabilities! {
     "pause-before-switchover" => PauseBeforeSwitchover: Switch,
     /// Run at the destination before all pages are there: for a guest that comes out of a file.
     "postcopy-ram" => PostcopyRam: Switch,
-    /// Save the guest as it was at the start, while it runs.
-    "background-snapshot" => BackgroundSnapshot: Unsupported(LATER),
+    /// To a file: copy the guest as it was at the start, while it runs.
+    "background-snapshot" => BackgroundSnapshot: Switch,
     /// Each page has its place in the file.
     "mapped-ram" => MappedRam: AlwaysOn("every page has its place in a file, whatever is set"),
     /// Memory that both sides share is not sent.
@@ -133,6 +133,8 @@ pub struct Capabilities {
     pub pause_before_switchover: bool,
     /// A guest that comes out of a file runs before all of its RAM has come.
     pub postcopy_ram: bool,
+    /// A copy to a file is of the moment when it begins, and the guest runs on meanwhile.
+    pub background_snapshot: bool,
 }
 
 impl Capabilities {
@@ -175,6 +177,7 @@ impl Capabilities {
         match capability {
             Capability::PauseBeforeSwitchover => &mut self.pause_before_switchover,
             Capability::PostcopyRam => &mut self.postcopy_ram,
+            Capability::BackgroundSnapshot => &mut self.background_snapshot,
             _ => unreachable!("a capability of kind Switch has a field"),
         }
     }

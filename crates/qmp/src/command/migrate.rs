@@ -34,6 +34,10 @@ pub struct Migrate {
     /// `x-whimbrel-frozen`, it stays stopped, as with QEMU, and may be continued.
     #[serde(default, rename = "x-whimbrel-snapshot", skip_serializing_if = "is_false")]
     pub snapshot: bool,
+    /// With `x-whimbrel-snapshot`: the moment that the copy is of. Unless it is said the capability
+    /// `background-snapshot` decides.
+    #[serde(default, rename = "x-whimbrel-at", skip_serializing_if = "Option::is_none")]
+    pub at: Option<At>,
     /// To a file: replace one that is there, once the new one is complete.
     #[serde(default, rename = "x-whimbrel-force", skip_serializing_if = "is_false")]
     pub force: bool,
@@ -65,6 +69,16 @@ pub enum TimeoutAction {
     Switch,
 }
 
+/// The moment that a copy is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum At {
+    /// When it begins: memory is copied before the guest overwrites it.
+    Start,
+    /// When it ends: memory is copied again when the guest has written it.
+    End,
+}
+
 impl Migrate {
     /// Where to.
     pub fn address(&self) -> Result<Address, Error> {
@@ -90,6 +104,9 @@ impl Arguments for Migrate {
                 "`x-whimbrel-frozen` promises that the guest does not run again, and \
                  `x-whimbrel-snapshot` that it does",
             ));
+        }
+        if self.at.is_some() && !self.snapshot {
+            return Err(Error::invalid("`x-whimbrel-at` needs `x-whimbrel-snapshot`"));
         }
         let to_a_file = matches!(self.address()?, Address::File { .. } | Address::Fd(_));
         for (name, is_set) in [("snapshot", self.snapshot), ("force", self.force)] {

@@ -15,7 +15,7 @@ pub use address::Address;
 pub use capabilities::{Capabilities, Capability, CapabilityState, SetCapabilities};
 pub use handover::{HandoverQuery, HandoverResolve, Owner};
 pub use migrate::{
-    Channel, ChannelAddress, ChannelType, FileAddress, Migrate, MigrateIncoming, RestoreClock,
+    At, Channel, ChannelAddress, ChannelType, FileAddress, Migrate, MigrateIncoming, RestoreClock,
     SocketAddress, TimeoutAction,
 };
 pub use parameters::{Parameters, SetParameters};

@@ -14,10 +14,13 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   whimbrel snapshot a /var/lib/vms/a-monday.snap
+  whimbrel snapshot a /var/lib/vms/a-before-update.snap --at start
   whimbrel restore /var/lib/vms/a-monday.snap --name a-again --clone
 
 The copy is of the moment when it ends: RAM is written while the guest runs, what it writes meanwhile
-again, and the guest stands still only for the last of it. Ctrl-C cancels, and leaves no file.")]
+again, and the guest stands still only for the last of it. With --at start it is of the moment when it
+begins: RAM is write-protected, and copied before the guest overwrites it. Ctrl-C cancels, and leaves no
+file.")]
 pub struct Snapshot {
     /// Which machine
     name: MachineName,
@@ -26,6 +29,9 @@ pub struct Snapshot {
     /// How it is written
     #[command(flatten)]
     writing: Writing,
+    /// The moment that the copy is of
+    #[arg(long, value_enum, default_value_t = At::End)]
+    at: At,
     /// The longest that the guest may stand still; a snapshot that cannot keep it is given up
     #[arg(long, value_name = "TIME|unlimited", default_value = "300ms")]
     max_blackout: MaxBlackout,
@@ -36,6 +42,15 @@ pub struct Snapshot {
     /// JSON: the progress, one object per line, and in the end the report
     #[arg(long)]
     pub json: bool,
+}
+
+/// The moment that a copy is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum At {
+    /// When it begins; a guest that writes faster than the disk is no matter
+    Start,
+    /// When it ends
+    End,
 }
 
 impl Snapshot {
@@ -58,7 +73,11 @@ impl Snapshot {
         let millis = |time: Time| u64::try_from(time.0.as_millis()).unwrap_or(u64::MAX).max(1);
         let timeout = self.timeout.map(millis);
         let timeout_action = timeout.map(|_| TimeoutAction::Cancel);
-        Ok(Migrate { snapshot: true, timeout, timeout_action, ..command })
+        let at = Some(match self.at {
+            At::Start => qmp::command::At::Start,
+            At::End => qmp::command::At::End,
+        });
+        Ok(Migrate { snapshot: true, at, timeout, timeout_action, ..command })
     }
 }
 
@@ -81,11 +100,14 @@ mod tests {
         let snapshot = parse("snapshot a /x --max-blackout 50ms --timeout 9s");
         let command = snapshot.command().unwrap();
         assert!(command.snapshot && !command.frozen);
+        assert_eq!(command.at, Some(qmp::command::At::End));
         assert_eq!(command.timeout, Some(9000));
         assert_eq!(command.timeout_action, Some(TimeoutAction::Cancel));
         assert_eq!(snapshot.parameters().downtime_limit, Some(50));
         let snapshot = parse("snapshot a /x --max-blackout unlimited");
         assert_eq!(snapshot.parameters().downtime_unlimited, Some(true));
         assert_eq!(snapshot.command().unwrap().timeout, None);
+        let at = parse("snapshot a /x --at start").command().unwrap().at;
+        assert_eq!(at, Some(qmp::command::At::Start));
     }
 }
