@@ -10,6 +10,9 @@ mod fill;
 mod job;
 mod on_demand;
 mod options;
+mod ownership;
+mod phases;
+mod view;
 
 pub use admit::admit;
 pub use job::{Phase, Prepared, RestoreJob};
