@@ -298,10 +298,10 @@ impl End for FileEnd {
     }
 
     fn wait(&mut self, until: Option<Instant>) -> Vec<Event> {
-        let busy = self.lanes.iter().chain([&self.clerk]).any(|patience| patience.is_busy());
-        let look = busy.then(|| Instant::now() + LOOK);
-        let until = [until, look].into_iter().flatten().min();
-        if let Err(error) = wait_readable(&[], self.setting.mouth.waker(), until) {
+        // However idle all are at this moment: whoever begins something later does not say so here.
+        let look = Instant::now() + LOOK;
+        let until = until.map_or(look, |until| until.min(look));
+        if let Err(error) = wait_readable(&[], self.setting.mouth.waker(), Some(until)) {
             return vec![Event::Lost(MotionError::sending("waiting for the disk", error))];
         }
         let doing = self.lanes.iter().chain([&self.clerk]).find_map(|p| p.exceeded());
