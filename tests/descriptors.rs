@@ -7,6 +7,9 @@ mod support;
 
 use qmp::Client;
 use serde_json::{Value, json};
+use snapshot::{Origin, Reader};
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
@@ -73,7 +76,7 @@ fn a_name_that_was_not_given_is_refused_and_the_machine_can_be_told_again() {
 /// A file opened twice, the second time for `O_DIRECT`, in a set.
 fn add_file(client: &mut Client, path: &Path) -> u64 {
     let open = |flags| {
-        let mut options = std::fs::File::options();
+        let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).custom_flags(flags);
         options.open(path).unwrap()
     };
@@ -117,4 +120,85 @@ fn a_set_of_descriptors_is_a_file_to_save_to_and_to_go_on_from() {
         let listed = again.execute("query-fdsets", None, TIME).unwrap();
         listed.as_array().unwrap().is_empty().then_some(())
     });
+}
+
+/// Somebody else's, before the guest.
+const HEADER: &[u8] = &[b'#'; 1000];
+
+/// A file with a header, that stands behind it.
+fn with_header(path: &Path) -> File {
+    let mut file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+    file.write_all(HEADER).unwrap();
+    file
+}
+
+/// The header is as it was, and behind it is a guest that was continued, or not yet.
+fn is_behind_its_header(path: &Path, continued: bool) {
+    assert_eq!(&std::fs::read(path).unwrap()[..HEADER.len()], HEADER);
+    let origin = Origin::Path { path: path.to_owned(), offset: HEADER.len() as u64 };
+    let reader = Reader::open(origin, false).unwrap();
+    assert_eq!(reader.claim().is_some(), continued);
+    assert!(reader.verify(2, &|_| {}).is_empty());
+}
+
+#[test]
+fn a_guest_goes_through_a_given_file_behind_what_somebody_else_wrote_there() {
+    let host = Host::new();
+    let source = host.selfcheck("a", &["--memory", "64M", "--cmdline", "ws=16M rate=5000"]);
+    let (mut a, path) = (client(&host, "a"), host.folder().join("given"));
+    let mut file = with_header(&path);
+    a.pass_descriptor("there", file.as_fd(), TIME).unwrap();
+    let save = json!({ "uri": "fd:there", "x-whimbrel-frozen": true });
+    a.execute("migrate", Some(save.clone()), TIME).unwrap();
+    host.wait_for_motion("a", "completed");
+    is_behind_its_header(&path, false);
+    drop(source);
+
+    // From the wrong place nothing is to be had, and nothing is changed.
+    let machine = host.start("b", &["--incoming", "defer"]);
+    host.wait_for_state("b", "inmigrate");
+    let mut b = client(&host, "b");
+    file.seek(SeekFrom::Start(0)).unwrap();
+    b.pass_descriptor("here", file.as_fd(), TIME).unwrap();
+    let restore = json!({ "uri": "fd:here", "exit-on-error": false });
+    b.execute("migrate-incoming", Some(restore.clone()), TIME).unwrap_err();
+    is_behind_its_header(&path, false);
+    file.seek(SeekFrom::Start(HEADER.len() as u64)).unwrap();
+    b.pass_descriptor("here", file.as_fd(), TIME).unwrap();
+    b.execute("migrate-incoming", Some(restore), TIME).unwrap();
+    host.wait_for_state("b", "running");
+    machine.check_all();
+    is_behind_its_header(&path, true);
+
+    // The same by its path, both ways.
+    let path = host.folder().join("named");
+    drop(with_header(&path));
+    let uri = format!("file:{},offset={}", path.display(), HEADER.len());
+    host.ask("b", "migrate", json!({ "uri": uri, "x-whimbrel-frozen": true })).unwrap();
+    host.wait_for_motion("b", "completed");
+    is_behind_its_header(&path, false);
+    let machine = host.start("c", &["--incoming", "defer"]);
+    host.wait_for_state("c", "inmigrate");
+    host.ask("c", "migrate-incoming", json!({ "uri": uri })).unwrap();
+    host.wait_for_state("c", "running");
+    machine.check_all();
+    is_behind_its_header(&path, true);
+}
+
+#[test]
+fn a_given_file_that_may_not_be_written_is_refused_and_the_guest_goes_on() {
+    let host = Host::new();
+    let machine = host.selfcheck("a", &["--memory", "64M", "--cmdline", "ws=8M rate=1000"]);
+    let (mut a, path) = (client(&host, "a"), host.folder().join("given"));
+    drop(with_header(&path));
+    let file = File::open(&path).unwrap();
+    a.pass_descriptor("there", file.as_fd(), TIME).unwrap();
+    let save = json!({ "uri": "fd:there", "x-whimbrel-frozen": true });
+    // It is refused at once, or the motion fails.
+    if a.execute("migrate", Some(save), TIME).is_ok() {
+        host.wait_for_motion("a", "failed");
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), HEADER);
+    host.wait_for_state("a", "running");
+    machine.check_all();
 }

@@ -154,7 +154,10 @@ fn receive(
             let about = rustix::fs::fstat(&file)
                 .map_err(|e| Error::host(format!("cannot look at fd:{name}"), &e.into()))?;
             if FileType::from_raw_mode(about.st_mode) == FileType::RegularFile {
-                let (offset, name) = (0, format!("fd:{name}"));
+                // What comes before where it stands is somebody else's.
+                let offset = rustix::fs::tell(&file)
+                    .map_err(|e| Error::host(format!("cannot look at fd:{name}"), &e.into()))?;
+                let name = format!("fd:{name}");
                 let origin = Origin::Descriptor { file, direct: None, offset, name: name.clone() };
                 return restore(origin, name);
             }

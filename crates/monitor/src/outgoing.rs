@@ -143,7 +143,10 @@ impl Monitor {
             && let Some(file) = regular_file(&given, name)
         {
             let name = peer.to_string();
-            let target = Target::Descriptor { file, direct: None, offset: 0, name: name.clone() };
+            // What comes before where it stands is somebody else's.
+            let offset = rustix::fs::tell(&file)
+                .map_err(|e| Error::host(format!("{doing}: looking at {name}"), &e.into()))?;
+            let target = Target::Descriptor { file, direct: None, offset, name: name.clone() };
             return Ok((name, Destination::File(place(target))));
         }
         Ok((peer.to_string(), Destination::Peer(PeerAddress { address: peer, descriptors: given })))
