@@ -1,7 +1,8 @@
-//! Moves without end, and moves that fail without end: the guest stays whole, and nothing is used up.
+//! Moves without end, moves that fail without end, saves and restores without end: the guest stays whole,
+//! and nothing is used up.
 //!
-//! `WHIMBREL_SOAK_MOVES` and `WHIMBREL_SOAK_FAILURES` say how many (`cargo xtask soak`); unless they
-//! do, it is a short form of the same.
+//! `WHIMBREL_SOAK_MOVES`, `WHIMBREL_SOAK_FAILURES` and `WHIMBREL_SOAK_SAVES` say how many (`cargo xtask
+//! soak`); unless they do, it is a short form of the same.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -45,6 +46,45 @@ fn a_guest_that_moves_and_fails_to_move_for_long_uses_nothing_up() {
     let guest = fails_in_a_row(&host, guest, failures);
     host.ok(&["kill", &guest.name]);
     drop(guest);
+    let left = files(host.folder());
+    assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+#[test]
+fn a_guest_that_is_saved_and_restored_for_long_uses_nothing_up() {
+    let saves = count("WHIMBREL_SOAK_SAVES", 10);
+    let host = Host::new();
+    let path = host.folder().join("it");
+    let file = path.to_str().unwrap();
+    let shape = &SHAPE[..SHAPE.len() - 1];
+    let mut machine = host.selfcheck("guest", shape);
+    let mut first = None;
+    for turn in 1..=saves {
+        // A copy is taken first, so that both ways are used.
+        let copy = ["snapshot", "guest", file, "--force", "--max-blackout", "unlimited"];
+        host.ok(&copy);
+        host.ok(&["save", "guest", file, "--force"]);
+        assert_eq!(machine.wait_for_end(), Some(0), "save {turn}: {}", machine.log());
+        machine = host.restore("guest", file, &["--lazy"]);
+        wait("RAM to be full", || {
+            let fill = &host.motion("guest")["x-whimbrel-report"]["restore"]["fill_ns"];
+            (fill.as_u64() > Some(0)).then_some(())
+        });
+        assert!(machine.faults().is_empty(), "restore {turn}: {:#?}", machine.faults());
+        if turn == 1 || turn.is_multiple_of(CHECKED_EVERY) {
+            machine.check_all();
+        }
+        if turn == 1 {
+            first = Some(Usage::at_rest(machine.pid()));
+        }
+    }
+    machine.check_all();
+    if let Some(first) = first {
+        first.is_still_that_of(machine.pid(), "a restored machine, the first and the last");
+    }
+    host.ok(&["kill", "guest"]);
+    drop(machine);
+    std::fs::remove_file(&path).unwrap();
     let left = files(host.folder());
     assert!(left.is_empty(), "left behind: {left:?}");
 }

@@ -18,7 +18,7 @@ pub struct Matrix {
     release: bool,
 }
 
-/// For how long a guest moves.
+/// For how long a guest moves, and is saved and restored.
 #[derive(clap::Args)]
 pub struct Soak {
     /// Moves in a row
@@ -27,6 +27,9 @@ pub struct Soak {
     /// Moves that fail, after these
     #[arg(long, value_name = "N", default_value_t = 100)]
     failures: u32,
+    /// Saves and restores in a row
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    saves: u32,
     /// Test what people run, instead of what checks itself
     #[arg(long)]
     release: bool,
@@ -45,7 +48,12 @@ impl Soak {
     /// Moves. The last lines say what was used before and after.
     pub fn run(&self) -> Result<()> {
         let (moves, failures) = (self.moves.to_string(), self.failures.to_string());
-        let variables = [("WHIMBREL_SOAK_MOVES", &*moves), ("WHIMBREL_SOAK_FAILURES", &*failures)];
+        let saves = self.saves.to_string();
+        let variables = [
+            ("WHIMBREL_SOAK_MOVES", &*moves),
+            ("WHIMBREL_SOAK_FAILURES", &*failures),
+            ("WHIMBREL_SOAK_SAVES", &*saves),
+        ];
         test("endurance", self.release, &variables)
     }
 }
