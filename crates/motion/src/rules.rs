@@ -83,7 +83,7 @@ pub enum Rule {
 #[cfg(feature = "mutate")]
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::DirtyIsPutBack,
         Self::WritesAreLogged,
         Self::RearmComesFirst,
@@ -113,6 +113,9 @@ impl Rule {
         Self::RefusalsAreAnswered,
         Self::DoubtIsKnown,
         Self::LateIsNotWrong,
+        Self::DoubtIsNoRefusal,
+        Self::CompleteIsComplete,
+        Self::HangsAreNoticed,
     ];
 }
 

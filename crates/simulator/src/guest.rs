@@ -24,7 +24,7 @@ pub struct Habits {
 }
 
 /// The guest as it should be.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Guest {
     habits: Habits,
     rng: Rng,

@@ -7,6 +7,9 @@
 //! cargo xtask sim --seed 4711          shows the trace of one
 //! ```
 //!
+//! A seed decides two lives: that of a guest that moves between hosts, and that of one that is kept in
+//! files ([`keep`]).
+//!
 //! [`Scenario`](scenario) says how the world is and what goes wrong when, [`story`] carries it out
 //! on a [`world`], and [`checks`] holds what must be true after every step.
 #![forbid(unsafe_code)]
@@ -19,6 +22,7 @@ mod destination;
 mod disk;
 mod env;
 mod guest;
+mod keep;
 mod life;
 mod machine;
 mod mutants;
@@ -50,4 +54,9 @@ pub use world::Case;
 /// them.
 pub fn places() -> impl Iterator<Item = String> {
     scenario::SPOTS.into_iter().map(scenario::Spot::name)
+}
+
+/// The same, of a motion to a file.
+pub fn places_of_saves() -> impl Iterator<Item = String> {
+    keep::places()
 }

@@ -1,7 +1,7 @@
 //! A machine without KVM. Its guest writes between any two things that the engine does.
 
 use crate::book::Book;
-use crate::guest::{self, RAM, SharedGuest};
+use crate::guest::{self, Guest, RAM, SharedGuest};
 use crate::life::Life;
 use memory::{Backing, DirtyLog, DirtyLogError, GuestRam, PageRange, PageSet};
 use motion::handover::RunPermit;
@@ -122,6 +122,8 @@ struct Parts {
     stopped_at: u64,
     paused_for: Option<u64>,
     started_at: u64,
+    /// The guest whose state was saved last.
+    saved: Option<Guest>,
 }
 
 impl Drop for SimMachine {
@@ -227,6 +229,11 @@ impl SimMachine {
     /// By the clock of its process.
     fn time(&self) -> u64 {
         self.book.time() + self.life.ahead()
+    }
+
+    /// The guest as it was when its state was saved, once.
+    pub fn take_saved(&self) -> Option<Guest> {
+        self.parts().saved.take()
     }
 
     /// It was asked to do something and could not.
@@ -409,6 +416,7 @@ impl SourceMachine for SimMachine {
         self.life.takes(self.nature.save);
         let mut bundle = Bundle::new();
         bundle.put("", &Counter { writes: self.parts().writes });
+        self.parts().saved = Some(guest::lock(&self.guest).clone());
         // Only a machine that pauses late still writes here.
         self.write();
         Ok(bundle)

@@ -1,5 +1,6 @@
 //! What is wrong on purpose: whatever a simulator does not find, it does not prove.
 
+use crate::keep::Lie;
 use crate::machine::Defect;
 use motion::handover::{Decision, Role};
 use std::fmt;
@@ -11,6 +12,14 @@ use std::fmt;
 const NOT_USED: [motion::handover::decision::Rule; 3] = {
     use motion::handover::decision::Rule;
     [Rule::ContNeedsPermission, Rule::ReadyTimerEndsWithCommit, Rule::AskedBeforeCommitKnowsNothing]
+};
+
+/// Rules of a guest from a file that its restore can come to need: it never says anything to a
+/// handover that has ended, is decided, or did not ask. The tests beside them break all of them.
+#[cfg(feature = "mutate")]
+const FILE_RULES: [motion::handover::decision::FileRule; 2] = {
+    use motion::handover::decision::FileRule;
+    [FileRule::ClaimedFirst, FileRule::ClaimWaitsForCont]
 };
 
 /// A mistake, in the engine, or in what it relies on.
@@ -31,6 +40,8 @@ pub enum Mutant {
     TearsPages,
     /// Two pages change places.
     SwapsPages,
+    /// The disk of saved guests lies.
+    DiskLies(Lie),
 }
 
 impl fmt::Display for Mutant {
@@ -40,10 +51,13 @@ impl fmt::Display for Mutant {
             Self::Engine(motion::Broken::Engine(rule)) => write!(f, "engine without {rule:?}"),
             #[cfg(feature = "mutate")]
             Self::Engine(motion::Broken::Handover(rule)) => write!(f, "handover without {rule:?}"),
+            #[cfg(feature = "mutate")]
+            Self::Engine(motion::Broken::File(rule)) => write!(f, "continuation without {rule:?}"),
             Self::Machine(defect) => write!(f, "machine that {defect:?}"),
             Self::JournalLies(role, decision) => {
                 write!(f, "journal that lies about {} {}", role.name(), decision.name())
             }
+            Self::DiskLies(lie) => write!(f, "disk that lies about {lie:?}"),
             other => write!(f, "link that {other:?}"),
         }
     }
@@ -71,13 +85,16 @@ impl Mutant {
     #[must_use]
     pub fn all() -> Vec<Self> {
         let all = Self::AROUND_THE_ENGINE.into_iter();
+        let all = all.chain(Lie::ALL.map(Self::DiskLies));
         #[cfg(feature = "mutate")]
         let all = {
             use motion::Broken;
             use motion::handover::decision::Rule;
             let engine = motion::Rule::ALL.into_iter().map(Broken::Engine);
             let handover = Rule::ALL.into_iter().filter(|rule| !NOT_USED.contains(rule));
-            all.chain(engine.chain(handover.map(Broken::Handover)).map(Self::Engine))
+            let file = FILE_RULES.map(Broken::File);
+            let rules = engine.chain(handover.map(Broken::Handover)).chain(file);
+            all.chain(rules.map(Self::Engine))
         };
         all.collect()
     }
@@ -99,6 +116,13 @@ impl Mutant {
     pub(crate) fn defect(self) -> Option<Defect> {
         match self {
             Self::Machine(defect) => Some(defect),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn disk(self) -> Option<Lie> {
+        match self {
+            Self::DiskLies(lie) => Some(lie),
             _ => None,
         }
     }

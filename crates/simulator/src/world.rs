@@ -5,6 +5,7 @@ use crate::checks;
 use crate::disk::{Disk, ProcessJournal};
 use crate::env::{Env, SECOND};
 use crate::guest::{self, Guest};
+use crate::keep;
 use crate::life::{Life, Pid};
 use crate::machine::SimMachine;
 use crate::mutants::Mutant;
@@ -55,7 +56,13 @@ pub struct Run {
 /// Runs the world of a seed to its end. An engine that panics is wrong, too.
 pub fn run(seed: u64, case: Case, tracing: bool) -> Run {
     let book = Book::new(tracing);
-    let lived = catch_unwind(AssertUnwindSafe(|| live(seed, case, &book)));
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        let mut tally = live(seed, case, &book);
+        if !book.is_wrong() && case.plot.is_none() {
+            tally.add(keep::live(seed, case.mutant, &book));
+        }
+        tally
+    }));
     let tally = lived.unwrap_or_else(|_| {
         book.wrong("something panicked");
         Tally::default()

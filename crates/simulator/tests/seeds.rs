@@ -1,6 +1,6 @@
 //! What no seed may do.
 
-use whimbrel_simulator::{Case, PLOTS, Sweep, explain, places};
+use whimbrel_simulator::{Case, PLOTS, Sweep, explain, places, places_of_saves};
 
 /// So many in CI; `cargo xtask sim --seeds N` for more.
 const SEEDS: u64 = 10_000;
@@ -42,6 +42,12 @@ fn no_seed_loses_a_guest() {
             let name = format!("{what} in {place}");
             assert!(found.tally.of(&name) > 0, "no seed came to: {name}");
         }
+    }
+    let troubles = ["kill", "power cut", "disk fails", "disk hangs", "cancel"];
+    let saves = places_of_saves().flat_map(|at| troubles.map(|what| format!("{what} in {at}")));
+    let restores = ["kill", "power cut", "disk fails", "cancel", "rival", "restored", "reclaimed"];
+    for name in saves.chain(restores.map(|what| format!("{what} in restore"))) {
+        assert!(found.tally.of(&name) > 0, "no seed came to: {name}");
     }
 }
 

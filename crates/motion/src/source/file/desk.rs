@@ -155,6 +155,12 @@ impl FileDesk {
         }
     }
 
+    /// Names what will be in the file.
+    #[must_use]
+    pub fn snapshot(&self) -> uuid::Uuid {
+        self.header.snapshot
+    }
+
     /// The longest description that fits into the file, in bytes.
     #[must_use]
     pub fn most_description(&self) -> u64 {
