@@ -112,36 +112,25 @@ impl Lane {
         from: u64,
     ) -> Result<LaneTotals, WriteError> {
         self.writer.check(range)?;
-        let place = |page: u64| usize::try_from((from + page - range.start) * PAGE_SIZE).ok();
-        let bytes = |run: PageRange| copy.as_slice().get(place(run.start)?..place(run.end())?);
-        let misused = || self.writer.misused("pages are to be written that were not copied");
+        let place = |page: u64| usize::try_from(page.checked_mul(PAGE_SIZE)?).ok();
+        let end = from.checked_add(range.count).and_then(place);
+        let copy = place(from).zip(end).and_then(|(from, end)| copy.as_slice().get(from..end));
+        let Some(copy) = copy else {
+            return Err(self.writer.misused("pages are to be written that were not copied"));
+        };
         let mut totals = LaneTotals::default();
-        let mut sums = Vec::new();
         let mut at = range.start;
-        while at < range.end() {
-            let mut run = PageRange::new(at, 0);
-            sums.clear();
-            while run.end() < range.end() {
-                let page = bytes(PageRange::new(run.end(), 1)).ok_or_else(misused)?;
-                if *page == ZERO {
-                    break;
-                }
-                sums.push(checksum::of(page));
-                run.count += 1;
+        for run in copy.as_chunks::<PAGE>().0.chunk_by(|a, b| (*a == ZERO) == (*b == ZERO)) {
+            let pages = PageRange::new(at, run.len() as u64);
+            if run[0] == ZERO {
+                self.clear(pages)?;
+                totals.zero += pages.count;
+            } else {
+                let sums: Vec<u32> = run.iter().map(|page| checksum::of(page)).collect();
+                self.writer.put(at, run.as_flattened(), &sums)?;
+                totals.data += pages.count;
             }
-            if run.count > 0 {
-                self.writer.put(run.start, bytes(run).ok_or_else(misused)?, &sums)?;
-                totals.data += run.count;
-            }
-            let mut zeroes = PageRange::new(run.end(), 0);
-            while zeroes.end() < range.end()
-                && *bytes(PageRange::new(zeroes.end(), 1)).ok_or_else(misused)? == ZERO
-            {
-                zeroes.count += 1;
-            }
-            self.clear(zeroes)?;
-            totals.zero += zeroes.count;
-            at = zeroes.end();
+            at = pages.end();
         }
         totals.bytes = totals.data * PAGE_SIZE;
         Ok(totals)

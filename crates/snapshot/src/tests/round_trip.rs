@@ -174,3 +174,33 @@ proptest! {
         );
     }
 }
+
+#[test]
+fn pages_that_others_copied_are_written_as_they_were_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    for direct in [false, true] {
+        let path = folder.path().join(format!("{direct}.snap"));
+        let ram = ram_with(&[4, 5, 8, 9, 20]);
+        let writer = begin(at(&path), &WriteOptions { direct }).unwrap();
+        let mut lane = writer.lane();
+        let range = PageRange::new(2, 20);
+        let mut copy = Buffer::new(24);
+        copy.as_mut_slice().fill(0x55);
+        let bytes = 3 * 4096..23 * 4096;
+        ram.read(range, &mut copy.as_mut_slice()[bytes]).unwrap();
+        let totals = lane.write_copied(range, &copy, 3).unwrap();
+        assert_eq!(totals, LaneTotals { data: 5, zero: 15, bytes: 5 * 4096 });
+        // What the buffer does not have was not copied.
+        let beyond = lane.write_copied(range, &copy, 5).unwrap_err();
+        assert!(matches!(beyond, WriteError::Misused { .. }), "{beyond}");
+        let outside = lane.write_copied(PageRange::new(4095, 2), &copy, 0).unwrap_err();
+        assert!(matches!(outside, WriteError::Misused { .. }), "{outside}");
+        // A page that is zero by now leaves nothing behind.
+        copy.as_mut_slice()[..4096].fill(0);
+        lane.write_copied(PageRange::new(9, 1), &copy, 0).unwrap();
+        fill(&ram, 9, &[0; 4096]);
+        writer.finish(STATE, &PageSet::new(ram.pages())).unwrap();
+        writer.commit().unwrap();
+        assert_same(&Reader::open(from(&path), direct).unwrap(), &ram);
+    }
+}
