@@ -8,7 +8,8 @@ use memory::{PageRange, PageSet};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 
 /// Pages of a chunk where RAM has small pages: what one writer's wait copies. 64 KiB, so that a guest that
-/// writes its memory in order waits once for sixteen pages.
+/// writes its memory in order waits once for sixteen pages. One page takes some 10 µs to be copied and let
+/// through, sixteen 30 to 50, sixty-four 200: that is what a write to a page that lies alone pays.
 pub const CHUNK_PAGES: u64 = 16;
 
 const FREE: u8 = 0;

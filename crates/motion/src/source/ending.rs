@@ -203,6 +203,10 @@ impl Source {
             io.stop_workers();
         }
         let completed = self.decided == Some(Side::Peer) || self.copied;
+        // It was stopped for a copy, and had gone on when that failed.
+        if !completed && self.times.has_gone_on() && self.report.given_up_pause_ns.is_none() {
+            self.report.given_up_pause_ns = Some(self.times.blackout_ns());
+        }
         // A pass that was cut short counts too: what it sent was sent.
         let cut_short = self.pass.is_some() && self.progress.pass_done == 0;
         if cut_short && keeps(Rule::CutPassesCount) {

@@ -1,7 +1,7 @@
 //! The blackout, at the source: stop the guest, send what is left, hand it over.
 
 use super::{Phase, Source, SourceIo};
-use crate::clock::{Moment, nanos};
+use crate::clock::nanos;
 use crate::handover::{self, Input, Notice, Output, Side, SourceHandover, SourcePhase, Timer};
 use crate::ram::{Pass, PassKind};
 use crate::report::{BlackoutReport, Undecided};
@@ -317,7 +317,7 @@ impl Source {
         if self.report.file.is_some() && !self.options.purpose.is_copy() {
             return None;
         }
-        if !times.begun || times.running == Moment::default() {
+        if !times.has_gone_on() {
             return None;
         }
         // A copy of the beginning sends nothing before the guest goes on.

@@ -54,6 +54,11 @@ impl Times {
         self.held_ns = self.start_ns;
     }
 
+    /// Whether a guest that was stopped for its copy runs again.
+    pub(super) fn has_gone_on(&self) -> bool {
+        self.begun && self.running != Moment::default()
+    }
+
     /// How long the guest has been stopped.
     pub(super) fn so_far(&self, now: Moment) -> Duration {
         now.since(self.stop)
