@@ -1,13 +1,13 @@
 //! 2 GiB of incompressible memory of a stopped guest, to a file: beside what storage can do.
 
 use super::guests::{FULL, full};
-use super::sparse::best_way;
 use super::{
     Case, Contender, Course, GIB, Goal, Metric, Outcome, Place, Rated, Runs, figures, millis, ms,
 };
 use crate::BenchError;
 use crate::fio::{self, Work};
 use crate::peer::Way;
+use crate::place::best;
 use crate::travel::Traveller;
 use serde_json::json;
 use std::path::PathBuf;
@@ -39,7 +39,11 @@ fn begin<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a
             place.file_of(&mut traveller, &spec)?;
             traveller.at.stop_again()?;
             let path = place.path(&format!("{}-save", peer.name()));
-            let way = best_way(&mut traveller, &path)?;
+            let way = best(peer.writings(), |way| {
+                let took = traveller.at.save(&path, way)?;
+                traveller.at.stop_again()?;
+                Ok(took.as_secs_f64())
+            })?;
             Box::new(Save { traveller, way, path, bytes: place.bytes(FULL) })
         }
         Contender::Floor(_) => Box::new(Storage(place)),
