@@ -62,10 +62,10 @@ impl<'a> Traveller<'a> {
     pub fn start(peer: &'a dyn Peer, spec: &Spec) -> Result<Self, BenchError> {
         let place = tempfile::tempdir().map_err(BenchError::io("cannot make a folder"))?;
         let at = Process::start(peer, place.path(), "m0", spec, false)?;
-        let way = peer.copyings().first().copied().unwrap_or_default();
-        let mut traveller = Self { peer, spec: spec.clone(), at, way, moves: 0, place };
+        let spec = spec.clone();
+        let mut traveller = Self { peer, spec, at, way: Way::default(), moves: 0, place };
         traveller.at.talk.hello()?;
-        let (once, set) = touches(&spec.cmdline);
+        let (once, set) = touches(&traveller.spec.cmdline);
         let deadline = Instant::now() + TOUCHING;
         loop {
             let work = traveller.at.talk.ask()?.work;
@@ -124,7 +124,7 @@ impl<'a> Traveller<'a> {
         Ok(Hop { after, before, total, account })
     }
 
-    /// Takes a snapshot of the guest, which goes on where it is, and asks it before and after.
+    /// Takes a snapshot of the guest in its [way](Self::way), which goes on where it is, and asks it before and after.
     pub fn copy(&mut self, path: &Path) -> Result<Hop, BenchError> {
         let before = self.at.talk.ask()?;
         let total = self.at.save(path, &self.way)?;

@@ -6,7 +6,7 @@ mod way;
 mod whimbrel;
 
 pub use qemu::Qemu;
-pub use way::Way;
+pub use way::{Moment, Way};
 pub use whimbrel::{EAGER, LAZY, Whimbrel};
 
 use crate::BenchError;
@@ -91,8 +91,9 @@ pub trait Peer: Sync {
     fn writings(&self) -> &'static [Way];
     /// How it can take a guest out of such a file as fast as possible.
     fn readings(&self) -> &'static [Way];
-    /// How it can write a guest that goes on running to a file.
-    fn copyings(&self) -> &'static [Way];
+    /// How it can write a guest that goes on running to a file: as the guest was at the end of that, or
+    /// as it was when that began, where it has the choice.
+    fn copyings(&self, of: Moment) -> &'static [Way];
     /// Whether what it has written is durable when it says that it is done.
     fn syncs(&self) -> bool;
     /// How the mapping of its guest's RAM is called in `smaps`.

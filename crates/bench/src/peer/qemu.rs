@@ -1,6 +1,6 @@
 //! QEMU 10, with the settings that were found to be its best for these guests.
 
-use super::{Account, Peer, Plan, Spec, Way};
+use super::{Account, Moment, Peer, Plan, Spec, Way};
 use crate::BenchError;
 use guest::Builtin;
 use serde_json::{Value, json};
@@ -131,7 +131,7 @@ impl Peer for Qemu {
         &READINGS
     }
 
-    fn copyings(&self) -> &'static [Way] {
+    fn copyings(&self, _: Moment) -> &'static [Way] {
         &COPYINGS
     }
 

@@ -1,5 +1,14 @@
 //! Ways of writing and reading files.
 
+/// Which moment a snapshot of a guest that goes on running is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The one at which it begins.
+    Start,
+    /// The one at which it ends.
+    End,
+}
+
 /// One way in which a VMM writes a guest to a file, or takes one out of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Way {

@@ -1,6 +1,6 @@
 //! Whimbrel itself: the program that runs.
 
-use super::{Account, Peer, Plan, Spec, Way};
+use super::{Account, Moment, Peer, Plan, Spec, Way};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,9 +37,14 @@ impl Whimbrel {
 /// over and over without a claim.
 const WRITINGS: [Way; 1] =
     [Way { arguments: &["x-whimbrel-force"], ..Way::called("past the page cache") }];
-const COPYINGS: [Way; 1] = [Way {
+const AT_END: [Way; 1] = [Way {
+    capabilities: &[("background-snapshot", false)],
     arguments: &["x-whimbrel-force", "x-whimbrel-snapshot"],
-    ..Way::called("consistent at the end")
+    ..Way::called("of its end")
+}];
+const AT_START: [Way; 1] = [Way {
+    capabilities: &[("background-snapshot", true)],
+    ..Way { name: "of its start", ..AT_END[0] }
 }];
 
 impl Peer for Whimbrel {
@@ -85,8 +90,11 @@ impl Peer for Whimbrel {
         const { &[LAZY] }
     }
 
-    fn copyings(&self) -> &'static [Way] {
-        &COPYINGS
+    fn copyings(&self, of: Moment) -> &'static [Way] {
+        match of {
+            Moment::Start => &AT_START,
+            Moment::End => &AT_END,
+        }
     }
 
     fn syncs(&self) -> bool {

@@ -2,37 +2,49 @@
 
 use super::{Case, Contender, Course, Metric, Outcome, Place, Runs, figures, ms, quiet};
 use crate::BenchError;
-use crate::peer::Spec;
+use crate::peer::{Moment, Spec};
 use crate::place::best;
 use crate::travel::{Hop, Traveller, pace};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The case.
-pub const CASE: Case = Case {
-    name: "snapshot-work",
-    about: "1 GiB, 512 MiB rewritten flat out with new bytes, while a snapshot is taken",
+/// While the copy is made to be of its end.
+pub const END: Case = Case {
+    name: "snapshot-end-work",
+    about: "--at end of 1 GiB, 512 MiB rewritten flat out: work that it costs the guest",
+    begin: |who, place| begin(who, place, Moment::End),
+    ..START
+};
+
+/// While the copy is made of the moment when it begins.
+pub const START: Case = Case {
+    name: "snapshot-start-work",
+    about: "--at start of 1 GiB, 512 MiB rewritten flat out: work that it costs the guest",
     metrics: &[
         Metric::reported("work lost", "s"),
         Metric::reported("work during it", "%"),
         Metric::reported("longest pause", "ms"),
         Metric::reported("total", "ms"),
     ],
-    runs: Runs { own: 8, peer: 4, floor: 0 },
+    runs: Runs { own: 6, peer: 3, floor: 0 },
     touches: 512 << 20,
-    takes: [ms(12_000), ms(20_000), ms(0), ms(45_000)],
-    begin,
+    takes: [ms(8_000), ms(14_000), ms(0), ms(45_000)],
+    begin: |who, place| begin(who, place, Moment::Start),
 };
 
-fn begin<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
+fn begin<'a>(
+    who: Contender<'a>,
+    place: &'a Place,
+    of: Moment,
+) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
     let ws = place.bytes(512 << 20);
     let cmdline = quiet(&format!("ws={ws} rate=max fill=random"));
     let spec = Spec { memory: place.bytes(1 << 30), vcpus: 1, cmdline };
     let mut traveller = Traveller::start(peer, &spec)?;
     let path = place.path(&format!("{}-snapshot", peer.name()));
-    traveller.way = best(peer.copyings(), |way| {
+    traveller.way = best(peer.copyings(of), |way| {
         traveller.way = *way;
         Ok(traveller.copy(&path)?.total.as_secs_f64())
     })?;

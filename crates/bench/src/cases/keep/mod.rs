@@ -29,8 +29,10 @@ pub const ALL: &[Case] = &[
     faults::CASE,
     checksums::CASE,
     clones::CASE,
-    live::CASE,
-    lost::CASE,
+    live::END,
+    live::START,
+    lost::END,
+    lost::START,
 ];
 
 /// Seconds as milliseconds.

@@ -1,9 +1,13 @@
 //! Machines in the benchmark's own process: what can only be told apart there, and what the kernel
 //! needs at least.
 
+mod protected;
+
+pub use protected::Protected;
+
 use crate::BenchError;
 use crate::console::Follower;
-use devices::console::{Console, Spec};
+use devices::console::{Console, ConsoleError, Spec};
 use devices::event_loop::EventLoop;
 use guest::report::{Line, Sample};
 use memory::userfault::Userfault;
@@ -37,7 +41,8 @@ const CHUNK: u64 = 16;
 pub struct Inside {
     hypervisor: Arc<Hypervisor>,
     events: EventLoop,
-    console: PathBuf,
+    /// Where the guests' console goes.
+    path: PathBuf,
 }
 
 /// Says nothing to anybody.
@@ -59,17 +64,21 @@ fn failed(doing: &'static str) -> impl Fn(String) -> BenchError {
 impl Inside {
     /// With the guests' console in a file of `folder`.
     pub fn new(folder: &Path) -> Result<Self, BenchError> {
-        let console = folder.join(format!("console-{}", Uuid::new_v4().simple()));
-        File::create(&console).map_err(BenchError::io("making a console"))?;
+        let path = folder.join(format!("console-{}", Uuid::new_v4().simple()));
+        File::create(&path).map_err(BenchError::io("making a console"))?;
         let hypervisor = Hypervisor::open().map_err(|e| failed("opening KVM")(e.to_string()))?;
         let events =
             EventLoop::start("bench-events").map_err(BenchError::io("starting a thread"))?;
-        Ok(Self { hypervisor: Arc::new(hypervisor), events, console })
+        Ok(Self { hypervisor: Arc::new(hypervisor), events, path })
+    }
+
+    fn console(&self) -> Result<Console, ConsoleError> {
+        Console::open(&Spec::File(self.path.clone()), self.events.handle(), || {})
     }
 
     fn builder(&self) -> Arc<Builder> {
         let wishes = Wishes { clone: Some(Uuid::new_v4()), ..Wishes::default() };
-        let (events, console) = (self.events.handle().clone(), Spec::File(self.console.clone()));
+        let (events, console) = (self.events.handle().clone(), Spec::File(self.path.clone()));
         let consoles = Box::new(move || Console::open(&console, &events, || {}));
         let sink: EventSink = Arc::new(|_| {});
         Arc::new(Builder::new(self.hypervisor.clone(), wishes, consoles, sink))
@@ -141,7 +150,7 @@ impl Inside {
             userfault.register(range).map_err(|e| told(&e))?;
         }
         let state = bundle(reader.state())?;
-        let mut follower = Follower::open(&self.console).map_err(BenchError::io("its console"))?;
+        let mut follower = Follower::open(&self.path).map_err(BenchError::io("its console"))?;
         follower.lines().map_err(BenchError::io("its console"))?;
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
