@@ -11,6 +11,7 @@ pub mod destination;
 pub mod elf;
 pub mod handshake;
 pub mod input;
+pub mod kept;
 mod kernel;
 mod messages;
 pub mod qmp;
