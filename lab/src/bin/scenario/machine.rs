@@ -51,7 +51,7 @@ impl Programs {
 
     /// Prints what all processes have logged.
     pub fn show_logs(&self) {
-        for name in ["a", "b", "c", "d"] {
+        for name in ["a", "b", "c", "d", "e"] {
             let log = std::fs::read_to_string(self.folder.join(format!("{name}.log")));
             for line in log.unwrap_or_default().lines() {
                 println!("{name}: {line}");
@@ -217,6 +217,56 @@ impl<'p> Machine<'p> {
         let took = started.elapsed();
         println!("{} to {}: moved in {:.1} s", self.name, other.name, took.as_secs_f64());
         Ok(Move { took, report })
+    }
+
+    /// Writes the guest to a file, with this verb, while it is followed.
+    pub fn write(&self, verb: &str, more: &[&str], consoles: &mut Consoles) -> Result<PathBuf> {
+        let file = self.programs.folder.join(format!("{}.{verb}", self.name));
+        let started = Instant::now();
+        let said = self.programs.folder.join(format!("{}-{verb}.err", self.name));
+        let mut command = self.programs.whimbrel(verb);
+        command.arg(self.name).arg(&file).args(more).stdout(Stdio::null());
+        let mut child = command.stderr(File::create(&said)?).spawn()?;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if started.elapsed() > 2 * PATIENCE {
+                child.kill()?;
+                bail!("whimbrel {verb} {} does not end", self.name);
+            }
+            consoles.follow()?;
+        };
+        if !status.success() {
+            let error = std::fs::read_to_string(&said)?;
+            bail!("whimbrel {verb} {} failed, {status}: {error}", self.name);
+        }
+        println!("{}: {verb} in {:.1} s", self.name, started.elapsed().as_secs_f64());
+        let answer = self.programs.whimbrel("inspect").arg(&file).arg("--verify").output()?;
+        if !answer.status.success() {
+            bail!("{} is damaged: {}", file.display(), String::from_utf8_lossy(&answer.stdout));
+        }
+        Ok(file)
+    }
+
+    /// Saves the guest, which ends this process, and lets it go on elsewhere while its RAM comes.
+    pub fn save_and_restore(
+        &mut self,
+        name: &'static str,
+        consoles: &mut Consoles,
+    ) -> Result<Self> {
+        let file = self.write("save", &[], consoles)?;
+        let status = self.wait_for_end(PATIENCE)?;
+        if !status.success() {
+            bail!("{} was saved, and ended with {status}", self.name);
+        }
+        let mut command = self.programs.whimbrel("restore");
+        // The host's clocks went on meanwhile, and so are the guest's to do.
+        command.arg(&file).args(["--lazy", "--clock", "realtime"]);
+        let restored = Self::start(self.programs, name, command, Console::Stdio)?;
+        consoles.next(&restored.console)?;
+        println!("{} to {name}: saved and restored", self.name);
+        Ok(restored)
     }
 
     /// Says a line to the guest.
