@@ -7,6 +7,18 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
+/// In an entry of the page map: the page is in memory or swapped out
+/// (Documentation/admin-guide/mm/pagemap.rst).
+const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
+
+/// Adds a run behind those that there are, to the last of them where they are adjacent.
+fn append(runs: &mut Vec<PageRange>, run: PageRange) {
+    match runs.last_mut() {
+        Some(last) if last.end() == run.start => last.count += run.count,
+        _ => runs.push(run),
+    }
+}
+
 /// Asks a shmem file: what is not a hole was touched. A fresh mapping's page map would not know
 /// (`lseek(2)`, `SEEK_DATA`).
 ///
@@ -82,7 +94,6 @@ pub(crate) fn by_page_map(
     unit: u64,
     carried: &PageSet,
 ) -> io::Result<Vec<PageRange>> {
-    const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
     let map = File::open("/proc/self/pagemap")?;
     let mut runs: Vec<PageRange> = Vec::new();
     let mut page = within.start / unit * unit;
@@ -93,10 +104,7 @@ pub(crate) fn by_page_map(
         if (present || carried.contains(page))
             && let Some(run) = PageRange::new(page, unit).intersection(within)
         {
-            match runs.last_mut() {
-                Some(last) if last.end() == run.start => last.count += run.count,
-                _ => runs.push(run),
-            }
+            append(&mut runs, run);
         }
         page += unit;
     }
@@ -110,7 +118,6 @@ pub(crate) fn by_ownership(
     within: PageRange,
     begun: &PageSet,
 ) -> io::Result<Vec<PageRange>> {
-    const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
     const OF_A_FILE: u64 = 1 << 61;
     const ENTRIES: u64 = 512;
     let is_own = |entry: u64| entry & PRESENT_OR_SWAPPED != 0 && entry & OF_A_FILE == 0;
@@ -126,10 +133,7 @@ pub(crate) fn by_ownership(
             if !begun.contains(page) && !is_own(u64::from_le_bytes(*entry)) {
                 continue;
             }
-            match runs.last_mut() {
-                Some(last) if last.end() == page => last.count += 1,
-                _ => runs.push(PageRange::new(page, 1)),
-            }
+            append(&mut runs, PageRange::new(page, 1));
         }
         at += count;
     }
