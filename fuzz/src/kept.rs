@@ -245,17 +245,24 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// What came is heard, in any order.
-    fn hear(&mut self, last: bool) {
-        let events = &mut self.office.events;
-        let event = if last { events.pop_back() } else { events.pop_front() };
+    /// What came first is heard first.
+    fn hear(&mut self) {
+        let event = self.office.events.pop_front();
+        event.into_iter().for_each(|event| self.handle(event));
+    }
+
+    /// A failure is heard before what came earlier from another thread. All else follows from what the
+    /// source said when it had heard what came before.
+    fn hear_failure(&mut self) {
+        let is_failure = |event: &mut Event| matches!(event, Event::Lost(_));
+        let event = self.office.events.pop_back_if(is_failure);
         event.into_iter().for_each(|event| self.handle(event));
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
         match input.byte() % 16 {
-            0..=4 => self.hear(false),
-            5 => self.hear(self.office.errands.is_empty() && self.office.pass.is_none()),
+            0..=4 => self.hear(),
+            5 => self.hear_failure(),
             6..=8 => self.office.run_errand(),
             9 | 10 => self.office.write_pass(),
             11 => {
@@ -307,7 +314,7 @@ impl<'a> Play<'a> {
         for _ in 0..MOST_STEPS {
             self.office.run_errand();
             self.office.write_pass();
-            self.hear(false);
+            self.hear();
             if self.source.phase() == Phase::PreSwitchover {
                 let _ = self.source.command(Command::Proceed, &mut self.office);
             }

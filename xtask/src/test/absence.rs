@@ -18,7 +18,14 @@ const MARKER: &[u8] = b"whimbrel-test-hook";
 /// Builds the program both ways and looks for the marker.
 pub fn run() -> Result<Tally> {
     // The one that the mutations were tested with, which is here already and says the marker too.
-    run_command(&mut cargo(&["build", "--locked", "--package", "whimbrel", "--features", FEATURE]))?;
+    run_command(&mut cargo(&[
+        "build",
+        "--locked",
+        "--package",
+        "whimbrel",
+        "--features",
+        FEATURE,
+    ]))?;
     let marked = contains_marker(&places::target().join("debug/whimbrel"))?;
     ensure!(
         marked,
