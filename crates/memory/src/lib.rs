@@ -16,6 +16,7 @@ mod ram;
 mod set;
 mod touched;
 pub mod userfault;
+mod word;
 
 pub use backing::{Backing, HugePool};
 pub use dirty::{DirtyLog, DirtyLogError};
@@ -26,3 +27,4 @@ pub use layout::{HIGH_RAM, Layout, LayoutError, PCI_HOLE, Region};
 pub use page::{HUGE_1G, HUGE_2M, PAGE_SIZE, PageRange};
 pub use ram::{GuestMemory, GuestRam, RamError};
 pub use set::PageSet;
+pub use word::SharedWord;

@@ -6,7 +6,7 @@ use crate::{Ending, Error, MachineName};
 use links::{Address, Descriptors, Listener, SocketFile};
 use motion::destination::{Command, DestinationJob};
 use motion::handover::{DirJournal, Side};
-use motion::{DestinationOptions, Progress, Report, Status};
+use motion::{DestinationOptions, Progress, RamWay, Report, Status};
 use state::Code;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -52,9 +52,11 @@ impl Monitor {
             hold: self.config.hold,
             keep_waiting,
             name: self.name.to_string(),
+            ram: RamWay::Passes,
         };
-        let job = DestinationJob::listen(listener, arrivals, options, Box::new(journal), observer)
-            .map_err(|e| fail(e.code, e.why))?;
+        let job =
+            DestinationJob::listen(listener, arrivals, options, Box::new(journal), observer, None)
+                .map_err(|e| fail(e.code, e.why))?;
         let waiting = Waiting { job, begun: SystemTime::now(), socket };
         let waiting = Arc::new(waiting);
         self.state().incoming = Some(waiting.clone());

@@ -7,7 +7,8 @@ use links::{Address, Descriptors};
 use motion::handover::{DirJournal, Particulars, Side, Token};
 use motion::source::{Command, FilePlace, PeerAddress, SourceJob};
 use motion::{
-    Blackout, Progress, Purpose, Report, SourceMachine, SourceOptions, Status, TimeoutAction,
+    Blackout, Progress, Purpose, RamWay, Report, SourceMachine, SourceOptions, Status,
+    TimeoutAction,
 };
 use qmp::SetFiles;
 use qmp::command::{At, Migrate, Parameters};
@@ -149,7 +150,10 @@ impl Monitor {
             let target = Target::Descriptor { file, direct: None, offset, name: name.clone() };
             return Ok((name, Destination::File(place(target))));
         }
-        Ok((peer.to_string(), Destination::Peer(PeerAddress { address: peer, descriptors: given })))
+        Ok((
+            peer.to_string(),
+            Destination::Peer(PeerAddress { address: peer, descriptors: given, fate: None }),
+        ))
     }
 
     /// Who wants a copy of the start is not to be given a move instead.
@@ -190,6 +194,7 @@ impl Monitor {
                 Destination::File(_) if !command.frozen => Purpose::CopyAndStop,
                 _ => Purpose::Move,
             },
+            ram: RamWay::Passes,
             connections,
             blackout: blackout(&state.parameters),
             max_bandwidth: NonZeroU64::new(max_bandwidth),

@@ -14,6 +14,8 @@
 //!   that get lost, come twice, or come late.
 //! * [`Output::Grant`] is the only way to a permit. A guest runs with one, or not at all.
 //!
+//! Where both sides are processes that share the guest's RAM, a [`Fate`] has the last word.
+//!
 //! A file is no peer: it says nothing and asks nothing. [`FileHandover`] decides when a guest goes on
 //! from one.
 //!
@@ -25,6 +27,7 @@
 
 mod decide;
 mod error;
+mod fate;
 mod file;
 mod journal;
 mod message;
@@ -49,6 +52,7 @@ pub use decide::{
     ContinuationPhase, DestinationPhase, Entitlement, FileInput, FileOutput, SourcePhase,
 };
 pub use error::{Denial, DriveError, HandoverError};
+pub use fate::{Fate, Outcome};
 pub use file::FileHandover;
 pub use journal::{DirJournal, Journal, JournalError, MemoryJournal};
 pub use message::{Message, Verdict, Word};

@@ -36,7 +36,7 @@ pub use machine::{
 #[cfg(feature = "mutate")]
 pub use mutate::{Broken, break_rule};
 pub use observer::Observer;
-pub use options::{Blackout, DestinationOptions, Purpose, SourceOptions, TimeoutAction};
+pub use options::{Blackout, DestinationOptions, Purpose, RamWay, SourceOptions, TimeoutAction};
 pub use report::{
     BlackoutReport, ErrorReport, FileReport, PassReport, Progress, RamReport, Report,
     RestoreReport, Stage, StageName, StatusOrNone, Undecided,

@@ -89,6 +89,16 @@ pub trait SourceMachine: Machine {
     /// All reasons why it cannot be moved. Asked before anything is paused.
     fn refusals(&self) -> Vec<Refusal>;
 
+    /// Gives the destination what it must have beside RAM and state, while the guest still runs: the
+    /// descriptors of a process that is replaced. Called once, before the guest is stopped, where RAM
+    /// is [shared](crate::RamWay::Shared).
+    ///
+    /// # Errors
+    /// [`MachineError`]; nothing is the destination's.
+    fn send_ahead(&self) -> Result<(), MachineError> {
+        Ok(())
+    }
+
     /// Its source of dirty pages.
     fn dirty_log(&self) -> &dyn DirtyLog;
 

@@ -55,11 +55,23 @@ impl Purpose {
     }
 }
 
+/// How RAM gets to the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RamWay {
+    /// In passes, over data connections or into a file.
+    #[default]
+    Passes,
+    /// Not at all: the other end has the same memory file.
+    Shared,
+}
+
 /// What is asked of a motion at its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceOptions {
     /// Whose the guest is in the end.
     pub purpose: Purpose,
+    /// How RAM gets there.
+    pub ram: RamWay,
     /// How many data connections, 1 to [`Self::MOST_CONNECTIONS`].
     pub connections: u16,
     /// The promise.
@@ -93,6 +105,7 @@ impl Default for SourceOptions {
     fn default() -> Self {
         Self {
             purpose: Purpose::default(),
+            ram: RamWay::default(),
             connections: 2,
             blackout: Blackout::Limit(Duration::from_millis(300)),
             max_bandwidth: None,
@@ -119,6 +132,8 @@ pub struct DestinationOptions {
     pub hold: Option<Duration>,
     /// Wait for another guest when a motion failed before READY.
     pub keep_waiting: bool,
+    /// How RAM gets here.
+    pub ram: RamWay,
 }
 
 impl Default for DestinationOptions {
@@ -128,6 +143,7 @@ impl Default for DestinationOptions {
             stall_limit: Duration::from_secs(5),
             hold: None,
             keep_waiting: false,
+            ram: RamWay::default(),
         }
     }
 }

@@ -36,7 +36,8 @@ fn wait_for_guest(options: DestinationOptions, builder: Builder) -> Waiting {
     let (builder, notes) = (Arc::new(builder), Arc::new(Notes::default()));
     let journal = Box::new(MemoryJournal::default());
     let job =
-        DestinationJob::listen(listener, builder.clone(), options, journal, notes.clone()).unwrap();
+        DestinationJob::listen(listener, builder.clone(), options, journal, notes.clone(), None)
+            .unwrap();
     Waiting { job, builder, notes }
 }
 
@@ -49,7 +50,8 @@ fn start(
     let token = Token(*uuid::Uuid::new_v4().as_bytes());
     let particulars =
         Particulars::new(token, uuid::Uuid::new_v4(), "m", to.to_string(), 0).unwrap();
-    let peer = PeerAddress { address: to.clone(), descriptors: Arc::new(Descriptors::none()) };
+    let peer =
+        PeerAddress { address: to.clone(), descriptors: Arc::new(Descriptors::none()), fate: None };
     let journal = Box::new(MemoryJournal::default());
     let job = SourceJob::start(machine.clone(), particulars, peer, options, journal, notes.clone());
     (job.unwrap(), notes)

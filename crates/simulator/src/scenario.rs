@@ -244,6 +244,7 @@ impl Scenario {
         let mut round = Round {
             options: SourceOptions {
                 purpose: motion::Purpose::Move,
+                ram: motion::RamWay::Passes,
                 connections: rng.pick(&[1, 2, 3, 5]),
                 blackout: if rng.chance(25) { Blackout::Unlimited } else { Blackout::Limit(limit) },
                 max_bandwidth: None,
@@ -262,6 +263,7 @@ impl Scenario {
                     .chance(15)
                     .then(|| Duration::from_nanos(rng.magnitude(SECOND, 20 * SECOND))),
                 keep_waiting: rng.chance(30),
+                ram: motion::RamWay::Passes,
             },
             nature: Nature {
                 pause: rng.below(step),

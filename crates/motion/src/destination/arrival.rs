@@ -5,7 +5,7 @@ use super::{Destination, DestinationIo, Phase};
 use crate::handover::{DestinationHandover, Input, Particulars, Token};
 use crate::ram::receive::Receiver;
 use crate::rules::{Rule, keeps};
-use crate::{MachineError, MotionError, SourceOptions, Status};
+use crate::{MachineError, MotionError, RamWay, SourceOptions, Status};
 use state::{Bundle, Code, Refusal};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -42,7 +42,11 @@ impl Destination {
             MotionError::refused(vec![Refusal::new(code, what, why, "")])
         };
         let Describe { description, connections, check_only, token } = describe;
-        if connections == 0 || connections > SourceOptions::MOST_CONNECTIONS {
+        let fits = match self.options.ram {
+            RamWay::Passes => (1..=SourceOptions::MOST_CONNECTIONS).contains(&connections),
+            RamWay::Shared => connections == 0,
+        };
+        if !fits {
             let why = format!("{connections} data connections were announced");
             return Err(refuse(Code::ProtocolError, "connections", why));
         }

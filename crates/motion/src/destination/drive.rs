@@ -7,7 +7,7 @@ use super::strangers::Strangers;
 use super::{Admission, Command, Destination, DestinationIo, Event, Phase, Question};
 use crate::clock::{Moment, nanos};
 use crate::deferred::Deferred;
-use crate::handover::{self, Journal};
+use crate::handover::{self, Fate, Journal};
 use crate::report::{Progress, Report};
 use crate::{DestinationOptions, MachineBuilder, MotionError, Observer};
 use links::{Address, Listener, Stream, Waker, wait_readable};
@@ -67,7 +67,8 @@ enum Inner {
 }
 
 impl DestinationJob {
-    /// Waits for a guest on `listener`.
+    /// Waits for a guest on `listener`. `fate` decides who goes on with it where the source shares its
+    /// RAM.
     ///
     /// # Errors
     /// When the host has no descriptors or threads left.
@@ -77,6 +78,7 @@ impl DestinationJob {
         options: DestinationOptions,
         journal: Box<dyn Journal + Send>,
         observer: Arc<dyn Observer>,
+        fate: Option<Arc<Fate>>,
     ) -> Result<Self, MotionError> {
         let failed = |e: std::io::Error| {
             MotionError::new(Code::HostIo, format!("starting to wait for a guest: {e}"))
@@ -107,6 +109,7 @@ impl DestinationJob {
             ram: None,
             receivers: Vec::new(),
             questions: Questions::default(),
+            fate,
         };
         let observer = Arc::new(Deferred::new(observer));
         let told = observer.clone();
@@ -407,6 +410,7 @@ struct Io {
     ram: Option<Arc<dyn AsRam>>,
     receivers: Vec<ReceiverThread>,
     questions: Questions,
+    fate: Option<Arc<Fate>>,
 }
 
 impl Io {
@@ -469,6 +473,10 @@ impl DestinationIo for Io {
 
     fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    fn fate(&self) -> Option<&Fate> {
+        self.fate.as_deref()
     }
 
     fn hang_up(&mut self) {

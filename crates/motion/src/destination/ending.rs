@@ -1,7 +1,7 @@
 //! How a motion ends at its destination without a guest.
 
 use super::{Destination, DestinationIo, Phase};
-use crate::handover::{DestinationHandover, DestinationPhase, Input};
+use crate::handover::{DestinationHandover, DestinationPhase, Input, Side};
 use crate::report::ErrorReport;
 use crate::rules::{Rule, keeps};
 use crate::{MotionError, Status};
@@ -42,6 +42,13 @@ impl Destination {
                 io.hang_up();
                 // The handover never denies that a link was lost.
                 let _ = self.drive(Input::LinkLost, io);
+                if io.fate().is_some() {
+                    // Nobody has to be asked: the word that both see says whether the source went on.
+                    let resolve = Input::Resolve { owner: Side::Here, fenced: true };
+                    if let Err(error) = self.drive(resolve, io) {
+                        tracing::error!(%error, "a guest whose source is gone was not taken over");
+                    }
+                }
             }
             Phase::Holding | Phase::Owner => {
                 self.linked = false;

@@ -2,7 +2,7 @@
 
 use crate::MotionError;
 use crate::clock::Moment;
-use crate::handover::{self, Side};
+use crate::handover::{self, Fate, Side};
 use memory::GuestRam;
 use state::Refusal;
 use std::sync::Arc;
@@ -98,6 +98,10 @@ pub trait DestinationIo {
     fn received(&self) -> u64;
     /// Ends the connections of the motion, but not those on which questions are asked.
     fn hang_up(&mut self);
+    /// What decides who goes on with the guest, where the source is a process that shares its RAM.
+    fn fate(&self) -> Option<&Fate> {
+        None
+    }
 }
 
 /// Something that keeps RAM alive while pages are put into it.

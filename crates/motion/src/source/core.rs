@@ -6,7 +6,7 @@ use crate::handover::{self, Journal, Particulars, RunPermit, Side, SourceHandove
 use crate::ram::Pass;
 use crate::report::{Progress, Report, StatusOrNone};
 use crate::switch::{StateCost, Switch};
-use crate::{MotionError, Observer, Purpose, SourceMachine, SourceOptions, Status};
+use crate::{MotionError, Observer, Purpose, RamWay, SourceMachine, SourceOptions, Status};
 use state::{Code, Refusal};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -322,7 +322,7 @@ impl Source {
         let description = self.machine.describe_within(io.most_description())?.encode();
         io.send(&Message::Describe(Describe {
             description,
-            connections: self.options.connections,
+            connections: self.connections(),
             check_only: self.options.check_only,
             token: self.particulars.token().0,
         }))?;
@@ -348,11 +348,14 @@ impl Source {
                 self.cost.restore = Duration::from_nanos(restore);
                 if self.options.check_only {
                     self.checked(io);
+                } else if self.connections() == 0 {
+                    self.phase = Phase::Joining;
+                    self.try_to(io, Self::start_passes);
                 } else {
                     self.phase = Phase::Joining;
                     self.progress.note.clear();
                     self.timers.wait_for_answer(io.now());
-                    io.join(self.options.connections);
+                    io.join(self.connections());
                 }
             }
             (Message::Refused(refusals), _) => self.lost(io, MotionError::refused(refusals)),
@@ -384,6 +387,14 @@ impl Source {
                     self.lost(io, MotionError::new(Code::ProtocolError, why));
                 }
             },
+        }
+    }
+
+    /// How many data connections there are: none where RAM is not sent.
+    fn connections(&self) -> u16 {
+        match self.options.ram {
+            RamWay::Passes => self.options.connections,
+            RamWay::Shared => 0,
         }
     }
 

@@ -13,6 +13,7 @@ mod network;
 mod outlook;
 mod passes;
 mod phase;
+mod shared;
 mod switchover;
 mod testimony;
 mod timers;

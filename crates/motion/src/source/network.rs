@@ -4,7 +4,7 @@ use super::job::{End, Setting};
 use super::workers::{Bandwidth, Connection, Word, Workers, send_error};
 use super::{Event, Source, SourceIo, SourceJob};
 use crate::clock::{Moment, nanos};
-use crate::handover::{self, Journal, Particulars};
+use crate::handover::{self, Fate, Journal, Particulars, Verdict};
 use crate::ram::send::{PageSink, Sender as PageSender};
 use crate::ram::{Pacer, Pass};
 use crate::until::Until;
@@ -29,6 +29,9 @@ pub struct PeerAddress {
     /// What `fd:` takes its connections from: `NAME` is the control connection, and `NAME-0`,
     /// `NAME-1`, … are the data connections.
     pub descriptors: Arc<Descriptors>,
+    /// What decides who goes on with the guest, where the destination shares its RAM: it is asked
+    /// instead of the destination.
+    pub fate: Option<Arc<Fate>>,
 }
 
 /// What threads have to say.
@@ -293,6 +296,13 @@ impl SourceIo for Io {
     }
 
     fn ask(&mut self, message: handover::Message) {
+        if let Some(fate) = &self.peer.fate {
+            // Asking settles it: whoever has not taken the guest over by now never will.
+            let verdict = if fate.keep() { Verdict::Refused } else { Verdict::Committed };
+            let answer = message.token.says(handover::Word::Answer(verdict));
+            self.setting.mouth.say(News::Event(Event::Told(answer)));
+            return;
+        }
         self.spawn("move-ask", move |dialer| {
             News::Event(match dialer.ask(message) {
                 Ok(answer) => Event::Told(answer),

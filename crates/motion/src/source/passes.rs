@@ -6,7 +6,7 @@ use crate::ram::{Pass, PassKind};
 use crate::report::PassReport;
 use crate::rules::{Rule, keeps};
 use crate::switch::{AfterPass, Decision};
-use crate::{MachineError, MotionError, Purpose, Status};
+use crate::{MachineError, MotionError, Purpose, RamWay, Status};
 use memory::PageSet;
 use state::Code;
 use std::sync::Arc;
@@ -24,6 +24,9 @@ impl Source {
         self.report.setup_ns = nanos(now.since(self.begun));
         if self.options.purpose == Purpose::CopyAtStart {
             return self.stop_to_keep(io);
+        }
+        if self.options.ram == RamWay::Shared {
+            return self.share(io);
         }
         if self.options.frozen || !self.was_running {
             self.report.frozen = true;

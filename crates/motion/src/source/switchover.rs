@@ -6,7 +6,7 @@ use crate::handover::{self, Input, Notice, Output, Side, SourceHandover, SourceP
 use crate::ram::{Pass, PassKind};
 use crate::report::{BlackoutReport, Undecided};
 use crate::rules::{Rule, keeps};
-use crate::{Blackout, MotionError, Status};
+use crate::{Blackout, MotionError, RamWay, Status};
 use state::Code;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,18 +71,10 @@ impl Source {
     /// Sends the pages that were written since the last pass. The guest is stopped: there will be
     /// no more.
     pub(super) fn last_pages(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
-        if let Blackout::Limit(limit) = self.switch.blackout() {
-            let reserve = (self.cost.round_trip * 2 + RESERVE).min(limit / 2);
-            let allowed = self.times.waited + limit - reserve;
-            let ready_by = self.times.stop.after(allowed);
-            if keeps(Rule::ReadyIsTimed) {
-                self.timers.ready_by = Some(ready_by);
-            }
-            // While this side waits for a link that takes nothing, no timer runs out.
-            if keeps(Rule::SendingIsTimed) {
-                io.send_by(Some(ready_by));
-            }
+        if self.options.ram == RamWay::Shared {
+            return self.only_state(io);
         }
+        self.promise(io);
         self.timers.progress(io.now());
         let mut set = self.dirty()?;
         #[cfg(feature = "mutate")]
@@ -107,10 +99,29 @@ impl Source {
         }
     }
 
+    /// From here on it is timed whether the promise is kept. Nothing was promised of a guest that stood
+    /// still already.
+    pub(super) fn promise(&mut self, io: &mut dyn SourceIo) {
+        if let Blackout::Limit(limit) = self.switch.blackout()
+            && self.was_running
+        {
+            let reserve = (self.cost.round_trip * 2 + RESERVE).min(limit / 2);
+            let allowed = self.times.waited + limit - reserve;
+            let ready_by = self.times.stop.after(allowed);
+            if keeps(Rule::ReadyIsTimed) {
+                self.timers.ready_by = Some(ready_by);
+            }
+            // While this side waits for a link that takes nothing, no timer runs out.
+            if keeps(Rule::SendingIsTimed) {
+                io.send_by(Some(ready_by));
+            }
+        }
+    }
+
     /// Saves the state and sends it.
     pub(super) fn send_state(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
         self.times.pages = io.now();
-        if !self.report.frozen {
+        if !self.report.frozen && self.pass.is_some() {
             let duration = io.now().since(self.pass_begun);
             let report = self.account(duration);
             self.report.passes.push(report);
