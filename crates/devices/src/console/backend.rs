@@ -1,8 +1,8 @@
 //! Opening what a console is made of.
 
-use super::escape::Escape;
-use super::terminal::{Ownership, RawMode, ownership};
+use super::terminal::{Ownership, Terminal, ownership};
 use super::{ConsoleError, Spec};
+use crate::event_loop::Watch;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::pty::OpenptFlags;
 use std::io;
@@ -12,17 +12,18 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a person's typing means, and whom to tell.
-pub(super) struct Keys {
-    pub escape: Escape,
-    pub quit: Box<dyn Fn() + Send + Sync>,
-}
-
 /// A descriptor and what it is for.
 pub(super) struct Peer {
     pub fd: Arc<OwnedFd>,
     pub reads: bool,
     pub writes: bool,
+    pub watch: Option<Watch>,
+}
+
+impl Peer {
+    pub fn new(fd: Arc<OwnedFd>, reads: bool, writes: bool) -> Self {
+        Self { fd, reads, writes, watch: None }
+    }
 }
 
 /// What a console is made of.
@@ -30,35 +31,76 @@ pub(super) struct Peer {
 pub(super) struct Backend {
     pub peers: Vec<Peer>,
     pub listener: Option<Listener>,
-    pub keys: Option<Keys>,
-    pub raw: Option<RawMode>,
+    pub terminal: Option<Terminal>,
     /// The other end of our pseudo-terminal, kept open so that it does not hang up whenever a
     /// reader goes away.
     pub slave: Option<OwnedFd>,
     pub location: Option<PathBuf>,
 }
 
+impl Backend {
+    /// Nothing was opened, or all of it is another process's now.
+    pub fn is_vacant(&self) -> bool {
+        let Self { peers, listener, terminal, slave, location } = self;
+        peers.is_empty()
+            && listener.is_none()
+            && terminal.is_none()
+            && slave.is_none()
+            && location.is_none()
+    }
+
+    /// From now on it is this process that cleans up when the console closes.
+    pub fn claim(&mut self) {
+        if let Some(listener) = &mut self.listener {
+            listener.is_ours = true;
+        }
+        if let Some(terminal) = &self.terminal {
+            terminal.raw.claim();
+        }
+    }
+
+    /// From now on it is not for this process to clean up: nothing of it shows when it is closed.
+    pub fn disclaim(&mut self) {
+        if let Some(listener) = &mut self.listener {
+            listener.is_ours = false;
+        }
+        if let Some(terminal) = &self.terminal {
+            terminal.raw.disclaim();
+        }
+    }
+}
+
 /// A listening socket, whose path is removed with it.
 pub(super) struct Listener {
     pub fd: Arc<OwnedFd>,
-    path: PathBuf,
-    inode: u64,
+    pub file: SocketFile,
+    pub watch: Option<Watch>,
+    /// Its path is for us to remove.
+    pub is_ours: bool,
+}
+
+/// The path of a listening socket, and the file that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SocketFile {
+    /// Absolute, so that whoever removes it may have another working folder.
+    pub path: PathBuf,
+    pub device: u64,
+    pub inode: u64,
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        let SocketFile { path, device, inode } = &self.file;
         // Somebody may have put another socket there since.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
+        let is_there = |m: std::fs::Metadata| m.dev() == *device && m.ino() == *inode;
+        if self.is_ours && std::fs::symlink_metadata(path).is_ok_and(is_there) {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
 
 /// Opens what `spec` says.
-pub(super) fn open(
-    spec: &Spec,
-    quit: Box<dyn Fn() + Send + Sync>,
-) -> Result<Backend, ConsoleError> {
+pub(super) fn open(spec: &Spec) -> Result<Backend, ConsoleError> {
     let failed = |action: &'static str| {
         move |source: io::Error| ConsoleError::Open { spec: spec.clone(), action, source }
     };
@@ -66,13 +108,13 @@ pub(super) fn open(
         Spec::Off => Ok(Backend::default()),
         Spec::Stdio => {
             let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
-            stdio(input, output, quit).map_err(failed("setting up standard input and output"))
+            stdio(input, output).map_err(failed("setting up standard input and output"))
         }
         Spec::Pty => pty().map_err(failed("making a pseudo-terminal")),
         Spec::File(path) => {
             let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
             let fd = Arc::new(OwnedFd::from(file.map_err(failed("opening the file"))?));
-            let peers = vec![Peer { fd, reads: false, writes: true }];
+            let peers = vec![Peer::new(fd, false, true)];
             Ok(Backend { peers, location: Some(path.clone()), ..Backend::default() })
         }
         Spec::Unix(path) => {
@@ -85,11 +127,7 @@ pub(super) fn open(
 }
 
 /// A console on two descriptors that belong to this process, such as its standard ones.
-pub(super) fn stdio(
-    input: BorrowedFd<'_>,
-    output: BorrowedFd<'_>,
-    quit: Box<dyn Fn() + Send + Sync>,
-) -> io::Result<Backend> {
+pub(super) fn stdio(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<Backend> {
     let mut backend = Backend::default();
     let owner = ownership(input);
     if owner == Ownership::InBackground {
@@ -97,13 +135,12 @@ pub(super) fn stdio(
     } else {
         let fd = Arc::new(input.try_clone_to_owned()?);
         if owner == Ownership::Ours {
-            backend.raw = Some(RawMode::enter(fd.clone())?);
-            backend.keys = Some(Keys { escape: Escape::default(), quit });
+            backend.terminal = Some(Terminal::enter(fd.clone())?);
         }
-        backend.peers.push(Peer { fd, reads: true, writes: false });
+        backend.peers.push(Peer::new(fd, true, false));
     }
     let fd = Arc::new(without_blocking(output)?);
-    backend.peers.push(Peer { fd, reads: false, writes: true });
+    backend.peers.push(Peer::new(fd, false, true));
     Ok(backend)
 }
 
@@ -138,7 +175,7 @@ fn pty() -> io::Result<Backend> {
     rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &modes)?;
     rustix::io::ioctl_fionbio(&master, true)?;
     let location = PathBuf::from(path.into_string().map_err(io::Error::other)?);
-    let peers = vec![Peer { fd: Arc::new(master), reads: true, writes: true }];
+    let peers = vec![Peer::new(Arc::new(master), true, true)];
     Ok(Backend { peers, slave: Some(slave), location: Some(location), ..Backend::default() })
 }
 
@@ -159,11 +196,14 @@ fn vacate(path: &Path) -> Result<(), ConsoleError> {
 }
 
 fn listen(path: &Path) -> io::Result<Listener> {
-    let listener = UnixListener::bind(path)?;
-    let inode = std::fs::symlink_metadata(path)?.ino();
-    let listener = Listener { fd: Arc::new(listener.into()), path: path.to_owned(), inode };
+    let path = std::path::absolute(path)?;
+    let listener = UnixListener::bind(&path)?;
+    let metadata = std::fs::symlink_metadata(&path)?;
+    let file = SocketFile { path, device: metadata.dev(), inode: metadata.ino() };
+    let listener = Listener { fd: Arc::new(listener.into()), file, watch: None, is_ours: true };
     // The console is its owner's alone, whatever the umask.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let owner_s = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&listener.file.path, owner_s)?;
     rustix::io::ioctl_fionbio(listener.fd.as_fd(), true)?;
     Ok(listener)
 }

@@ -8,7 +8,7 @@ const CTRL_A: u8 = 0x01;
 #[derive(Debug, Default)]
 pub(super) struct Escape {
     /// Ctrl-A was typed and what it means is not known yet.
-    pending: bool,
+    pub pending: bool,
 }
 
 /// What was typed.

@@ -8,8 +8,14 @@
 //! A console is *frozen* whenever its machine might not be the one that runs: from when it is
 //! opened until [`Console::thaw`], and from [`Console::freeze`] on. Frozen, it neither writes nor
 //! reads. What is unwritten then belongs to whoever runs the guest next.
+//!
+//! Where the guest goes on in another process of this host, so does the host's end of its console:
+//! [`Console::ends`] gives it, a [vacant](Console::vacant) console there [adopts](Console::adopt) it,
+//! and until one of the two is thawed the other can be. No byte is lost by that: what was not read
+//! waits in the kernel, what was read is in the UART, and what was not written is in [`SavedConsole`].
 
 mod backend;
+mod ends;
 mod escape;
 mod output;
 mod saved;
@@ -17,6 +23,9 @@ mod spec;
 mod terminal;
 mod worker;
 
+pub use ends::{
+    SavedConsoleEnd, SavedDescriptor, SavedKind, SavedRole, SavedSocket, SavedTerminal,
+};
 pub use output::OUTPUT_CAPACITY;
 pub use saved::SavedConsole;
 pub use spec::{Spec, SpecError};
@@ -28,11 +37,12 @@ use crate::{InvalidState, lock};
 use backend::Backend;
 use output::Output;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use worker::Worker;
+use worker::{Quit, Worker};
 
 /// How long a guest waits for a file that takes no more output.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -57,10 +67,21 @@ pub enum ConsoleError {
     /// The path of the socket is taken by something else.
     #[error("the console socket {} cannot be made: a file that is no socket is there", .0.display())]
     NotASocket(PathBuf),
+    /// What came from another process is not what it should be.
+    #[error("taking over the console {spec} from another process failed: {reason}")]
+    Adopt {
+        /// The console.
+        spec: Spec,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// What the UART, the event loop and the machine share.
 struct Shared {
+    spec: Spec,
+    /// Known as soon as there is a host's end.
+    location: OnceLock<PathBuf>,
     output: Mutex<Output>,
     /// Told whenever output was written.
     written: Condvar,
@@ -110,7 +131,6 @@ impl Line for Shared {
 pub struct Console {
     shared: Arc<Shared>,
     worker: Arc<Mutex<Worker>>,
-    location: Option<PathBuf>,
 }
 
 impl Console {
@@ -124,16 +144,36 @@ impl Console {
         events: &Handle,
         quit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, ConsoleError> {
-        Self::on(backend::open(spec, Box::new(quit))?, spec, events)
+        Self::on(backend::open(spec)?, spec, events, Box::new(quit))
     }
 
-    fn on(backend: Backend, spec: &Spec, events: &Handle) -> Result<Self, ConsoleError> {
+    /// A console that has no host's end yet, frozen: another process has it, and this one is to
+    /// [adopt](Self::adopt) it. `quit` is as for [`Self::open`].
+    ///
+    /// # Errors
+    /// [`ConsoleError`].
+    pub fn vacant(
+        spec: &Spec,
+        events: &Handle,
+        quit: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, ConsoleError> {
+        Self::on(Backend::default(), spec, events, Box::new(quit))
+    }
+
+    fn on(
+        backend: Backend,
+        spec: &Spec,
+        events: &Handle,
+        quit: Quit,
+    ) -> Result<Self, ConsoleError> {
         let failed = |source| ConsoleError::Open {
             spec: spec.clone(),
             action: "registering it with the event loop",
             source,
         };
         let shared = Arc::new(Shared {
+            spec: spec.clone(),
+            location: backend.location.clone().map_or_else(OnceLock::new, OnceLock::from),
             output: Mutex::new(Output::default()),
             written: Condvar::new(),
             bell: Doorbell::new().map_err(failed)?,
@@ -142,9 +182,8 @@ impl Console {
             patient: matches!(spec, Spec::File(_)),
             off: matches!(spec, Spec::Off),
         });
-        let location = backend.location.clone();
-        let worker = Worker::start(backend, shared.clone(), events).map_err(failed)?;
-        Ok(Self { shared, worker, location })
+        let worker = Worker::start(backend, shared.clone(), events, quit).map_err(failed)?;
+        Ok(Self { shared, worker })
     }
 
     /// The UART's end of the line.
@@ -160,10 +199,11 @@ impl Console {
         self.shared.bell.ring();
     }
 
-    /// Where people find it: the pseudo-terminal, the socket or the file.
+    /// Where people find it: the pseudo-terminal, the socket or the file. None yet while it is
+    /// [vacant](Self::vacant).
     #[must_use]
     pub fn location(&self) -> Option<&Path> {
-        self.location.as_deref()
+        self.shared.location.get().map(PathBuf::as_path)
     }
 
     /// How many bytes of output were lost because nobody took them.
@@ -172,9 +212,11 @@ impl Console {
         lock(&self.shared.output).forgotten()
     }
 
-    /// Begins to write and read: the guest runs here.
+    /// Begins to write and read: the guest runs here. What was [given](Self::ends) to another process,
+    /// or [adopted](Self::adopt) from it, is this process's from now on, and the other must
+    /// [leave](Self::leave) it or end.
     pub fn thaw(&self) {
-        lock(&self.worker).set_frozen(false);
+        lock(&self.worker).thaw();
         self.shared.bell.ring();
     }
 
@@ -182,7 +224,7 @@ impl Console {
     /// way. Not to be called with the UART locked: input may be on its way to it.
     #[must_use]
     pub fn freeze(&self) -> SavedConsole {
-        lock(&self.worker).set_frozen(true);
+        lock(&self.worker).freeze();
         SavedConsole { unwritten: lock(&self.shared.output).to_vec() }
     }
 
@@ -203,6 +245,48 @@ impl Console {
     /// Forgets what is unwritten: the machine runs elsewhere now, and it is written there.
     pub fn discard(&self) {
         lock(&self.shared.output).clear();
+    }
+
+    /// Everything that the host's end consists of, for another process of this host: what it is, and
+    /// duplicates of its descriptors in the order of [`SavedConsoleEnd::descriptors`]. Only while it
+    /// is frozen. Clients are not let in from now on, and nothing of it is cleaned up when this
+    /// process ends, until it is [thawed](Self::thaw) after all; or it is [left](Self::leave).
+    ///
+    /// # Errors
+    /// That it is not frozen, or what the kernel said; nothing has changed then.
+    pub fn ends(&self) -> io::Result<(SavedConsoleEnd, Vec<OwnedFd>)> {
+        lock(&self.worker).lend()
+    }
+
+    /// Another process goes on with it: closes everything here and forgets what is unwritten, and
+    /// neither hangs up on anybody, nor removes the socket, nor gives the terminal back.
+    pub fn leave(&self) {
+        lock(&self.worker).leave();
+        self.discard();
+    }
+
+    /// Takes what another process has [given](Self::ends), into a console that is
+    /// [vacant](Self::vacant). Nothing is read, written, let in or cleaned up before [`Self::thaw`]: a
+    /// console that is dropped before leaves the other process's as it was.
+    ///
+    /// # Errors
+    /// [`ConsoleError::Adopt`] when it is not what this console is to be, or a descriptor is not
+    /// what it should be. It is vacant then.
+    pub fn adopt(
+        &self,
+        saved: SavedConsoleEnd,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), ConsoleError> {
+        let spec = &self.shared.spec;
+        let refused = |reason| ConsoleError::Adopt { spec: spec.clone(), reason };
+        let (backend, lost) = saved.check(spec, descriptors).map_err(refused)?;
+        let location = backend.location.clone();
+        lock(&self.worker).adopt(backend).map_err(|reason| refused(reason.to_owned()))?;
+        if let Some(location) = location {
+            self.shared.location.get_or_init(|| location);
+        }
+        lock(&self.shared.output).add_forgotten(lost);
+        Ok(())
     }
 
     /// Waits until all output is written, but no longer than `limit`, and not where nobody takes
@@ -227,7 +311,7 @@ impl Console {
 
 impl std::fmt::Debug for Console {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Console").field("location", &self.location).finish_non_exhaustive()
+        f.debug_struct("Console").field("location", &self.location()).finish_non_exhaustive()
     }
 }
 

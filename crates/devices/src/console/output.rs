@@ -32,6 +32,11 @@ impl Output {
         self.forgotten
     }
 
+    /// Counts what was forgotten elsewhere.
+    pub fn add_forgotten(&mut self, count: u64) {
+        self.forgotten = self.forgotten.saturating_add(count);
+    }
+
     pub fn push(&mut self, byte: u8) {
         if self.is_full() {
             self.queue.pop_front();

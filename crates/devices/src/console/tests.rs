@@ -1,3 +1,5 @@
+mod carried;
+
 use super::*;
 use crate::bus::BusDevice;
 use crate::event_loop::EventLoop;
@@ -10,6 +12,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::channel;
 
 const LONG: Duration = Duration::from_secs(20);
+
+/// A process has at most one terminal in raw mode: for tests that have one.
+static TERMINAL: Mutex<()> = Mutex::new(());
 
 struct NoLine;
 impl IrqLine for NoLine {
@@ -89,8 +94,8 @@ fn on_descriptors(
     output: impl AsFd,
     quit: impl Fn() + Send + Sync + 'static,
 ) -> Console {
-    let backend = backend::stdio(input.as_fd(), output.as_fd(), Box::new(quit)).unwrap();
-    Console::on(backend, &Spec::Stdio, events).unwrap()
+    let backend = backend::stdio(input.as_fd(), output.as_fd()).unwrap();
+    Console::on(backend, &Spec::Stdio, events, Box::new(quit)).unwrap()
 }
 
 #[test]
@@ -317,6 +322,7 @@ fn terminal() -> (OwnedFd, OwnedFd) {
 #[test]
 fn a_terminal_is_raw_while_it_is_the_console_and_then_as_it_was() {
     use rustix::termios::{LocalModes, OutputModes, tcgetattr};
+    let _one = lock(&TERMINAL);
     let (person, ours) = terminal();
     let before = tcgetattr(&ours).unwrap();
     let (tell, told) = channel();

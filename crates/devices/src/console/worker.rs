@@ -1,9 +1,9 @@
 //! What the event loop's thread does for a console.
 
 use super::Shared;
-use super::backend::{Backend, Keys, Listener, Peer};
+use super::backend::{Backend, Peer};
+use super::ends::SavedConsoleEnd;
 use super::escape::Typed;
-use super::terminal::RawMode;
 use crate::event_loop::{Handle, Interest, Watch};
 use crate::lock;
 use crate::uart::Uart;
@@ -20,6 +20,9 @@ const CHUNK: usize = 4096;
 /// Chunks written before others get their turn on the event loop.
 const CHUNKS_IN_A_ROW: usize = 16;
 
+/// What is called when a person at a terminal wants the machine to end.
+pub(super) type Quit = Box<dyn Fn() + Send + Sync>;
+
 /// The descriptors that are open, and what is done with them.
 ///
 /// There is one step, [`Worker::step`], which does all that can be done without blocking. It runs
@@ -29,17 +32,12 @@ pub(super) struct Worker {
     events: Handle,
     own: Weak<Mutex<Self>>,
     frozen: bool,
-    peers: Vec<Watched>,
-    listener: Option<Listener>,
-    keys: Option<Keys>,
-    _raw: Option<RawMode>,
-    _slave: Option<OwnedFd>,
-    _watches: Vec<Watch>,
-}
-
-struct Watched {
-    peer: Peer,
-    watch: Option<Watch>,
+    /// Two processes have the descriptors, and which of them goes on with them is not decided:
+    /// nobody is let in, and nothing is cleaned up. It is frozen then.
+    lent: bool,
+    pub backend: Backend,
+    quit: Quit,
+    _bell: Option<Watch>,
 }
 
 impl Worker {
@@ -48,21 +46,18 @@ impl Worker {
         backend: Backend,
         shared: Arc<Shared>,
         events: &Handle,
+        quit: Quit,
     ) -> io::Result<Arc<Mutex<Self>>> {
-        let Backend { peers, listener, keys, raw, slave, location: _ } = backend;
-        let peers = peers.into_iter().map(|peer| Watched { peer, watch: None }).collect();
         let worker = Arc::new_cyclic(|own| {
             Mutex::new(Self {
                 shared: shared.clone(),
                 events: events.clone(),
                 own: own.clone(),
                 frozen: true,
-                peers,
-                listener,
-                keys,
-                _raw: raw,
-                _slave: slave,
-                _watches: Vec::new(),
+                lent: false,
+                backend,
+                quit,
+                _bell: None,
             })
         });
         let mut this = lock(&worker);
@@ -72,45 +67,82 @@ impl Worker {
             bell.silence();
             step(&own);
         };
-        let mut watches = vec![events.watch(shared.bell.fd().clone(), Interest::READ, answer)?];
-        if let Some(listener) = &this.listener {
-            let own = this.own.clone();
-            let accept = move || step(&own);
-            watches.push(events.watch(listener.fd.clone(), Interest::READ, accept)?);
-        }
-        this._watches = watches;
+        this._bell = Some(events.watch(shared.bell.fd().clone(), Interest::READ, answer)?);
+        this.watch_listener()?;
         drop(this);
         Ok(worker)
     }
 
-    /// Stops or starts writing and reading.
-    pub fn set_frozen(&mut self, frozen: bool) {
-        self.frozen = frozen;
-        self.watch_peers();
+    /// Stops writing and reading.
+    pub fn freeze(&mut self) {
+        self.frozen = true;
+        self.watch();
+    }
+
+    /// Starts writing and reading. What was lent is this process's.
+    pub fn thaw(&mut self) {
+        if std::mem::take(&mut self.lent) {
+            self.backend.claim();
+        }
+        self.frozen = false;
+        self.watch();
+    }
+
+    /// Has another process take part in everything that the host's end consists of.
+    pub fn lend(&mut self) -> io::Result<(SavedConsoleEnd, Vec<OwnedFd>)> {
+        if !self.frozen {
+            return Err(io::Error::other("the console is not frozen"));
+        }
+        let lost = lock(&self.shared.output).forgotten();
+        let ends = SavedConsoleEnd::of(&self.backend, &self.shared.spec, lost)?;
+        self.lent = true;
+        self.backend.disclaim();
+        self.watch();
+        Ok(ends)
+    }
+
+    /// Closes everything, and cleans nothing up.
+    pub fn leave(&mut self) {
+        self.backend.disclaim();
+        self.backend = Backend::default();
+        self.lent = false;
+    }
+
+    /// Takes part in what another process has.
+    pub fn adopt(&mut self, backend: Backend) -> Result<(), &'static str> {
+        if !self.frozen || !self.backend.is_vacant() {
+            return Err("this console has descriptors of its own");
+        }
+        self.backend = backend;
+        self.lent = true;
+        Ok(())
     }
 
     /// Whether anybody takes output now.
     pub fn can_write(&self) -> bool {
-        !self.frozen && self.peers.iter().any(|watched| watched.peer.writes)
+        !self.frozen && self.backend.peers.iter().any(|peer| peer.writes)
     }
 
-    fn step(&mut self) {
-        self.accept();
+    /// Does all that can be done without blocking.
+    pub fn step(&mut self) {
+        if !self.lent {
+            self.accept();
+        }
         if !self.frozen {
             self.read();
             self.write();
         }
-        self.watch_peers();
+        self.watch();
     }
 
     /// Takes a client if there is none, and turns others away.
     fn accept(&mut self) {
-        while let Some(listener) = &self.listener {
+        let Backend { peers, listener, .. } = &mut self.backend;
+        while let Some(listener) = listener {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let Ok(client) = accept_with(&listener.fd, flags) else { return };
-            if self.peers.is_empty() {
-                let peer = Peer { fd: Arc::new(client), reads: true, writes: true };
-                self.peers.push(Watched { peer, watch: None });
+            if peers.is_empty() {
+                peers.push(Peer::new(Arc::new(client), true, true));
             } else {
                 let _ = rustix::io::write(&client, b"this console has a client already\r\n");
             }
@@ -137,13 +169,13 @@ impl Worker {
     }
 
     fn read(&mut self) {
-        for at in (0..self.peers.len()).rev() {
-            if self.peers[at].peer.reads && self.read_peer(at) == Flow::Ended {
+        for at in (0..self.backend.peers.len()).rev() {
+            if self.backend.peers[at].reads && self.read_peer(at) == Flow::Ended {
                 tracing::debug!("console input has ended");
-                self.peers[at].peer.reads = false;
+                self.backend.peers[at].reads = false;
                 // A client or a terminal that has hung up takes no output either.
-                if self.listener.is_some() {
-                    self.peers.remove(at);
+                if self.backend.listener.is_some() {
+                    self.backend.peers.remove(at);
                 }
             }
         }
@@ -153,7 +185,7 @@ impl Worker {
         let mut buffer = [0; CHUNK];
         loop {
             let room = self.input_room().min(CHUNK);
-            let fd = self.peers[at].peer.fd.clone();
+            let fd = self.backend.peers[at].fd.clone();
             if room == 0 || !ready(&fd, PollFlags::IN) {
                 return Flow::Blocked;
             }
@@ -168,12 +200,12 @@ impl Worker {
 
     fn deliver(&mut self, typed: &[u8]) {
         let Some(uart) = self.uart() else { return };
-        match &mut self.keys {
+        match &mut self.backend.terminal {
             None => {
                 lock(&uart).receive(typed);
             }
-            Some(keys) => match keys.escape.take(typed) {
-                Typed::Quit => (keys.quit)(),
+            Some(terminal) => match terminal.escape.take(typed) {
+                Typed::Quit => (self.quit)(),
                 Typed::Input(input) => {
                     lock(&uart).receive(&input);
                 }
@@ -182,15 +214,15 @@ impl Worker {
     }
 
     fn write(&mut self) {
-        let Some(at) = self.peers.iter().position(|watched| watched.peer.writes) else { return };
+        let Some(at) = self.backend.peers.iter().position(|peer| peer.writes) else { return };
         if self.write_peer(at) == Flow::Ended {
             tracing::debug!("nobody takes the console's output any more");
-            self.peers.remove(at);
+            self.backend.peers.remove(at);
         }
     }
 
     fn write_peer(&self, at: usize) -> Flow {
-        let fd = &self.peers[at].peer.fd;
+        let fd = &self.backend.peers[at].fd;
         let mut buffer = [0; CHUNK];
         for _ in 0..CHUNKS_IN_A_ROW {
             let (position, count) = lock(&self.shared.output).peek(&mut buffer);
@@ -214,16 +246,36 @@ impl Worker {
     }
 
     /// Has the event loop call us for what there is to do, and for nothing else: a descriptor
-    /// that has hung up would otherwise keep its thread busy.
+    /// that has hung up, or a client that is not to be let in, would otherwise keep its thread busy.
+    fn watch(&mut self) {
+        if let Err(error) = self.watch_listener() {
+            tracing::error!(%error, "a console's socket cannot be watched");
+        }
+        self.watch_peers();
+    }
+
+    fn watch_listener(&mut self) -> io::Result<()> {
+        let Some(listener) = &mut self.backend.listener else { return Ok(()) };
+        if self.lent {
+            listener.watch = None;
+        } else if listener.watch.is_none() {
+            let own = self.own.clone();
+            let accept = move || step(&own);
+            let watch = self.events.watch(listener.fd.clone(), Interest::READ, accept)?;
+            listener.watch = Some(watch);
+        }
+        Ok(())
+    }
+
     fn watch_peers(&mut self) {
-        self.peers.retain(|watched| watched.peer.reads || watched.peer.writes);
+        self.backend.peers.retain(|peer| peer.reads || peer.writes);
         // The UART is left alone where there is no input: a guest that waits for a file to take
         // its output has it locked.
-        let reads = self.peers.iter().any(|watched| watched.peer.reads);
+        let reads = self.backend.peers.iter().any(|peer| peer.reads);
         let room = !self.frozen && reads && self.input_room() > 0;
         let waiting = !self.frozen && !lock(&self.shared.output).is_empty();
-        for Watched { peer, watch } in &mut self.peers {
-            let interest = Interest { read: peer.reads && room, write: peer.writes && waiting };
+        for Peer { fd, reads, writes, watch } in &mut self.backend.peers {
+            let interest = Interest { read: *reads && room, write: *writes && waiting };
             if interest == Interest::default() {
                 *watch = None;
                 continue;
@@ -232,7 +284,7 @@ impl Worker {
                 Some(watch) => watch.set(interest),
                 None => {
                     let own = self.own.clone();
-                    let added = self.events.watch(peer.fd.clone(), interest, move || step(&own));
+                    let added = self.events.watch(fd.clone(), interest, move || step(&own));
                     added.map(|added| *watch = Some(added))
                 }
             };
