@@ -71,6 +71,18 @@ pub enum Rule {
     /// A source that comes too late is not told that it broke the protocol.
     LateIsNotWrong,
 
+    // A process that shares RAM as the other end.
+    /// A source goes on with a guest that another process could run only when the word says so.
+    WordIsKept,
+    /// So does the destination enter it.
+    WordIsEntered,
+    /// A destination that has everything takes over from a source that is gone.
+    HeirTakesOver,
+    /// What the word says needs nobody's answer.
+    WordNeedsNoAnswer,
+    /// The promise holds until the destination has entered.
+    EnteringIsTimed,
+
     // A file as the other end.
     /// A mark of completeness that may be there is not said to be missing.
     DoubtIsNoRefusal,

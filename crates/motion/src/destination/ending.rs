@@ -1,7 +1,7 @@
 //! How a motion ends at its destination without a guest.
 
 use super::{Destination, DestinationIo, Phase};
-use crate::handover::{DestinationHandover, DestinationPhase, Input, Side};
+use crate::handover::{DestinationHandover, DestinationPhase, Input, Verdict, Word};
 use crate::report::ErrorReport;
 use crate::rules::{Rule, keeps};
 use crate::{MotionError, Status};
@@ -40,24 +40,42 @@ impl Destination {
                 tracing::warn!(%error, "lost the source after READY");
                 self.linked = false;
                 io.hang_up();
-                // The handover never denies that a link was lost.
-                let _ = self.drive(Input::LinkLost, io);
-                if io.fate().is_some() {
-                    // Nobody has to be asked: the word that both see says whether the source went on.
-                    let resolve = Input::Resolve { owner: Side::Here, fenced: true };
-                    if let Err(error) = self.drive(resolve, io) {
-                        tracing::error!(%error, "a guest whose source is gone was not taken over");
+                // Where RAM is shared the word that both see says whether the source went on. If it has
+                // not, that is as good as COMMIT, and nothing is undecided.
+                let input = match &self.handover {
+                    Some(handover) if io.fate().is_some() && keeps(Rule::HeirTakesOver) => {
+                        self.committed = io.now();
+                        Input::Received(handover.particulars().token().says(Word::Commit))
                     }
-                }
+                    _ => Input::LinkLost,
+                };
+                // The handover never denies either.
+                let _ = self.drive(input, io);
+                self.settle_alone(io);
             }
-            Phase::Holding | Phase::Owner => {
+            Phase::Holding => {
                 self.linked = false;
                 io.hang_up();
+            }
+            Phase::Owner => {
+                self.linked = false;
+                io.hang_up();
+                self.settle_alone(io);
             }
             Phase::Failed => {
                 self.linked = false;
                 self.leave(io);
             }
+        }
+    }
+
+    /// A source that shares RAM and is gone will not ask: it has the word.
+    fn settle_alone(&mut self, io: &mut dyn DestinationIo) {
+        let shared = self.phase == Phase::Owner && io.fate().is_some();
+        if let Some(handover) = self.handover.as_ref().filter(|_| shared) {
+            let heard = handover.particulars().token().says(Word::Answer(Verdict::Committed));
+            // It is what an owner waits to hear.
+            let _ = self.drive(Input::Received(heard), io);
         }
     }
 

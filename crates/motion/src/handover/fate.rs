@@ -5,6 +5,8 @@
 //! one of them runs a single instruction. So one word that both see decides, once and for all, and
 //! whoever is to run the guest asks it right before.
 
+use super::Verdict;
+use crate::rules::{Rule, keeps};
 use memory::SharedWord;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -57,7 +59,17 @@ impl Fate {
     /// the guest it may not.
     #[must_use]
     pub fn enter(&self) -> bool {
-        self.decide(ENTERED)
+        self.decide(ENTERED) || !keeps(Rule::WordIsEntered)
+    }
+
+    /// What the other process would answer if it were asked what became of the guest, which it need not
+    /// be: asking is what settles it, since the guest is kept if it still can be.
+    #[must_use]
+    pub fn settle(&self) -> Verdict {
+        match self.keep() || !keeps(Rule::WordIsKept) {
+            true => Verdict::Refused,
+            false => Verdict::Committed,
+        }
     }
 
     /// What was decided.

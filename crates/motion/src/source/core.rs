@@ -86,13 +86,13 @@ impl Source {
             token: particulars.token().to_string(),
             machine: particulars.machine().to_string(),
             peer: particulars.peer().to_owned(),
-            connections: options.connections,
+            connections: connections(&options),
             ..Report::default()
         };
         report.ram.total_pages = pages;
         let progress = Progress {
             peer: report.peer.clone(),
-            connections: options.connections,
+            connections: connections(&options),
             max_bandwidth: options.max_bandwidth.map(NonZeroU64::get),
             limit_ns: options.blackout.limit_ns(),
             ..Progress::default()
@@ -322,7 +322,7 @@ impl Source {
         let description = self.machine.describe_within(io.most_description())?.encode();
         io.send(&Message::Describe(Describe {
             description,
-            connections: self.connections(),
+            connections: connections(&self.options),
             check_only: self.options.check_only,
             token: self.particulars.token().0,
         }))?;
@@ -348,14 +348,14 @@ impl Source {
                 self.cost.restore = Duration::from_nanos(restore);
                 if self.options.check_only {
                     self.checked(io);
-                } else if self.connections() == 0 {
+                } else if connections(&self.options) == 0 {
                     self.phase = Phase::Joining;
                     self.try_to(io, Self::start_passes);
                 } else {
                     self.phase = Phase::Joining;
                     self.progress.note.clear();
                     self.timers.wait_for_answer(io.now());
-                    io.join(self.connections());
+                    io.join(connections(&self.options));
                 }
             }
             (Message::Refused(refusals), _) => self.lost(io, MotionError::refused(refusals)),
@@ -390,15 +390,15 @@ impl Source {
         }
     }
 
-    /// How many data connections there are: none where RAM is not sent.
-    fn connections(&self) -> u16 {
-        match self.options.ram {
-            RamWay::Passes => self.options.connections,
-            RamWay::Shared => 0,
-        }
-    }
-
     fn is_current(&self, pass: u32) -> bool {
         self.pass.as_ref().is_some_and(|p| p.number() == pass)
+    }
+}
+
+/// How many data connections there are: none where RAM is not sent.
+fn connections(options: &SourceOptions) -> u16 {
+    match options.ram {
+        RamWay::Passes => options.connections,
+        RamWay::Shared => 0,
     }
 }

@@ -23,6 +23,10 @@ impl Source {
             Phase::AwaitingRunning => {
                 tracing::warn!(%error, "lost the destination after COMMIT");
                 self.linked = false;
+                if io.fate().is_some() {
+                    // It is decided at once, and then that is why.
+                    self.report.error = Some(ErrorReport { code: error.code, why: error.why });
+                }
                 // The handover never denies that a link was lost.
                 let _ = self.drive(Input::LinkLost, io);
             }
@@ -54,6 +58,10 @@ impl Source {
             )),
             _ => {
                 self.fail(io, MotionError::new(Code::Cancelled, "the motion was cancelled"));
+                if self.decided == Some(Side::Peer) {
+                    let why = "the destination has gone on with the guest";
+                    return Err(MotionError::new(Code::TooLate, why));
+                }
                 Ok(())
             }
         }
@@ -89,6 +97,11 @@ impl Source {
         if let Some(pass) = &self.pass {
             pass.stop();
         }
+        if self.handover.is_some() && Self::has_lost_it(io) {
+            // It stood still for long, and what failed here has become of no account.
+            let _ = self.drive(Input::Failed, io);
+            return;
+        }
         let cancelled = error.code == Code::Cancelled;
         self.set_status(if cancelled { Status::Cancelling } else { Status::Failing });
         self.report.refusals.clone_from(&error.refusals);
@@ -114,6 +127,14 @@ impl Source {
 
     /// The permit is back.
     pub(super) fn take_back(&mut self, permit: RunPermit, io: &mut dyn SourceIo) {
+        // Asked right before, whatever led here: nobody else may run it from now on.
+        if Self::has_lost_it(io) {
+            drop(permit);
+            let why = "the destination has gone on with the guest".to_owned();
+            self.report.error = Some(ErrorReport { code: Code::NotOwner, why });
+            self.tell_stopped();
+            return;
+        }
         let run = self.was_running && !self.guest_gone && keeps(Rule::GuestResumes);
         let result = if run {
             self.machine.run(permit)

@@ -4,7 +4,7 @@ use super::job::{End, Setting};
 use super::workers::{Bandwidth, Connection, Word, Workers, send_error};
 use super::{Event, Source, SourceIo, SourceJob};
 use crate::clock::{Moment, nanos};
-use crate::handover::{self, Fate, Journal, Particulars, Verdict};
+use crate::handover::{self, Fate, Journal, Particulars};
 use crate::ram::send::{PageSink, Sender as PageSender};
 use crate::ram::{Pacer, Pass};
 use crate::until::Until;
@@ -297,10 +297,11 @@ impl SourceIo for Io {
 
     fn ask(&mut self, message: handover::Message) {
         if let Some(fate) = &self.peer.fate {
-            // Asking settles it: whoever has not taken the guest over by now never will.
-            let verdict = if fate.keep() { Verdict::Refused } else { Verdict::Committed };
-            let answer = message.token.says(handover::Word::Answer(verdict));
-            self.setting.mouth.say(News::Event(Event::Told(answer)));
+            // What is no question needs no answer.
+            if !matches!(message.word, handover::Word::Answer(_)) {
+                let answer = message.token.says(handover::Word::Answer(fate.settle()));
+                self.setting.mouth.say(News::Event(Event::Told(answer)));
+            }
             return;
         }
         self.spawn("move-ask", move |dialer| {
@@ -328,6 +329,10 @@ impl SourceIo for Io {
         if let Some(control) = self.control.take() {
             control.closer().close();
         }
+    }
+
+    fn fate(&self) -> Option<&Fate> {
+        self.peer.fate.as_deref()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The phases of a source, and what goes in and out of it.
 
 use crate::clock::Moment;
-use crate::handover;
+use crate::handover::{self, Fate};
 use crate::ram::Pass;
 use crate::report::FileReport;
 use crate::{Blackout, CopyReport, MotionError};
@@ -157,4 +157,8 @@ pub trait SourceIo {
     fn stop_workers(&mut self);
     /// Ends all connections.
     fn hang_up(&mut self);
+    /// What decides who goes on with the guest, where the destination is a process that shares its RAM.
+    fn fate(&self) -> Option<&Fate> {
+        None
+    }
 }

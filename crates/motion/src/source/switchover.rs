@@ -115,6 +115,8 @@ impl Source {
             if keeps(Rule::SendingIsTimed) {
                 io.send_by(Some(ready_by));
             }
+            self.timers.enter_by =
+                io.fate().map(|_| self.times.stop.after(self.times.waited + limit));
         }
     }
 
@@ -207,6 +209,7 @@ impl Source {
     pub(super) fn drive(&mut self, input: Input, io: &mut dyn SourceIo) -> Result<(), MotionError> {
         // One after the other: neither may be lost where the other is missing.
         let none = || MotionError::new(Code::InvalidState, "no handover is under way");
+        let input = self.fated(input, io);
         let mut handover = self.handover.take().ok_or_else(none)?;
         let Some(mut journal) = self.journal.take() else {
             self.handover = Some(handover);
@@ -254,6 +257,8 @@ impl Source {
                 self.times.committed = io.now();
             }
             match io.send(&handover::words::to_wire(message)) {
+                // A destination that shares RAM need not have heard it: it asks the word.
+                Ok(()) if message.word == handover::Word::Abort && io.fate().is_some() => {}
                 Ok(()) => return,
                 Err(error) => {
                     tracing::debug!(%error, "the control connection is gone");

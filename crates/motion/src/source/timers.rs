@@ -30,6 +30,8 @@ pub(super) struct Timers {
     sent: u64,
     pub(super) rest_until: Option<Moment>,
     pub(super) ready_by: Option<Moment>,
+    /// When a destination that shares RAM is to have entered the guest.
+    pub(super) enter_by: Option<Moment>,
     reply_by: Option<Moment>,
     retry_at: Option<Moment>,
     pub(super) settle_by: Option<Moment>,
@@ -50,6 +52,7 @@ impl Timers {
             sent: 0,
             rest_until: None,
             ready_by: None,
+            enter_by: None,
             reply_by: None,
             retry_at: None,
             settle_by: None,
@@ -148,6 +151,7 @@ impl Source {
             waits_for_progress,
             t.rest_until,
             t.ready_by,
+            t.enter_by,
             t.reply_by,
             t.retry_at,
             t.settle_by,
@@ -195,6 +199,9 @@ impl Source {
         }
         if due(&mut self.timers.ready_by, now) {
             self.ready_is_late(io);
+        }
+        if due(&mut self.timers.enter_by, now) {
+            self.entering_is_late(io);
         }
         for (timer, is_due) in [
             (Timer::Reply, due(&mut self.timers.reply_by, now)),
