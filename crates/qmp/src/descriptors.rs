@@ -1,15 +1,18 @@
 //! Descriptors that a client has passed and named.
 
-use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::carry::Packer;
 use crate::error::Error;
+use crate::saved::SavedNamed;
 
 /// The named descriptors of one client. They close with the client, unless taken before.
 #[derive(Debug, Clone)]
 pub(crate) struct Descriptors {
-    named: Arc<Mutex<HashMap<String, OwnedFd>>>,
+    named: Arc<Mutex<BTreeMap<String, OwnedFd>>>,
     limit: usize,
 }
 
@@ -54,7 +57,32 @@ impl Descriptors {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, OwnedFd>> {
+    /// What is needed to have them in another process, in the order of their names.
+    pub(crate) fn save(&self, packer: &mut Packer) -> io::Result<Vec<SavedNamed>> {
+        // The limit is the server's.
+        let Self { named: _, limit: _ } = self;
+        self.lock()
+            .iter()
+            .map(|(name, fd)| {
+                Ok(SavedNamed { name: name.clone(), descriptor: packer.pack(fd.as_fd())? })
+            })
+            .collect()
+    }
+
+    /// Has them, if one client could.
+    pub(crate) fn restore(named: Vec<(String, OwnedFd)>, limit: usize) -> Result<Self, String> {
+        let descriptors = Self::new(limit);
+        let count = named.len();
+        for (name, fd) in named {
+            descriptors.insert(&name, Some(fd)).map_err(|error| error.desc)?;
+        }
+        if descriptors.lock().len() < count {
+            return Err("two of its descriptors have the same name".to_owned());
+        }
+        Ok(descriptors)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, OwnedFd>> {
         // Nothing can panic half way through a change of the map.
         self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }

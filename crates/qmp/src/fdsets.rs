@@ -4,16 +4,19 @@
 //! command that it may not be able to open, as `/dev/fdset/N`. The sets are gone when the last client
 //! is: nobody is left who could take them away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 
+use crate::carry::{AdoptError, Packer, Unpacker};
 use crate::command::{AddFd, RemoveFd};
 use crate::error::Error;
 use crate::reply::{AddedFd, FdSetFd, FdSetInfo};
+use crate::saved::{Role, SavedMember, SavedSet};
 
 /// Where a path into a set begins.
 const FOLDER: &str = "/dev/fdset";
@@ -29,6 +32,9 @@ pub(crate) struct FdSets {
 #[derive(Debug)]
 struct Member {
     fd: OwnedFd,
+    /// What clients call it by: the descriptor's number in the process that received it, unless
+    /// another is called so already.
+    number: i32,
     opaque: Option<String>,
 }
 
@@ -97,8 +103,12 @@ impl FdSets {
         }
         let free = || (0..=u32::MAX).find(|number| !sets.contains_key(number));
         let number = add.fdset_id.or_else(free).unwrap_or(u32::MAX);
-        let added = AddedFd { fdset_id: number, fd: fd.as_raw_fd() };
-        sets.entry(number).or_default().push(Member { fd, opaque: add.opaque.clone() });
+        let used: BTreeSet<i32> = sets.values().flatten().map(|member| member.number).collect();
+        let own = fd.as_raw_fd();
+        let name = (own..=i32::MAX).chain(0..own).find(|name| !used.contains(name)).unwrap_or(own);
+        let added = AddedFd { fdset_id: number, fd: name };
+        let member = Member { fd, number: name, opaque: add.opaque.clone() };
+        sets.entry(number).or_default().push(member);
         Ok(added)
     }
 
@@ -111,7 +121,7 @@ impl FdSets {
         match fd {
             None => set.clear(),
             Some(fd) => {
-                let at = set.iter().position(|member| member.fd.as_raw_fd() == *fd);
+                let at = set.iter().position(|member| member.number == *fd);
                 let at = at.ok_or_else(|| {
                     Error::invalid(format!("remove-fd: no descriptor {fd} is in set {fdset_id}"))
                 })?;
@@ -126,8 +136,7 @@ impl FdSets {
 
     /// `query-fdsets`
     pub(crate) fn list(&self) -> Vec<FdSetInfo> {
-        let member =
-            |member: &Member| FdSetFd { fd: member.fd.as_raw_fd(), opaque: member.opaque.clone() };
+        let member = |member: &Member| FdSetFd { fd: member.number, opaque: member.opaque.clone() };
         let info = |(number, set): (&u32, &Vec<Member>)| FdSetInfo {
             fdset_id: *number,
             fds: set.iter().map(member).collect(),
@@ -163,6 +172,60 @@ impl FdSets {
     /// Nobody is there any more who knows of them.
     pub(crate) fn clear(&self) {
         self.lock().clear();
+    }
+
+    /// What is needed to have them in another process, in order.
+    pub(crate) fn save(&self, packer: &mut Packer) -> io::Result<Vec<SavedSet>> {
+        // The limit is the server's.
+        let Self { sets: _, limit: _ } = self;
+        let mut member = |member: &Member| {
+            let Member { fd, number, opaque } = member;
+            let descriptor = packer.pack(fd.as_fd())?;
+            Ok(SavedMember { number: *number, opaque: opaque.clone(), descriptor })
+        };
+        self.lock()
+            .iter()
+            .map(|(number, set)| {
+                let members = set.iter().map(&mut member).collect::<io::Result<_>>()?;
+                Ok(SavedSet { number: *number, members })
+            })
+            .collect()
+    }
+
+    /// Has them, if there could be such.
+    pub(crate) fn restore(
+        saved: Vec<SavedSet>,
+        unpacker: &mut Unpacker,
+        limit: usize,
+    ) -> Result<Self, AdoptError> {
+        let count: usize = saved.iter().map(|set| set.members.len()).sum();
+        if count > limit {
+            return Err(AdoptError::invalid(format!(
+                "{count} descriptors are in sets; at most {limit} can be"
+            )));
+        }
+        let mut names = BTreeSet::new();
+        let mut sets = BTreeMap::new();
+        for SavedSet { number, members } in saved {
+            if members.is_empty() {
+                return Err(AdoptError::invalid(format!("nothing is in set {number}")));
+            }
+            let mut set = Vec::with_capacity(members.len());
+            for SavedMember { number: name, opaque, descriptor } in members {
+                if name < 0 || !names.insert(name) {
+                    return Err(AdoptError::invalid(format!(
+                        "a descriptor in set {number} is called {name}, which is no name or that \
+                         of another"
+                    )));
+                }
+                let fd = unpacker.unpack(Role::SetMember { set: number, name }, descriptor)?;
+                set.push(Member { fd, number: name, opaque });
+            }
+            if sets.insert(number, set).is_some() {
+                return Err(AdoptError::invalid(format!("there are two sets {number}")));
+            }
+        }
+        Ok(Self { sets: Arc::new(Mutex::new(sets)), limit })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Vec<Member>>> {

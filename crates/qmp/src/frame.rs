@@ -4,6 +4,12 @@
 //! newline (so that one broken line does not swallow the lines after it). A newline inside a
 //! JSON string must be escaped, so it can never be part of a command.
 
+use crate::saved::SavedInput;
+
+/// Furthest place in a stream that is believed. No client gets there, and what is added to it does
+/// not overflow.
+const FURTHEST: u64 = 1 << 62;
+
 /// Cuts what was read into commands, whatever the pieces in which it was read.
 #[derive(Debug)]
 pub(crate) struct Framer {
@@ -50,6 +56,38 @@ impl Framer {
             braced: false,
             limit,
         }
+    }
+
+    /// What is needed to go on in another process.
+    pub(crate) fn save(&self) -> SavedInput {
+        // How far into the present command it was is found out again by looking at it again.
+        let Self {
+            buffer,
+            base,
+            start,
+            line,
+            seen: _,
+            depth: _,
+            in_string: _,
+            escaped: _,
+            braced: _,
+            limit: _,
+        } = self;
+        SavedInput { bytes: buffer[*start..].to_vec(), position: base + *start as u64, line: *line }
+    }
+
+    /// Goes on from there, if anything could have come there.
+    pub(crate) fn restore(saved: SavedInput, limit: usize) -> Result<Self, String> {
+        let SavedInput { bytes, position, line } = saved;
+        if position > FURTHEST {
+            return Err(format!("{position} bytes have been read"));
+        }
+        if line > position {
+            return Err(format!(
+                "its line starts at byte {line}, after the command that starts at byte {position}"
+            ));
+        }
+        Ok(Self { buffer: bytes, base: position, line, ..Self::new(limit) })
     }
 
     /// Adds what was read from the socket.
@@ -208,6 +246,33 @@ mod tests {
             }
             pieces.push(&input[from..]);
             prop_assert_eq!(frames(&pieces, limit), frames(&[&input], limit));
+        }
+
+        #[test]
+        fn going_on_in_another_process_changes_no_command(
+            input in proptest::collection::vec(
+                prop_oneof![Just(b'{'), Just(b'}'), Just(b'"'), Just(b'\n'), Just(b' ')],
+                0..100,
+            ),
+            cut in any::<prop::sample::Index>(),
+            taken in 0usize..4,
+        ) {
+            let (first, second) = input.split_at(cut.index(input.len() + 1));
+            let mut framer = Framer::new(100);
+            framer.push(first);
+            let mut all = Vec::new();
+            let mut take = |framer: &mut Framer, most: usize| {
+                for _ in 0..most {
+                    let Some(Frame { bytes, line }) = framer.next_command().unwrap() else { break };
+                    all.push((line, bytes.to_vec()));
+                }
+            };
+            take(&mut framer, taken);
+            let mut framer = Framer::restore(framer.save(), 100).unwrap();
+            prop_assert_eq!(framer.end(), first.len() as u64);
+            framer.push(second);
+            take(&mut framer, usize::MAX);
+            prop_assert_eq!((all, false), frames(&[&input], 100));
         }
     }
 }

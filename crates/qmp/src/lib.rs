@@ -8,10 +8,14 @@
 //!   every event, [`Error`] every refusal with its class and stable code.
 //! * [`Client`] is the other end: a blocking client for command-line verbs and tests.
 //!
+//! A server can be [suspended](ServerHandle::suspend) and [adopted](Server::adopt) by another
+//! process while clients are connected; [`saved`] is what travels.
+//!
 //! One thread serves all sockets and never waits for a command; one worker thread runs commands
 //! in the order in which they came. `docs/qmp.md` is the operator's view of it.
 #![forbid(unsafe_code)]
 
+mod carry;
 mod client;
 pub mod command;
 mod descriptors;
@@ -25,8 +29,10 @@ mod json;
 mod limits;
 pub mod reply;
 mod request;
+pub mod saved;
 mod server;
 
+pub use carry::{AdoptError, SuspendError, Suspended};
 pub use client::{Client, ClientError, ReceivedEvent};
 pub use command::Command;
 pub use error::{Class, Error};
@@ -34,4 +40,5 @@ pub use event::{Event, ShutdownCause, Timestamp};
 pub use fdsets::{Access, SetFiles, set_of};
 pub use limits::Limits;
 pub use reply::Reply;
+pub use saved::{Role, SavedServer};
 pub use server::{BindError, ClientId, Context, EventSender, Handler, Server, ServerHandle};

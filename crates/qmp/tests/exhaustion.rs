@@ -35,6 +35,10 @@ fn without_descriptors_the_clients_are_served_and_new_ones_wait_until_there_are_
     for _ in 0..50 {
         client.execute("query-status", None, patience).unwrap();
     }
+    // Nor can the server be carried away, and it goes on.
+    let error = pretender.server.suspend(Duration::from_secs(30)).unwrap_err();
+    assert!(matches!(error, qmp::SuspendError::System(_)), "{error}");
+    client.execute("query-status", None, patience).unwrap();
     drop(taken);
     for socket in waiting {
         let mut stream = UnixStream::from(socket);

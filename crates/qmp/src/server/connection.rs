@@ -1,5 +1,7 @@
 //! One client. All that belongs to it is in one place, and nothing of it in a thread.
 
+mod carry;
+
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,7 +10,8 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::io::IoSliceMut;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, Shutdown,
+    recvmsg, send, shutdown,
 };
 
 use crate::command::{AnyCommand, SessionCommand};
@@ -18,6 +21,8 @@ use crate::frame::{Frame, Framer, TooLong};
 use crate::limits::Limits;
 use crate::request::{Request, answer};
 
+/// Bytes read from one client before it is another's turn.
+pub(super) const READ_AT_ONCE: usize = 64 << 10;
 /// Descriptors that one message can bring; with more, the rest is closed by the kernel.
 const DESCRIPTORS_AT_ONCE: usize = 16;
 
@@ -226,13 +231,18 @@ impl Connection {
     }
 
     /// What to watch the socket for; `None` while there is nothing to watch for, since a closed
-    /// socket would be reported over and over.
-    pub(super) fn interest(&self, limits: &Limits) -> Option<EventFlags> {
+    /// socket would be reported over and over. `listening` is whether the server takes commands.
+    pub(super) fn interest(&self, limits: &Limits, listening: bool) -> Option<EventFlags> {
         let mut flags = EventFlags::empty();
-        let reads = !self.end_of_input && !self.input_done && self.may_ask(limits);
+        let reads = listening && !self.end_of_input && !self.input_done && self.may_ask(limits);
         flags.set(EventFlags::IN, reads);
         flags.set(EventFlags::OUT, !self.output.is_empty());
         (!flags.is_empty()).then_some(flags)
+    }
+
+    /// Ends the connection, even if another process has a descriptor of it still.
+    pub(super) fn hang_up(&self) {
+        let _ = shutdown(&self.socket, Shutdown::Both);
     }
 
     fn may_ask(&self, limits: &Limits) -> bool {

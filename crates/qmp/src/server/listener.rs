@@ -2,14 +2,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, Stat, chmod, lstat, unlink};
+use rustix::fs::{FileType, Mode, OFlags, chmod, fcntl_getfl, lstat, unlink};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
-    socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
+    getsockname, listen, socket_with,
 };
+
+use crate::carry::{AdoptError, Packer, Unpacker};
+use crate::saved::{Identity, Role, SavedListener};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 64;
@@ -54,8 +58,10 @@ pub enum BindError {
 pub(super) struct Listener {
     socket: OwnedFd,
     path: PathBuf,
-    /// Device and inode of the file.
-    file: Option<(u64, u64)>,
+    /// Its file.
+    file: Option<Identity>,
+    /// Whether the file is this process's to remove.
+    owned: bool,
 }
 
 impl Listener {
@@ -75,13 +81,47 @@ impl Listener {
             Err(Errno::ADDRINUSE) => return Err(BindError::InUse { path: path.to_owned() }),
             result => result.map_err(failed("binding it"))?,
         }
-        let file = lstat(path).ok().map(|stat| identity(&stat));
-        let listener = Self { socket, path: path.to_owned(), file };
+        let file = lstat(path).ok().as_ref().map(Identity::from);
+        let listener = Self { socket, path: path.to_owned(), file, owned: true };
         // Nobody can connect before `listen`, so the mode is right when the first one can,
         // whatever the umask was.
         chmod(path, Mode::from_raw_mode(mode & 0o777)).map_err(failed("setting its mode"))?;
         listen(&listener.socket, BACKLOG).map_err(failed("listening on it"))?;
         Ok(listener)
+    }
+
+    /// What is needed to listen in another process.
+    pub(super) fn save(&self, packer: &mut Packer) -> io::Result<SavedListener> {
+        // Whoever has it owns the file, as soon as it is the one who serves.
+        let Self { socket, path, file, owned: _ } = self;
+        Ok(SavedListener {
+            path: path.as_os_str().as_bytes().to_vec(),
+            file: *file,
+            socket: packer.pack(socket.as_fd())?,
+        })
+    }
+
+    /// Listens in the place of another process. Until it is [owned](Self::own) the file is that
+    /// one's.
+    pub(super) fn adopt(saved: SavedListener, unpacker: &mut Unpacker) -> Result<Self, AdoptError> {
+        let path = saved.path();
+        let SavedListener { path: bytes, file, socket } = saved;
+        let role = Role::Listener { path: path.clone() };
+        let socket = unpacker.unpack_socket(role.clone(), socket, true)?;
+        let bound = getsockname(&socket).and_then(SocketAddrUnix::try_from);
+        let reason = if !bound.is_ok_and(|bound| bound.path_bytes() == Some(bytes.as_slice())) {
+            "is bound elsewhere"
+        } else if !fcntl_getfl(&socket).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK)) {
+            "waits for clients"
+        } else {
+            return Ok(Self { socket, path, file, owned: false });
+        };
+        Err(AdoptError::Unfit { role, reason })
+    }
+
+    /// The file is this process's to remove from now on, or no longer.
+    pub(super) fn own(&mut self, owned: bool) {
+        self.owned = owned;
     }
 
     /// The next client, or `None` when no more wait.
@@ -106,8 +146,8 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let now = lstat(&self.path).ok().map(|stat| identity(&stat));
-        if self.file.is_some() && now == self.file {
+        let now = lstat(&self.path).ok().as_ref().map(Identity::from);
+        if self.owned && self.file.is_some() && now == self.file {
             let _ = unlink(&self.path);
         }
     }
@@ -116,10 +156,6 @@ impl Drop for Listener {
 fn stream_socket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-}
-
-fn identity(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev, stat.st_ino)
 }
 
 /// Removes a socket file that a process left behind when it ended without cleaning up.

@@ -1,5 +1,6 @@
 //! The server: sockets, clients, and the two threads that serve them.
 
+mod adopt;
 mod connection;
 mod listener;
 mod mailbox;
@@ -10,15 +11,19 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
 
 pub use listener::BindError;
 pub use mailbox::EventSender;
 
+use self::connection::Connection;
 use self::listener::Listener;
-use self::mailbox::{Inbox, Mailbox, Note};
+use self::mailbox::{Inbox, Mailbox, Note, Suspension};
 use self::reactor::Reactor;
+use crate::carry::{SuspendError, Suspended};
 use crate::command::Command;
 use crate::descriptors::Descriptors;
 use crate::error::Error;
@@ -89,6 +94,11 @@ impl Context {
 #[derive(Debug)]
 pub struct Server {
     listeners: Vec<Listener>,
+    /// Those that another process had.
+    clients: Vec<Connection>,
+    sets: FdSets,
+    /// Lines for those clients, before anything else.
+    late: Vec<String>,
     limits: Limits,
     mailbox: Mailbox,
     inbox: Inbox,
@@ -110,7 +120,9 @@ impl Server {
             .map(|(path, mode)| Listener::bind(path, *mode))
             .collect::<Result<_, _>>()?;
         let (mailbox, inbox) = mailbox::new().map_err(BindError::Resources)?;
-        Ok(Self { listeners, limits, mailbox, inbox })
+        let sets = FdSets::new(limits.set_descriptors);
+        let (clients, late) = (Vec::new(), Vec::new());
+        Ok(Self { listeners, clients, sets, late, limits, mailbox, inbox })
     }
 
     /// Sends events, from any thread and at any time.
@@ -121,18 +133,24 @@ impl Server {
 
     /// Serves clients until the handle is shut down or dropped.
     pub fn start(self, handler: Arc<dyn Handler>) -> io::Result<ServerHandle> {
-        let Self { listeners, limits, mailbox, inbox } = self;
-        let reactor = Reactor::new(listeners, limits, mailbox.clone(), inbox, handler)?;
+        let mailbox = self.mailbox.clone();
+        let reactor = Reactor::new(self, handler)?;
+        let worker = reactor.worker();
         let thread = thread::Builder::new().name("qmp".to_owned()).spawn(move || reactor.run())?;
-        Ok(ServerHandle { mailbox, thread: Some(thread) })
+        let suspensions = AtomicU64::new(0);
+        Ok(ServerHandle { mailbox, thread: Some(thread), worker, suspensions })
     }
 }
 
-/// A server at work. Dropping it shuts it down.
+/// A server at work. Dropping it shuts it down, also while it is suspended: one that another
+/// process goes on with has to be [released](Self::release).
 #[derive(Debug)]
 pub struct ServerHandle {
     mailbox: Mailbox,
     thread: Option<JoinHandle<()>>,
+    worker: ThreadId,
+    /// How many suspensions were asked for.
+    suspensions: AtomicU64,
 }
 
 impl ServerHandle {
@@ -142,22 +160,76 @@ impl ServerHandle {
         EventSender::new(self.mailbox.clone())
     }
 
+    /// Stops serving, so that another process can go on: nothing is accepted or read any more. The
+    /// commands that were taken before are finished, and what clients have not been told yet is
+    /// put into the result, where it stays theirs. When it returns nothing is written any more
+    /// either, and no thread of the server does anything until [`resume`](Self::resume),
+    /// [`release`](Self::release) or [`shutdown`](Self::shutdown). A client that hangs up
+    /// meanwhile is noticed by whoever goes on.
+    ///
+    /// Where a command waits for whoever calls this, the limit is reached.
+    ///
+    /// # Errors
+    /// [`SuspendError`] when commands are not finished within `limit`, or it cannot be. Then the
+    /// server goes on as before.
+    pub fn suspend(&self, limit: Duration) -> Result<Suspended, SuspendError> {
+        let serving = self.thread.as_ref().map(|thread| thread.thread().id());
+        let here = thread::current().id();
+        if here == self.worker || Some(here) == serving {
+            return Err(SuspendError::InCommand);
+        }
+        let number = self.suspensions.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.mailbox.post(Note::Suspend(Suspension { number, reply }));
+        match answer.recv_timeout(limit) {
+            Ok(result) => result,
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(SuspendError::Ending),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                // It may just have been suspended after all.
+                self.mailbox.post(Note::CallOff(number));
+                Err(SuspendError::TimedOut { limit })
+            }
+        }
+    }
+
+    /// Goes on as if it had never been suspended; events that were sent meanwhile are sent. A
+    /// server that is not suspended is not changed.
+    pub fn resume(&self) {
+        self.mailbox.resume();
+    }
+
+    /// The events that were sent since the server was suspended, oldest first: lines that clients
+    /// have not been told and [`Suspended`] does not have. Cheap, and involves no other thread.
+    /// They are not taken away, and [`resume`](Self::resume) sends them.
+    #[must_use]
+    pub fn late_events(&self) -> Vec<String> {
+        self.mailbox.held()
+    }
+
+    /// Ends a suspended server that another process goes on with: clients notice nothing, and the
+    /// socket files stay. A server that is not suspended is nobody else's, and is shut down.
+    ///
+    /// Must not be called by a [`Handler`] while it executes a command: it would wait for
+    /// itself.
+    pub fn release(mut self) {
+        self.end(Note::Release);
+    }
+
     /// Ends the server: nothing more is accepted or read, the command that is running is
     /// finished, commands that wait are refused, and what was answered (the answer to `quit`,
     /// for one) still goes out, each for as long as [`Limits`] allows. Then all clients are
-    /// closed and the socket files removed.
+    /// closed and the socket files removed. A server that is suspended ends in the same way.
     ///
     /// Must not be called by a [`Handler`] while it executes a command: it would wait for
     /// itself.
     pub fn shutdown(mut self) {
-        self.end();
+        self.end(Note::Shutdown);
     }
 
-    fn end(&mut self) {
-        self.mailbox.post(Note::Shutdown);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+    fn end(&mut self, how: Note) {
+        let Some(thread) = self.thread.take() else { return };
+        self.mailbox.post(how);
+        if thread.join().is_err() {
             tracing::error!("the thread that serves QMP had panicked");
         }
     }
@@ -165,6 +237,6 @@ impl ServerHandle {
 
 impl Drop for ServerHandle {
     fn drop(&mut self) {
-        self.end();
+        self.end(Note::Shutdown);
     }
 }

@@ -1,12 +1,15 @@
 //! The thread that serves all sockets. It never waits for anything but the sockets.
 
+mod suspension;
+
 use std::collections::BTreeMap;
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
@@ -14,11 +17,11 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use state::Code;
 
-use super::connection::{Connection, Input};
+use super::connection::{Connection, Input, READ_AT_ONCE};
 use super::listener::Listener;
-use super::mailbox::{Inbox, Mailbox, Note};
+use super::mailbox::{Inbox, Note, Suspension};
 use super::worker::{self, Job};
-use super::{ClientId, Context, Handler};
+use super::{ClientId, Context, Handler, Server};
 use crate::command::{AnyCommand, SessionCapability, SessionCommand};
 use crate::error::Error;
 use crate::fdsets::FdSets;
@@ -27,8 +30,6 @@ use crate::request::{Request, answer, greeting};
 
 /// How long no clients are accepted after the system had no descriptor for one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Bytes read from one client before it is another's turn.
-const READ_AT_ONCE: usize = 64 << 10;
 
 /// Names of descriptors in epoll: the inbox, then the listeners, then the clients.
 const INBOX: u64 = 0;
@@ -42,17 +43,27 @@ pub(super) struct Reactor {
     clients: BTreeMap<ClientId, Connection>,
     sets: FdSets,
     next_client: u64,
+    /// Lines that the clients of the beginning are told before anything else.
+    late: Vec<String>,
     limits: Limits,
     handler: Arc<dyn Handler>,
     jobs: Option<Sender<Job>>,
+    /// Commands that the worker has not answered yet, also of clients that have gone.
+    outstanding: usize,
+    worker: ThreadId,
     ending: Arc<AtomicBool>,
     phase: Phase,
     buffer: Vec<u8>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
+    /// Is to be suspended once all commands are answered.
+    Draining(Suspension),
+    /// Does nothing; the number is that of the suspension.
+    Suspended(u64),
+    /// Another process serves the clients.
+    Released,
     /// The command that is running may be finished until then.
     Finishing(Instant),
     /// What is answered may be taken until then.
@@ -60,13 +71,8 @@ enum Phase {
 }
 
 impl Reactor {
-    pub(super) fn new(
-        listeners: Vec<Listener>,
-        limits: Limits,
-        mailbox: Mailbox,
-        inbox: Inbox,
-        handler: Arc<dyn Handler>,
-    ) -> io::Result<Self> {
+    pub(super) fn new(server: Server, handler: Arc<dyn Handler>) -> io::Result<Self> {
+        let Server { listeners, clients, sets, late, limits, mailbox, inbox } = server;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(INBOX);
         epoll::add(&epoll, inbox.wake(), data, epoll::EventFlags::IN)?;
@@ -77,28 +83,43 @@ impl Reactor {
         let worker_handler = Arc::clone(&handler);
         // Not joined: it says when it has ended, and a command that never ends must not keep the
         // process from ending.
-        thread::Builder::new()
+        let worker = thread::Builder::new()
             .name("qmp-worker".to_owned())
             .spawn(move || worker::run(&queue, &worker_ending, &worker_handler, &mailbox))?;
-        let next_client = INBOX + 1 + listeners.len() as u64;
+        let first_client = INBOX + 1 + listeners.len() as u64;
+        let clients: BTreeMap<_, _> = (first_client..).map(ClientId).zip(clients).collect();
         Ok(Self {
             epoll,
             inbox,
             listeners,
             accept_again: None,
-            clients: BTreeMap::new(),
-            sets: FdSets::new(limits.set_descriptors),
-            next_client,
+            next_client: first_client + clients.len() as u64,
+            clients,
+            sets,
+            late,
             limits,
             handler,
             jobs: Some(jobs),
+            outstanding: 0,
+            worker: worker.thread().id(),
             ending,
             phase: Phase::Serving,
             buffer: vec![0; READ_AT_ONCE],
         })
     }
 
+    /// The thread that carries out commands.
+    pub(super) fn worker(&self) -> ThreadId {
+        self.worker
+    }
+
     pub(super) fn run(mut self) {
+        for listener in &mut self.listeners {
+            listener.own(true);
+        }
+        let late = mem::take(&mut self.late);
+        self.tell_all(late);
+        self.serve_all();
         let mut ready = Vec::with_capacity(64);
         while !self.over() {
             ready.clear();
@@ -111,7 +132,7 @@ impl Reactor {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => {
                     tracing::error!(%error, "cannot wait for QMP clients; control is lost");
-                    return;
+                    break;
                 }
             }
             for event in &ready {
@@ -119,12 +140,17 @@ impl Reactor {
             }
             self.keep_time();
         }
+        if !matches!(self.phase, Phase::Released) {
+            self.clients.values().for_each(Connection::hang_up);
+        }
     }
 
     fn ready(&mut self, name: u64, flags: epoll::EventFlags) {
         let client = ClientId(name);
         if name == INBOX {
             self.read_inbox();
+        } else if matches!(self.phase, Phase::Suspended(_) | Phase::Released) {
+            // It was ready before: whoever goes on will see it.
         } else if let Some(connection) = self.clients.get_mut(&client) {
             if connection.watched.is_some_and(|w| w.contains(epoll::EventFlags::IN))
                 && flags.intersects(
@@ -136,31 +162,44 @@ impl Reactor {
             self.serve(client);
         } else if let Ok(index) = usize::try_from(name - INBOX - 1)
             && index < self.listeners.len()
+            && matches!(self.phase, Phase::Serving)
         {
             self.accept(index);
         }
     }
 
     fn read_inbox(&mut self) {
-        let notes: Vec<Note> = self.inbox.take().collect();
-        for note in notes {
+        for note in self.inbox.take() {
             match note {
-                Note::Event(line) => {
-                    for connection in self.clients.values_mut().filter(|c| c.negotiated) {
-                        connection.tell(&line, &self.limits);
-                    }
-                }
+                Note::Event(line) => self.tell_all([line]),
                 Note::Answer { client, line, cost } => {
+                    self.outstanding -= 1;
                     if let Some(connection) = self.clients.get_mut(&client) {
                         connection.tell(&line, &self.limits);
                         connection.arrived(cost);
                     }
                 }
-                Note::Shutdown => self.begin_end(),
                 Note::WorkerEnded => self.begin_flush(),
+                Note::Suspend(suspension) => self.begin_drain(suspension),
+                Note::CallOff(number) => self.call_off(number),
+                Note::Resume => self.resume(),
+                Note::Release => self.release(),
+                Note::Shutdown => self.begin_end(),
             }
         }
-        self.serve_all();
+        if !matches!(self.phase, Phase::Suspended(_) | Phase::Released) {
+            self.serve_all();
+            self.suspend_if_drained();
+        }
+    }
+
+    /// Tells every client that has negotiated.
+    fn tell_all(&mut self, lines: impl IntoIterator<Item = String>) {
+        for line in lines {
+            for connection in self.clients.values_mut().filter(|c| c.negotiated) {
+                connection.tell(&line, &self.limits);
+            }
+        }
     }
 
     fn accept(&mut self, index: usize) {
@@ -179,6 +218,18 @@ impl Reactor {
     /// A client that cannot be accepted would be reported over and over.
     fn pause_accepting(&mut self) {
         self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+        self.unwatch_listeners();
+    }
+
+    fn watch_listeners(&mut self) {
+        self.accept_again = None;
+        if let Err(error) = watch_listeners(&self.epoll, &self.listeners) {
+            tracing::warn!(%error, "cannot accept QMP clients; trying again shortly");
+            self.pause_accepting();
+        }
+    }
+
+    fn unwatch_listeners(&self) {
         for listener in &self.listeners {
             let _ = epoll::delete(&self.epoll, listener);
         }
@@ -218,8 +269,12 @@ impl Reactor {
     /// what it may do next.
     fn serve(&mut self, client: ClientId) {
         let Some(connection) = self.clients.get_mut(&client) else { return };
+        let serving = matches!(self.phase, Phase::Serving);
         loop {
             connection.flush();
+            if !serving {
+                break;
+            }
             match connection.next(&self.limits) {
                 Input::Request { request, descriptor, cost } => {
                     let Request { id, oob, command } = request;
@@ -228,7 +283,9 @@ impl Reactor {
                     let context = Context { client, oob, descriptors, sets };
                     let job = Job { id, command, descriptor, context, cost };
                     let jobs = self.jobs.as_ref();
-                    dispatch(connection, job, jobs, &self.handler, &self.limits);
+                    if dispatch(connection, job, jobs, &self.handler, &self.limits) {
+                        self.outstanding += 1;
+                    }
                 }
                 Input::Nothing => break,
             }
@@ -240,15 +297,18 @@ impl Reactor {
         }
         if slow || (connection.finished() && !matches!(self.phase, Phase::Finishing(_))) {
             self.close(client);
-        } else if let Err(error) = watch(&self.epoll, client, connection, &self.limits) {
+        } else if let Err(error) = watch(&self.epoll, client, connection, &self.limits, serving) {
             tracing::warn!(%client, %error, "cannot be watched, and is closed");
             self.close(client);
         }
     }
 
     fn close(&mut self, client: ClientId) {
-        // Closing the descriptor takes it out of epoll.
-        self.clients.remove(&client);
+        if let Some(mut connection) = self.clients.remove(&client) {
+            // While a process that was to go on has a duplicate, closing alone does neither.
+            unwatch(&self.epoll, &mut connection);
+            connection.hang_up();
+        }
         if self.clients.is_empty() {
             self.sets.clear();
         }
@@ -257,12 +317,15 @@ impl Reactor {
 
     /// Nothing more is accepted or read; the worker refuses what it has not begun.
     fn begin_end(&mut self) {
-        if self.phase != Phase::Serving {
-            return;
+        match self.phase {
+            Phase::Serving | Phase::Draining(_) => {}
+            Phase::Suspended(_) => self.tell_held(),
+            Phase::Released | Phase::Finishing(_) | Phase::Flushing(_) => return,
         }
         self.phase = Phase::Finishing(Instant::now() + self.limits.running_grace);
         self.ending.store(true, Ordering::Release);
         self.jobs = None;
+        self.unwatch_listeners();
         self.listeners.clear();
         self.accept_again = None;
         for connection in self.clients.values_mut() {
@@ -278,11 +341,7 @@ impl Reactor {
     fn keep_time(&mut self) {
         let now = Instant::now();
         if self.accept_again.is_some_and(|at| at <= now) {
-            self.accept_again = None;
-            if let Err(error) = watch_listeners(&self.epoll, &self.listeners) {
-                tracing::warn!(%error, "cannot accept QMP clients; trying again shortly");
-                self.pause_accepting();
-            }
+            self.watch_listeners();
         }
         if matches!(self.phase, Phase::Finishing(until) if until <= now) {
             tracing::warn!("a QMP command is still running; its client gets no answer");
@@ -292,7 +351,10 @@ impl Reactor {
 
     fn over(&self) -> bool {
         match self.phase {
-            Phase::Serving | Phase::Finishing(_) => false,
+            Phase::Serving | Phase::Draining(_) | Phase::Suspended(_) | Phase::Finishing(_) => {
+                false
+            }
+            Phase::Released => true,
             Phase::Flushing(until) => {
                 until <= Instant::now() || self.clients.values().all(Connection::flushed)
             }
@@ -301,7 +363,7 @@ impl Reactor {
 
     fn timeout(&self) -> Option<Timespec> {
         let until = match self.phase {
-            Phase::Serving => None,
+            Phase::Serving | Phase::Draining(_) | Phase::Suspended(_) | Phase::Released => None,
             Phase::Finishing(until) | Phase::Flushing(until) => Some(until),
         };
         let next = until.into_iter().chain(self.accept_again).min()?;
@@ -323,8 +385,9 @@ fn watch(
     client: ClientId,
     connection: &mut Connection,
     limits: &Limits,
+    serving: bool,
 ) -> rustix::io::Result<()> {
-    let wanted = connection.interest(limits);
+    let wanted = connection.interest(limits, serving);
     let data = epoll::EventData::new_u64(client.0);
     match (connection.watched, wanted) {
         (None, Some(flags)) => epoll::add(epoll, &*connection, data, flags)?,
@@ -336,14 +399,22 @@ fn watch(
     Ok(())
 }
 
+/// Has epoll watch for nothing of the client.
+fn unwatch(epoll: &OwnedFd, connection: &mut Connection) {
+    if connection.watched.take().is_some() {
+        let _ = epoll::delete(epoll, &*connection);
+    }
+}
+
 /// Answers a command at once where that keeps the order of answers, or hands it to the worker.
+/// Whether the worker has it.
 fn dispatch(
     connection: &mut Connection,
     job: Job,
     jobs: Option<&Sender<Job>>,
     handler: &Arc<dyn Handler>,
     limits: &Limits,
-) {
+) -> bool {
     if !connection.negotiated {
         let result = job.command.and_then(|command| negotiate(connection, command));
         connection.tell(&answer(&job.id, &result.map(Into::into)), limits);
@@ -363,8 +434,10 @@ fn dispatch(
         // Without a worker the server is ending, and takes no commands any more.
         if jobs.is_some_and(|jobs| jobs.send(job).is_ok()) {
             connection.departed(cost);
+            return true;
         }
     }
+    false
 }
 
 fn negotiate(connection: &mut Connection, command: AnyCommand) -> Result<(), Error> {

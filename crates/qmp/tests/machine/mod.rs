@@ -4,9 +4,11 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use qmp::command::{Address, Capabilities, Command, Parameters};
 use qmp::reply::{
@@ -14,10 +16,14 @@ use qmp::reply::{
     StatusInfo, UuidInfo,
 };
 use qmp::{
-    Context, Error, Event, EventSender, Handler, Limits, Server, ServerHandle, ShutdownCause,
+    Context, Error, Event, EventSender, Handler, Limits, SavedServer, Server, ServerHandle,
+    ShutdownCause,
 };
 use serde_json::{Map, json};
-use state::Code;
+use state::{Code, Payload};
+
+/// Long enough for any machine; reached only when something is broken.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Keeps `system_reset` from ending until it is opened.
 #[derive(Default)]
@@ -149,7 +155,8 @@ pub struct Pretender {
     /// Told when `quit` was carried out.
     pub quit: Receiver<()>,
     pub path: PathBuf,
-    _folder: Option<tempfile::TempDir>,
+    limits: Limits,
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Pretender {
@@ -160,11 +167,20 @@ impl Pretender {
     pub fn within(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("qmp");
-        Self { _folder: Some(folder), ..Self::at(&path, limits) }
+        Self { folder: Some(folder), ..Self::at(&path, limits) }
     }
 
     pub fn at(path: &Path, limits: Limits) -> Self {
-        let server = Server::bind_within(&[(path.to_owned(), 0o600)], limits).unwrap();
+        let server = Server::bind_within(&[(path.to_owned(), 0o600)], limits.clone()).unwrap();
+        Self::of(server, path.to_owned(), limits, None)
+    }
+
+    fn of(
+        server: Server,
+        path: PathBuf,
+        limits: Limits,
+        folder: Option<tempfile::TempDir>,
+    ) -> Self {
         let events = server.events();
         let (quit, quits) = mpsc::channel();
         let machine = Arc::new(Machine {
@@ -176,6 +192,36 @@ impl Pretender {
         });
         let handler: Arc<dyn Handler> = machine.clone();
         let server = server.start(handler).unwrap();
-        Self { machine, events, server, quit: quits, path: path.to_owned(), _folder: None }
+        Self { machine, events, server, quit: quits, path, limits, folder }
+    }
+
+    /// Suspends the server; its state has been through its encoding.
+    pub fn suspend(&self) -> (SavedServer, Vec<OwnedFd>) {
+        let (saved, descriptors) = self.server.suspend(PATIENCE).unwrap().into_parts();
+        let saved = Payload::pack("", &saved).unpack().unwrap();
+        (saved, descriptors.into_iter().map(|(_, descriptor)| descriptor).collect())
+    }
+
+    /// Suspends the server, again and again until it is in the state that was waited for.
+    pub fn suspend_when(
+        &self,
+        mut awaited: impl FnMut(&SavedServer) -> bool,
+    ) -> (SavedServer, Vec<OwnedFd>) {
+        loop {
+            let parts = self.suspend();
+            if awaited(&parts.0) {
+                return parts;
+            }
+            self.server.resume();
+        }
+    }
+
+    /// Goes on as another process would: with another server and another machine.
+    pub fn replaced(self, (saved, descriptors): (SavedServer, Vec<OwnedFd>)) -> Self {
+        let Self { server: old, path, limits, folder, .. } = self;
+        let mut server = Server::adopt_within(saved, descriptors, limits.clone()).unwrap();
+        server.deliver(old.late_events());
+        old.release();
+        Self::of(server, path, limits, folder)
     }
 }
