@@ -152,7 +152,7 @@ impl Monitor {
         }
         Ok((
             peer.to_string(),
-            Destination::Peer(PeerAddress { address: peer, descriptors: given, fate: None }),
+            Destination::Peer(PeerAddress { address: peer, descriptors: given, sibling: None }),
         ))
     }
 

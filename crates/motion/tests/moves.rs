@@ -50,8 +50,11 @@ fn start(
     let token = Token(*uuid::Uuid::new_v4().as_bytes());
     let particulars =
         Particulars::new(token, uuid::Uuid::new_v4(), "m", to.to_string(), 0).unwrap();
-    let peer =
-        PeerAddress { address: to.clone(), descriptors: Arc::new(Descriptors::none()), fate: None };
+    let peer = PeerAddress {
+        address: to.clone(),
+        descriptors: Arc::new(Descriptors::none()),
+        sibling: None,
+    };
     let journal = Box::new(MemoryJournal::default());
     let job = SourceJob::start(machine.clone(), particulars, peer, options, journal, notes.clone());
     (job.unwrap(), notes)

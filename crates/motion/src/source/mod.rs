@@ -23,6 +23,6 @@ mod workers;
 pub use self::core::Source;
 pub use file::{Errand, FileDesk, FileLane, FilePlace, Outcome, Todo};
 pub use job::SourceJob;
-pub use network::PeerAddress;
+pub use network::{PeerAddress, Sibling};
 pub use phase::{Command, Event, Phase, SourceIo};
 pub use testimony::pass_on_words;

@@ -22,16 +22,23 @@ use vm_memory::VolatileSlice;
 use wire::{Hello, Inbox, Item, Kind, MAGIC, Message, PassEnd, Role, Welcome, read_magic};
 
 /// Where the destination is, and the descriptors that an `fd:` address names.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PeerAddress {
     /// Its address.
     pub address: Address,
     /// What `fd:` takes its connections from: `NAME` is the control connection, and `NAME-0`,
     /// `NAME-1`, … are the data connections.
     pub descriptors: Arc<Descriptors>,
-    /// What decides who goes on with the guest, where the destination shares its RAM: it is asked
-    /// instead of the destination.
-    pub fate: Option<Arc<Fate>>,
+    /// What the destination is beside that, where it is a process that shares the guest's RAM.
+    pub sibling: Option<Arc<Sibling>>,
+}
+
+/// A destination that shares the guest's RAM: another process of this host.
+pub struct Sibling {
+    /// What decides who goes on with the guest. It is asked instead of the destination.
+    pub fate: Arc<Fate>,
+    /// What has to happen before there is somebody to connect to. Done on a thread of its own, once.
+    pub start: Box<dyn Fn() -> Result<(), MotionError> + Send + Sync>,
 }
 
 /// What threads have to say.
@@ -296,7 +303,7 @@ impl SourceIo for Io {
     }
 
     fn ask(&mut self, message: handover::Message) {
-        if let Some(fate) = &self.peer.fate {
+        if let Some(Sibling { fate, .. }) = self.peer.sibling.as_deref() {
             // What is no question needs no answer.
             if !matches!(message.word, handover::Word::Answer(_)) {
                 let answer = message.token.says(handover::Word::Answer(fate.settle()));
@@ -332,7 +339,7 @@ impl SourceIo for Io {
     }
 
     fn fate(&self) -> Option<&Fate> {
-        self.peer.fate.as_deref()
+        self.peer.sibling.as_deref().map(|sibling| &*sibling.fate)
     }
 }
 
@@ -414,6 +421,9 @@ impl Dialer {
 
     /// Makes the control connection, and compares clocks.
     fn control(&self) -> Result<(Stream, i64, Duration), MotionError> {
+        if let Some(sibling) = &self.peer.sibling {
+            (sibling.start)()?;
+        }
         let begun = Instant::now();
         let (stream, welcome) = self.connect(Role::Control, 0)?;
         let round_trip = begun.elapsed();

@@ -65,7 +65,7 @@ fn say(witness: &mut Witness, journal: &mut dyn Journal, stall: Duration) {
     let machine = *standing.particulars.machine().as_bytes();
     let session = *uuid::Uuid::new_v4().as_bytes();
     let dialer = Dialer {
-        peer: PeerAddress { address, descriptors: Arc::new(Descriptors::none()), fate: None },
+        peer: PeerAddress { address, descriptors: Arc::new(Descriptors::none()), sibling: None },
         hello: Hello::new(session, machine, LinkRole::Question, 0),
         stall,
     };
