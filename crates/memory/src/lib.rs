@@ -12,6 +12,7 @@ mod image;
 mod layout;
 mod mapping;
 mod page;
+mod populate;
 mod ram;
 mod set;
 mod touched;

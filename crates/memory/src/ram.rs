@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -68,6 +68,17 @@ pub enum RamError {
         /// Size of RAM in bytes.
         expected: u64,
     },
+    /// A file that somebody could cut short would end this process when it is accessed.
+    #[error("the memory file can change its size: it is not sealed as a machine's RAM is")]
+    NotSealed,
+    /// A descriptor that was handed over is of other pages than the machine's RAM.
+    #[error("the memory file has pages of {found} bytes, which is not what {backing} means")]
+    WrongPages {
+        /// Size of its pages in bytes.
+        found: u64,
+        /// What backs the machine's RAM.
+        backing: Backing,
+    },
 }
 
 /// All RAM of one machine: a sealed memory file, mapped once as a whole; or the pages of a file that
@@ -84,10 +95,10 @@ pub struct GuestRam {
     store: Store,
     layout: Layout,
     backing: Backing,
-    /// What was touched and the kernel cannot tell; see [`GuestRam::touched`].
-    carried: Mutex<PageSet>,
-    /// What was touched, as far as the kernel was asked.
+    /// What was touched, as far as the kernel was asked or the process said that had it before.
     known: Mutex<PageSet>,
+    /// What was touched through the mapping of another process cannot be known, and was not told.
+    awaits_touched: AtomicBool,
     /// What brings in pages that are yet to come.
     filling: RwLock<Option<Arc<dyn Filling>>>,
     /// What has writers wait.
@@ -136,11 +147,13 @@ impl GuestRam {
         Ok(ram)
     }
 
-    /// Takes over the memory file of a machine that ran elsewhere on this host. `touched` is what
-    /// its [`GuestRam::touched`] said, for the backings of which the kernel cannot tell.
+    /// Takes over the memory file of a machine that ran elsewhere on this host, or still does.
+    /// `touched` is what its [`GuestRam::touched`] said, for the backings of which the kernel cannot
+    /// tell ([`Self::only_it_knows_touched`]); it can be [told](Self::learn_touched) later.
     ///
     /// # Errors
-    /// [`RamError`] when the file is not as large as the machine's RAM or cannot be mapped.
+    /// [`RamError`] when the file is not as large as the machine's RAM, could be cut short, has other
+    /// pages, or cannot be mapped.
     pub fn from_file(
         file: OwnedFd,
         size: u64,
@@ -156,9 +169,11 @@ impl GuestRam {
         if found != size {
             return Err(RamError::WrongFile { found, expected: size });
         }
+        check_file(&file, size, backing)?;
         let ram = Self::map(Store::File(file), layout, backing)?;
+        ram.awaits_touched.store(ram.only_it_knows_touched(), Ordering::Release);
         if let Some(set) = touched.filter(|t| t.pages() == ram.pages()) {
-            *ram.carried.lock().expect("no one panics while holding it") = set;
+            ram.learn_touched(set.runs());
         }
         Ok(ram)
     }
@@ -195,7 +210,6 @@ impl GuestRam {
         }
         let memory = GuestMemory::from_regions(regions)
             .map_err(|e| fail("arranging its regions")(io::Error::other(e)))?;
-        let carried = Mutex::new(PageSet::new(layout.pages()));
         let known = Mutex::new(PageSet::new(layout.pages()));
         Ok(Self {
             memory,
@@ -203,8 +217,8 @@ impl GuestRam {
             store,
             layout,
             backing,
-            carried,
             known,
+            awaits_touched: AtomicBool::new(false),
             filling: RwLock::default(),
             guarding: RwLock::default(),
         })
@@ -446,9 +460,15 @@ impl GuestRam {
     /// what RAM holds.
     ///
     /// # Errors
-    /// What the kernel said; `InvalidInput` when the run is out of bounds.
+    /// What the kernel said; `InvalidInput` when the run is out of bounds; that it is not known, while
+    /// RAM [awaits](Self::awaits_touched) it.
     pub fn resident(&self, within: PageRange) -> io::Result<Vec<PageRange>> {
         self.check(within)?;
+        if self.awaits_touched() {
+            let why =
+                "what was touched of this RAM is known only to the process that had it before";
+            return Err(io::Error::other(why));
+        }
         match (&self.store, self.backing) {
             (Store::Image(image), _) => {
                 touched::by_ownership(self.host_base(), within, image.present())
@@ -458,10 +478,39 @@ impl GuestRam {
                 touched::by_seek(file, within, &mut known)
             }
             (Store::File(_), Backing::Huge2M | Backing::Huge1G) => {
-                let carried = self.carried.lock().expect("no one panics while holding it");
-                touched::by_page_map(self.host_base(), within, self.backing.unit(), &carried)
+                let mut known = self.known.lock().expect("no one panics while holding it");
+                touched::by_page_map(self.host_base(), within, self.backing.unit(), &mut known)
             }
         }
+    }
+
+    /// Whether it is this process alone that knows what was touched: another one that takes over the
+    /// memory file has to be told, because the kernel cannot say it there.
+    #[must_use]
+    pub fn only_it_knows_touched(&self) -> bool {
+        matches!(self.store, Store::File(_)) && self.backing.pool().is_some()
+    }
+
+    /// Whether it has to be [told](Self::learn_touched) yet what was touched in another process. Until
+    /// then nobody can say what it holds.
+    #[must_use]
+    pub fn awaits_touched(&self) -> bool {
+        self.awaits_touched.load(Ordering::Acquire)
+    }
+
+    /// Takes in what was touched through the mapping of another process, which does not touch any more.
+    /// Runs beyond the end are passed over.
+    pub fn learn_touched(&self, runs: impl IntoIterator<Item = PageRange>) {
+        let unit = self.backing.unit();
+        let all = PageRange::new(0, self.pages());
+        let mut known = self.known.lock().expect("no one panics while holding it");
+        for run in runs.into_iter().filter_map(|run| run.intersection(all)) {
+            let start = run.start / unit * unit;
+            let end = run.end().next_multiple_of(unit);
+            known.insert(PageRange::new(start, end - start));
+        }
+        drop(known);
+        self.awaits_touched.store(false, Ordering::Release);
     }
 
     /// All blocks of so many pages (the last may be shorter) in which there is a page that was ever
@@ -494,8 +543,8 @@ impl GuestRam {
         let file = self.file().ok_or(io::ErrorKind::Unsupported)?;
         rustix::fs::fallocate(file, flags, 0, self.layout.size())?;
         // What was known of the pages went with them.
-        self.carried = Mutex::new(PageSet::new(self.pages()));
         self.known = Mutex::new(PageSet::new(self.pages()));
+        self.awaits_touched = AtomicBool::new(false);
         self.filling = RwLock::default();
         self.guarding = RwLock::default();
         self.take_written(&mut PageSet::new(self.pages()));
@@ -547,6 +596,26 @@ fn check_available(size: u64, backing: Backing) -> Result<(), RamError> {
         return Ok(());
     }
     Err(RamError::HugePages { pool, needed, free, advice: read("nr_hugepages") + needed - free })
+}
+
+/// Looks whether a file that was handed over can be mapped as RAM without harm.
+fn check_file(file: &File, size: u64, backing: Backing) -> Result<(), RamError> {
+    let needed = SealFlags::SHRINK | SealFlags::GROW;
+    // Whatever has no seals is no memory file.
+    if !rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(needed)) {
+        return Err(RamError::NotSealed);
+    }
+    let about = rustix::fs::fstatfs(file).map_err(|e| RamError::System {
+        action: "looking at the pages of its file",
+        size,
+        source: e.into(),
+    })?;
+    // Of a file of huge pages the block size is theirs (`hugetlbfs_statfs`).
+    let found = u64::try_from(about.f_bsize).unwrap_or(0);
+    if found != backing.unit() * PAGE_SIZE {
+        return Err(RamError::WrongPages { found, backing });
+    }
+    Ok(())
 }
 
 const _: () = assert!(PAGE_SIZE == 4096, "the bitmap of VMM writes counts pages of 4096 bytes");
@@ -623,6 +692,30 @@ mod tests {
             ),
             Err(RamError::WrongFile { .. })
         ));
+    }
+
+    #[test]
+    fn a_file_that_could_change_its_size_is_refused_as_ram() {
+        let size = 16 << 20;
+        let adopt = |file: OwnedFd| GuestRam::from_file(file, size, Backing::Small, None);
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        for seals in [SealFlags::empty(), SealFlags::GROW, SealFlags::SHRINK] {
+            let file = rustix::fs::memfd_create("unsealed", flags).unwrap();
+            rustix::fs::ftruncate(&file, size).unwrap();
+            rustix::fs::fcntl_add_seals(&file, seals).unwrap();
+            assert!(matches!(adopt(file), Err(RamError::NotSealed)), "{seals:?}");
+        }
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        assert!(matches!(adopt(file.into()), Err(RamError::NotSealed)));
+    }
+
+    #[test]
+    fn a_file_of_other_pages_is_refused_as_ram() {
+        let ram = GuestRam::new(16 << 20, Backing::Small).unwrap();
+        let fd = ram.file().unwrap().try_clone_to_owned().unwrap();
+        let adopted = GuestRam::from_file(fd, 16 << 20, Backing::Huge2M, None);
+        assert!(matches!(adopted, Err(RamError::WrongPages { found: 4096, .. })), "{adopted:?}");
     }
 
     #[test]

@@ -87,22 +87,29 @@ pub(crate) fn blocks(file: impl AsFd, pages: u64, block: u64) -> io::Result<Page
 /// Asks the page map of this process's mapping at `base`: for hugetlb, on whose files `SEEK_DATA`
 /// reports data everywhere. It knows of what this mapping touched (KVM's guest faults included),
 /// one entry for each 4 KiB (Documentation/admin-guide/mm/pagemap.rst). `unit` is how many of those a
-/// huge page has, and `carried` what was touched through other mappings, before.
+/// huge page has.
+///
+/// `known` is what was found before, or was touched through other mappings. It is not asked again.
 pub(crate) fn by_page_map(
     base: u64,
     within: PageRange,
     unit: u64,
-    carried: &PageSet,
+    known: &mut PageSet,
 ) -> io::Result<Vec<PageRange>> {
     let map = File::open("/proc/self/pagemap")?;
     let mut runs: Vec<PageRange> = Vec::new();
     let mut page = within.start / unit * unit;
     while page < within.end() {
-        let mut entry = [0; 8];
-        map.read_exact_at(&mut entry, (base / PAGE_SIZE + page) * 8)?;
-        let present = u64::from_le_bytes(entry) & PRESENT_OR_SWAPPED != 0;
-        if (present || carried.contains(page))
-            && let Some(run) = PageRange::new(page, unit).intersection(within)
+        let huge = PageRange::new(page, unit);
+        if !known.contains(page) {
+            let mut entry = [0; 8];
+            map.read_exact_at(&mut entry, (base / PAGE_SIZE + page) * 8)?;
+            if u64::from_le_bytes(entry) & PRESENT_OR_SWAPPED != 0 {
+                known.insert(huge);
+            }
+        }
+        if known.contains(page)
+            && let Some(run) = huge.intersection(within)
         {
             append(&mut runs, run);
         }

@@ -1,0 +1,237 @@
+//! Filling in the page tables of a process that takes RAM over.
+
+use crate::{GuestRam, PageRange};
+use rustix::io::Errno;
+use rustix::mm::Advice;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+/// Pages that are asked for at once: 4 MiB, which takes about a millisecond in pages of 4 KiB.
+const CHUNK: u64 = 1024;
+
+impl GuestRam {
+    /// Has the kernel enter all pages that were touched into this process's page tables, in which a
+    /// guest that goes on here would otherwise fault on each of them. Pages that were never touched
+    /// stay so, no contents change, and the guest may be running elsewhere meanwhile.
+    ///
+    /// So many `threads` share the work, in steps of some MiB; before each they ask whether to `go_on`.
+    /// Says how many pages there are now. Pages that are left out cost time and nothing else: so does a
+    /// kernel that cannot do it (before Linux 5.14), RAM of private pages over a file, and RAM that
+    /// [awaits](Self::awaits_touched) what was touched, of which none are entered.
+    ///
+    /// # Errors
+    /// What the kernel said when it had no memory for page tables, or was asked what was touched.
+    pub fn populate(&self, threads: usize, go_on: &(dyn Fn() -> bool + Sync)) -> io::Result<u64> {
+        if self.image().is_some() || self.awaits_touched() {
+            return Ok(0);
+        }
+        let runs = self.resident(PageRange::new(0, self.pages()))?;
+        let chunks = Mutex::new(runs.into_iter().flat_map(chunks));
+        let (done, ended) = (AtomicU64::new(0), AtomicBool::new(false));
+        let work = || -> io::Result<()> {
+            while !ended.load(Ordering::Relaxed) && go_on() {
+                let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(chunk) = next else { return Ok(()) };
+                match self.populate_chunk(chunk, go_on) {
+                    Ok(true) => drop(done.fetch_add(chunk.count, Ordering::Relaxed)),
+                    Ok(false) => {}
+                    Err(e) => {
+                        ended.store(true, Ordering::Relaxed);
+                        return if e == Errno::INVAL { Ok(()) } else { Err(e.into()) };
+                    }
+                }
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let start =
+                |_| thread::Builder::new().name("populate".to_owned()).spawn_scoped(scope, work);
+            // Where there is no thread to be had, the others do its share.
+            let others: Vec<_> = (1..threads).filter_map(|i| start(i).ok()).collect();
+            let mut outcome = work();
+            for other in others {
+                let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                outcome = outcome.and(other);
+            }
+            outcome
+        })?;
+        Ok(done.into_inner())
+    }
+
+    /// Whether all of the chunk is there now. Fails where there is no point in going on.
+    fn populate_chunk(&self, chunk: PageRange, go_on: &dyn Fn() -> bool) -> Result<bool, Errno> {
+        let Ok(slice) = self.slice(chunk) else { return Ok(false) };
+        loop {
+            // SAFETY: advice on our own mapping, within bounds; it changes no contents.
+            let outcome = unsafe {
+                rustix::mm::madvise(
+                    slice.ptr_guard_mut().as_ptr().cast(),
+                    slice.len(),
+                    Advice::LinuxPopulateWrite,
+                )
+            };
+            match outcome {
+                Ok(()) => return Ok(true),
+                Err(Errno::INTR | Errno::AGAIN) if go_on() => {}
+                // One that cannot be had now (EFAULT), or is lost for good (EHWPOISON): the guest
+                // will see, if it ever comes there.
+                Err(Errno::INTR | Errno::AGAIN | Errno::FAULT | Errno::HWPOISON) => {
+                    return Ok(false);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// The run in parts of at most [`CHUNK`] pages.
+fn chunks(run: PageRange) -> impl Iterator<Item = PageRange> {
+    let step = usize::try_from(CHUNK).unwrap_or(usize::MAX);
+    let part = move |start| PageRange::new(start, CHUNK.min(run.end() - start));
+    (run.start..run.end()).step_by(step).map(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Backing, PAGE_SIZE, PageSet, RamImage};
+    use proptest::prelude::*;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    const SIZE: u64 = 64 << 20;
+
+    /// The same RAM in what could be another process: nothing of it is mapped there yet.
+    fn other(ram: &GuestRam) -> GuestRam {
+        let file = ram.file().unwrap().try_clone_to_owned().unwrap();
+        GuestRam::from_file(file, ram.layout().size(), ram.backing(), None).unwrap()
+    }
+
+    fn touch(ram: &GuestRam, page: u64) {
+        ram.slice(PageRange::new(page, 1)).unwrap().copy_from(&[page.to_le_bytes()[0] | 1]);
+    }
+
+    /// The pages that an access would not fault on.
+    fn entered(ram: &GuestRam) -> PageSet {
+        let map = File::open("/proc/self/pagemap").unwrap();
+        let mut set = PageSet::new(ram.pages());
+        let mut entries = vec![0; usize::try_from(ram.pages() * 8).unwrap()];
+        map.read_exact_at(&mut entries, ram.host_base() / PAGE_SIZE * 8).unwrap();
+        for (page, entry) in (0..).zip(entries.as_chunks().0) {
+            if u64::from_le_bytes(*entry) >> 63 == 1 {
+                set.insert(PageRange::new(page, 1));
+            }
+        }
+        set
+    }
+
+    fn allocated(ram: &GuestRam) -> u64 {
+        let stat = rustix::fs::fstat(ram.file().unwrap()).unwrap();
+        u64::try_from(stat.st_blocks).unwrap() * 512
+    }
+
+    fn touched(ram: &GuestRam) -> PageSet {
+        let mut set = PageSet::new(ram.pages());
+        for run in ram.touched(PageRange::new(0, ram.pages())).unwrap() {
+            set.insert(run);
+        }
+        set
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_was_touched_is_entered_and_nothing_else(
+            runs in proptest::collection::vec((0..SIZE / PAGE_SIZE, 1u64..3000), 0..6),
+            threads in 0usize..4,
+        ) {
+            let ram = GuestRam::new(SIZE, Backing::Small).unwrap();
+            for (start, count) in runs {
+                (start..(start + count).min(ram.pages())).for_each(|page| touch(&ram, page));
+            }
+            let (before, held) = (touched(&ram), allocated(&ram));
+            let new = other(&ram);
+            prop_assert!(entered(&new).is_empty());
+            prop_assert_eq!(new.populate(threads, &|| true).unwrap(), before.count());
+            prop_assert_eq!(entered(&new), before.clone());
+            prop_assert_eq!(touched(&other(&ram)), before.clone());
+            prop_assert_eq!(allocated(&ram), held);
+            for page in before.runs().flat_map(|run| run.start..run.end()) {
+                let mut bytes = [0; 4096];
+                new.read(PageRange::new(page, 1), &mut bytes).unwrap();
+                prop_assert_eq!(bytes[0], page.to_le_bytes()[0] | 1);
+            }
+        }
+    }
+
+    #[test]
+    fn transparent_huge_pages_are_entered_and_none_is_made() {
+        let Ok(ram) = GuestRam::new(SIZE, Backing::Transparent) else {
+            eprintln!("transparent huge pages are off for shared memory here");
+            return;
+        };
+        [0, 1500, 9000].into_iter().for_each(|page| touch(&ram, page));
+        let (before, held) = (touched(&ram), allocated(&ram));
+        let new = other(&ram);
+        assert_eq!(new.populate(2, &|| true).unwrap(), before.count());
+        assert_eq!((entered(&new), allocated(&ram)), (before, held));
+    }
+
+    #[test]
+    fn huge_pages_are_entered_once_it_was_told_which_were_touched() {
+        let Ok(ram) = GuestRam::new(SIZE, Backing::Huge2M) else {
+            eprintln!("no huge pages are to be had here");
+            return;
+        };
+        [0, 1, 5000, 16383].into_iter().for_each(|page| touch(&ram, page));
+        let (before, held) = (touched(&ram), allocated(&ram));
+        assert_eq!(before.count(), 3 * 512);
+        assert!(ram.only_it_knows_touched() && !ram.awaits_touched());
+        let new = other(&ram);
+        assert!(new.awaits_touched());
+        assert_eq!(new.populate(1, &|| true).unwrap(), 0);
+        assert!(new.touched(PageRange::new(0, 1)).is_err(), "it is not said to be untouched");
+        // One page stands for all that come and go with it; what lies outside for nothing.
+        let all = [PageRange::new(1, 1), PageRange::new(u64::MAX, 1), PageRange::new(5000, 1)];
+        new.learn_touched(all.into_iter().chain([PageRange::new(16383, u64::MAX)]));
+        assert_eq!(touched(&new), before);
+        assert_eq!(new.populate(2, &|| true).unwrap(), before.count());
+        assert_eq!((entered(&new), allocated(&ram)), (before, held));
+    }
+
+    #[test]
+    fn it_ends_when_it_is_told_to() {
+        let ram = GuestRam::new(SIZE, Backing::Small).unwrap();
+        (0..ram.pages()).for_each(|page| touch(&ram, page));
+        let new = other(&ram);
+        let asked = AtomicU64::new(0);
+        let twice = || asked.fetch_add(1, Ordering::Relaxed) < 2;
+        assert_eq!(new.populate(1, &twice).unwrap(), 2 * CHUNK);
+        assert_eq!(entered(&new).count(), 2 * CHUNK);
+        assert_eq!(new.populate(3, &|| false).unwrap(), 0);
+    }
+
+    #[test]
+    fn private_pages_over_a_file_are_left_alone() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(16 << 20).unwrap();
+        let mut present = PageSet::new(4096);
+        present.insert(PageRange::new(3, 100));
+        let image = RamImage::new(file.into(), "it".to_owned(), 0, present).unwrap();
+        let ram = GuestRam::over(Arc::new(image)).unwrap();
+        assert_eq!(ram.populate(1, &|| true).unwrap(), 0);
+        assert!(entered(&ram).is_empty());
+    }
+
+    #[test]
+    fn a_run_is_cut_into_chunks() {
+        assert!(chunks(PageRange::new(7, 0)).next().is_none());
+        let parts: Vec<_> = chunks(PageRange::new(7, 2 * CHUNK + 1)).collect();
+        let last = PageRange::new(7 + 2 * CHUNK, 1);
+        assert_eq!((parts.len(), parts[1].start, parts[2]), (3, 7 + CHUNK, last));
+    }
+}
