@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;
-use vmm::{Builder, GuestClock, Wishes};
+use vmm::{Builder, GuestClock, RamOrigin, Wishes};
 
 /// A file to take a guest from, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,11 +180,11 @@ impl Monitor {
         let doing = format!("cannot restore {} as `{}`", file.name, self.name);
         let fail = |code, why: String| Error::new(code, format!("{doing}: {why}"));
         let config = &self.config;
-        let image = match file.how {
-            How::Eager | How::Lazy => None,
+        let ram = match file.how {
+            How::Eager | How::Lazy => RamOrigin::New,
             How::Mapped => {
                 let image = file.reader.image().map_err(motion::MotionError::from);
-                Some(Arc::new(image.map_err(|e| fail(e.code, e.why))?))
+                RamOrigin::Image(Arc::new(image.map_err(|e| fail(e.code, e.why))?))
             }
         };
         let Manner { terms, how: _, verify, io_stall, clock } = file.manner;
@@ -198,7 +198,7 @@ impl Monitor {
             overcommit: config.overcommit,
             clone: (terms == Terms::Clone).then(Uuid::new_v4),
             clock,
-            image,
+            ram,
         };
         let console = self.clone();
         let consoles = Box::new(move || console.open_console());

@@ -45,8 +45,21 @@ pub struct Wishes {
     pub clone: Option<Uuid>,
     /// What becomes of its guest's clocks.
     pub clock: GuestClock,
-    /// Its RAM begins as what this holds, and is not filled.
-    pub image: Option<Arc<RamImage>>,
+    /// Where its RAM is from.
+    pub ram: RamOrigin,
+}
+
+/// Where the RAM of a machine that comes is from.
+#[derive(Debug, Clone, Default)]
+pub enum RamOrigin {
+    /// It is made for the machine, and filled.
+    #[default]
+    New,
+    /// It begins as what this holds, and is not filled.
+    Image(Arc<RamImage>),
+    /// Another process of this host has it too, and its guest may be running there: nothing is
+    /// written to it before the guest runs here.
+    Shared(Arc<GuestRam>),
 }
 
 /// Opens the host's end of a machine's console, frozen.
@@ -95,7 +108,7 @@ impl Builder {
     }
 
     fn conflicts(&self, machine: &SavedMachine) -> Vec<Refusal> {
-        let Wishes { backing, uuid, memory, vcpus, image, .. } = &self.wishes;
+        let Wishes { backing, uuid, memory, vcpus, ram, .. } = &self.wishes;
         let mut conflicts = Vec::new();
         let mut compare = |flag: &str, wished: Option<String>, comes: String| {
             if let Some(wished) = wished.filter(|wished| *wished != comes) {
@@ -111,13 +124,28 @@ impl Builder {
         compare("--uuid", uuid.map(|u| u.to_string()), comes.to_string());
         compare("--memory", memory.map(|m| m.to_string()), machine.memory.to_string());
         compare("--cpus", vcpus.map(|v| v.to_string()), machine.vcpus.to_string());
-        if let (Some(_), Some(backing)) = (image, backing.filter(|b| *b != Backing::Small)) {
-            conflicts.push(Refusal::new(
-                Code::ConfigConflict,
-                "--hugepages",
-                format!("{backing} is asked for, and RAM that is mapped from a file has its pages of 4 KiB"),
-                "leave --hugepages out, or restore with --lazy or --eager",
-            ));
+        let other_backing = |has: Backing| backing.filter(|asked| *asked != has);
+        match ram {
+            RamOrigin::New => {}
+            RamOrigin::Image(_) => conflicts.extend(other_backing(Backing::Small).map(|backing| {
+                Refusal::new(
+                    Code::ConfigConflict,
+                    "--hugepages",
+                    format!("{backing} is asked for, and RAM that is mapped from a file has its pages of 4 KiB"),
+                    "leave --hugepages out, or restore with --lazy or --eager",
+                )
+            })),
+            RamOrigin::Shared(ram) => {
+                conflicts.extend(other_backing(ram.backing()).map(|backing| {
+                    Refusal::new(
+                        Code::ConfigConflict,
+                        "--hugepages",
+                        format!("{backing} is asked for, and the RAM that comes is {}", ram.backing()),
+                        "leave --hugepages out: RAM stays as it is",
+                    )
+                }));
+                conflicts.extend(other_ram(machine, ram));
+            }
         }
         conflicts
     }
@@ -127,6 +155,10 @@ impl Builder {
         let MachineConfig { memory, backing, .. } = config;
         if let Err(e) = Layout::new(*memory, backing.page_size()) {
             return vec![Refusal::new(Code::MemoryUnavailable, "ram", e.to_string(), "")];
+        }
+        if let RamOrigin::Shared(_) = self.wishes.ram {
+            // It is there already.
+            return Vec::new();
         }
         let shortage = Available::of_host().shortage(*memory, *backing);
         let refuse =
@@ -201,9 +233,10 @@ impl Builder {
     fn try_build(&self, described: Described) -> Result<Arc<Vm>, Refusal> {
         let refused = |code, what: &str, why: String| Refusal::new(code, what, why, "");
         let config = described.config(&self.wishes);
-        let ram = match &self.wishes.image {
-            Some(image) => GuestRam::over(image.clone()),
-            None => GuestRam::new(config.memory, config.backing),
+        let ram = match &self.wishes.ram {
+            RamOrigin::New => GuestRam::new(config.memory, config.backing).map(Arc::new),
+            RamOrigin::Image(image) => GuestRam::over(image.clone()).map(Arc::new),
+            RamOrigin::Shared(ram) => Ok(ram.clone()),
         };
         let ram = ram.map_err(|e| refused(Code::MemoryUnavailable, "ram", e.to_string()))?;
         let console =
@@ -264,6 +297,24 @@ impl Sample {
         // Where there is no thread to be had they are closed here.
         let _ = thread::Builder::new().name("discard".to_owned()).spawn(move || drop(self));
     }
+}
+
+/// Whether RAM that is shared is another machine's.
+fn other_ram(machine: &SavedMachine, ram: &GuestRam) -> Option<Refusal> {
+    let (size, backing) = (ram.layout().size(), ram.backing());
+    let is_its = size == machine.memory && backing.as_str() == machine.backing;
+    (!is_its).then(|| {
+        Refusal::new(
+            Code::MemoryUnavailable,
+            "ram",
+            format!(
+                "the memory file that came is {size} bytes with --hugepages {backing}, and the \
+                 machine's RAM is {} with {}",
+                machine.memory, machine.backing
+            ),
+            "",
+        )
+    })
 }
 
 fn malformed(e: &state::LoadError) -> Refusal {

@@ -6,7 +6,7 @@ use crate::config::{BootSource, MachineConfig};
 use crate::motion::cpu_name;
 use crate::vcpu::SavedVcpu;
 use crate::vm::{Control, Vm};
-use crate::{SavedClock, Wishes};
+use crate::{RamOrigin, SavedClock, Wishes};
 use devices::console::SavedConsole;
 use kvm_bindings::kvm_cpuid_entry2;
 use memory::Backing;
@@ -249,9 +249,10 @@ impl Described {
             name: wishes.name.as_ref().unwrap_or(own).clone(),
             uuid: wishes.clone.unwrap_or(Uuid::from_bytes(*uuid)),
             memory: *memory,
-            backing: match wishes.image {
-                Some(_) => Backing::Small,
-                None => wishes.backing.or(there.parse().ok()).unwrap_or_default(),
+            backing: match &wishes.ram {
+                RamOrigin::New => wishes.backing.or(there.parse().ok()).unwrap_or_default(),
+                RamOrigin::Image(_) => Backing::Small,
+                RamOrigin::Shared(ram) => ram.backing(),
             },
             vcpus: *vcpus,
         }

@@ -26,15 +26,17 @@ mod run_page;
 mod slots;
 mod status;
 mod sys;
+mod touched;
 mod vcpu;
 mod vm;
 
-pub use builder::{Builder, ConsoleSource, Wishes};
+pub use builder::{Builder, ConsoleSource, RamOrigin, Wishes};
 pub use clock::{GuestClock, SavedClock};
 pub use config::{BootSource, MOST_VCPUS, MachineConfig};
 pub use description::{MOST_BOOT_BYTES, SavedBoot, SavedCpuid, SavedMachine, SavedSchemas};
 pub use error::VmError;
 pub use kvm::{Hypervisor, OpenError};
 pub use status::{EventSink, Registers, RunState, VmEvent};
+pub use touched::SavedTouched;
 pub use vcpu::SavedVcpu;
 pub use vm::{Vm, time_of_slots};

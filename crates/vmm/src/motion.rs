@@ -5,6 +5,7 @@ use crate::clock::{ClockError, GuestClock, SavedClock};
 use crate::config::BootSource;
 use crate::error::VmError;
 use crate::status::{Registers, RunState};
+use crate::touched::SavedTouched;
 use crate::vcpu::{SavedVcpu, StateError, Vcpu};
 use crate::vm::{Control, Vm};
 use devices::console::SavedConsole;
@@ -89,7 +90,7 @@ impl DestinationMachine for Vm {
         Ok(least)
     }
 
-    fn restore(&self, state: Bundle) -> Result<(), MachineError> {
+    fn restore(&self, mut state: Bundle) -> Result<(), MachineError> {
         let mut control = self.control();
         let now = self.state();
         if !matches!(now, RunState::Prelaunch | RunState::Inmigrate) || control.permit.is_some() {
@@ -97,6 +98,8 @@ impl DestinationMachine for Vm {
                 format!("its state is {now}, and only one that was never run takes another's");
             return Err(MachineError::new(Code::InvalidState, "restoring the machine", why));
         }
+        SavedTouched::take(&mut state, self.ram())
+            .map_err(bad_state("loading what was touched"))?;
         let clocks = self.restore_all(state, control.clock)?;
         control.halted = (control.clock == GuestClock::Continue).then_some(clocks);
         Ok(())

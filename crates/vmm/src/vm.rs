@@ -105,14 +105,15 @@ impl Vm {
         console: Console,
         events: EventSink,
     ) -> Result<Self, VmError> {
-        Self::build(hypervisor, config, ram, console, events, None, RunState::Prelaunch)
+        let (ram, state) = (Arc::new(ram), RunState::Prelaunch);
+        Self::build(hypervisor, config, ram, console, events, None, state)
     }
 
     /// As [`Self::new`], for vCPUs like those of `model` if there is one.
     pub(crate) fn build(
         hypervisor: &Hypervisor,
         config: MachineConfig,
-        ram: GuestRam,
+        ram: Arc<GuestRam>,
         console: Console,
         events: EventSink,
         model: Option<&Model>,
@@ -120,7 +121,7 @@ impl Vm {
     ) -> Result<Self, VmError> {
         check(hypervisor, &config, &ram)?;
         let vm = Arc::new(create(hypervisor)?);
-        let slots = Slots::new(vm.clone(), Arc::new(ram)).map_err(VmError::kvm("mapping RAM"))?;
+        let slots = Slots::new(vm.clone(), ram).map_err(VmError::kvm("mapping RAM"))?;
         let slots = Arc::new(slots);
         let vcpus = vcpus(hypervisor, &vm, 0..config.vcpus, config.vcpus, model)?;
         let pages = vcpus.iter().map(|vcpu| RunPage::map(vcpu.fd())).collect::<io::Result<_>>();
