@@ -347,6 +347,21 @@ fn events_before_between_and_after_come_once_and_in_order() {
 }
 
 #[test]
+fn events_that_another_thread_sends_all_the_while_come_once_and_in_order() {
+    let pretender = Pretender::new();
+    let mut raw = Raw::negotiated(&pretender.path);
+    let events = pretender.events.clone();
+    let sending = std::thread::spawn(move || (1..=3000).for_each(|n| events.send(&pass(n))));
+    let told = std::thread::spawn(move || passes(&mut raw, 3000));
+    while !told.is_finished() {
+        drop(pretender.suspend());
+        pretender.server.resume();
+    }
+    sending.join().unwrap();
+    assert_eq!(told.join().unwrap(), (1..=3000).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_late_event_that_is_none_is_left_out() {
     let pretender = Pretender::new();
     let mut raw = Raw::negotiated(&pretender.path);

@@ -7,6 +7,7 @@ mod raw;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
 
 use machine::Pretender;
 use proptest::prelude::*;
@@ -20,17 +21,32 @@ const COMMANDS: usize = 400;
 /// What is done to the server.
 #[derive(Debug, Clone)]
 struct Step {
-    /// Whether another takes its place, or it goes on by itself.
-    replaced: bool,
+    then: Then,
     /// Events that are sent before, while it is suspended, and after.
     events: [u8; 3],
     /// Whether a client comes, or goes, while it is suspended.
     comes: bool,
 }
 
+/// How it goes on after it was suspended.
+#[derive(Debug, Clone)]
+enum Then {
+    /// By itself.
+    Resumed,
+    /// Another takes its place.
+    Replaced,
+    /// By itself, perhaps because it was not suspended within so many microseconds.
+    Impatient(u64),
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = (any::<bool>(), prop::array::uniform3(0u8..4), any::<bool>())
-        .prop_map(|(replaced, events, comes)| Step { replaced, events, comes });
+    let then = prop_oneof![
+        Just(Then::Resumed),
+        Just(Then::Replaced),
+        (0u64..300).prop_map(Then::Impatient),
+    ];
+    let step = (then, prop::array::uniform3(0u8..4), any::<bool>())
+        .prop_map(|(then, events, comes)| Step { then, events, comes });
     prop::collection::vec(step, 1..24)
 }
 
@@ -70,16 +86,23 @@ fn carry_out(steps: Vec<Step>, pretender: Pretender, sent: &mut u64) -> Pretende
         }
     };
     let mut guest = None;
-    steps.into_iter().fold(pretender, |pretender, Step { replaced, events, comes }| {
+    steps.into_iter().fold(pretender, |pretender, Step { then, events, comes }| {
         send(&pretender, events[0]);
-        let parts = pretender.suspend();
+        let parts = match then {
+            Then::Resumed | Then::Replaced => Some(pretender.suspend()),
+            Then::Impatient(limit) => {
+                let _ = pretender.server.suspend(Duration::from_micros(limit));
+                None
+            }
+        };
         send(&pretender, events[1]);
         guest = comes.then(|| Raw::new(&pretender.path));
-        let pretender = if replaced {
-            pretender.replaced(parts)
-        } else {
-            pretender.server.resume();
-            pretender
+        let pretender = match (then, parts) {
+            (Then::Replaced, Some(parts)) => pretender.replaced(parts),
+            _ => {
+                pretender.server.resume();
+                pretender
+            }
         };
         send(&pretender, events[2]);
         if let Some(guest) = &mut guest {
@@ -96,7 +119,7 @@ fn assert_all_passes(passes: &[Value], sent: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_time: 30_000, ..ProptestConfig::default() })]
 
     #[test]
     fn every_command_is_answered_once_and_every_event_told_once_in_order(
