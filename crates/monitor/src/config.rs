@@ -75,6 +75,8 @@ pub enum Incoming {
     At(Address),
     /// Where QMP's `migrate-incoming` will say.
     Deferred,
+    /// From the process that this one replaces.
+    Predecessor,
 }
 
 /// A control socket.

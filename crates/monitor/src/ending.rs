@@ -16,6 +16,10 @@ pub enum Ending {
     Signal(Signal),
     /// The guest has moved away, and nothing was to stay.
     Moved,
+    /// A new process has taken the machine over.
+    Renewed,
+    /// This process was to take a machine over, and the old one keeps it.
+    NotTaken,
     /// It cannot go on.
     Failed(Error),
 }
@@ -25,7 +29,7 @@ impl Ending {
     pub(crate) fn cause(&self) -> ShutdownCause {
         match self {
             Self::PoweredOff => ShutdownCause::GuestShutdown,
-            Self::Quit | Self::Moved => ShutdownCause::HostQmpQuit,
+            Self::Quit | Self::Moved | Self::Renewed | Self::NotTaken => ShutdownCause::HostQmpQuit,
             Self::Signal(_) => ShutdownCause::HostSignal,
             Self::Failed(_) => ShutdownCause::HostError,
         }
@@ -39,6 +43,8 @@ impl fmt::Display for Ending {
             Self::Quit => f.write_str("the machine was ended"),
             Self::Signal(signal) => write!(f, "the machine was ended by {signal:?}"),
             Self::Moved => f.write_str("the guest has moved away"),
+            Self::Renewed => f.write_str("a new process has taken the machine over"),
+            Self::NotTaken => f.write_str("the old process keeps its machine"),
             Self::Failed(error) => error.fmt(f),
         }
     }

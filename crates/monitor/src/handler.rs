@@ -77,6 +77,7 @@ fn execute(monitor: &Arc<Monitor>, command: Command, context: &Context) -> Resul
             let set = files_of_set(&address, context, Access::Write)?;
             monitor.migrate(&migrate, given, set).map(Into::into)
         }
+        Command::Update(update) => monitor.update(&update).map(Into::into),
         Command::MigrateIncoming(incoming) => receive(monitor, &incoming, context).map(Into::into),
         Command::MigrateCancel => monitor.cancel(context.oob()).map(Into::into),
         Command::MigrateContinue(at) if at.state == MigrationStatus::PreSwitchover => {

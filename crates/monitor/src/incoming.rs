@@ -108,6 +108,16 @@ fn in_vain(name: &MachineName, report: &Report) -> Error {
 }
 
 impl Waiting {
+    /// The wait for the guest of a process that is being replaced.
+    pub fn over(job: DestinationJob) -> Self {
+        Self { job, begun: SystemTime::now(), socket: None }
+    }
+
+    /// Waits until it is known how it ended.
+    pub fn wait(&self) -> Report {
+        self.job.wait()
+    }
+
     /// Where it waits, with the port that the kernel chose.
     pub fn address(&self) -> &Address {
         self.job.address()

@@ -1,7 +1,7 @@
 //! One machine in one process, from its start to its end.
 
-use crate::handler::Control;
 use crate::monitor::{Monitor, State};
+use crate::renew::Succession;
 use crate::restoring::OpenFile;
 use crate::{
     BootSource, Claim, Ending, Error, Incoming, MachineName, Restore, RunConfig, RuntimeDir,
@@ -9,12 +9,14 @@ use crate::{
 };
 use devices::console::Spec;
 use devices::event_loop::EventLoop;
+use devices::lock;
 use links::{Address, Descriptors};
 use memory::GuestRam;
 use motion::handover::{DirJournal, RunPermit};
 use motion::{Machine as _, Progress};
-use qmp::{Event, Server, ServerHandle};
+use qmp::{BindError, Event, Server};
 use state::Code;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,35 +33,36 @@ const LAST_OUTPUT: Duration = Duration::from_millis(500);
 pub struct Machine {
     monitor: Arc<Monitor>,
     signals: Signals,
-    // In the order in which they are to end.
-    server: ServerHandle,
+    // Ends last.
     _events: EventLoop,
-    _claim: Claim,
 }
 
-impl Machine {
-    /// Builds a machine and lets it run, or begins to wait for one, or to restore one.
-    ///
-    /// # Errors
-    /// [`Error`]; nothing of it is left.
-    pub fn start(config: RunConfig, runtime: &RuntimeDir) -> Result<Self, Error> {
+/// What a process begins with, wherever its guest comes from.
+struct Beginning {
+    signals: Signals,
+    hypervisor: Hypervisor,
+}
+
+impl Beginning {
+    fn new() -> Result<Self, Error> {
         let signals = Signals::catch()?;
         // First what is most likely to be missing.
         let hypervisor = Hypervisor::open().map_err(|e| Error::new(e.code(), e.to_string()))?;
-        let file = match &config.boot {
-            BootSource::Restore(restore) => Some(OpenFile::of(restore, config.backing)?),
-            BootSource::Incoming(Incoming::At(Address::File(path))) => {
-                Some(OpenFile::of(&Restore::of(path.clone()), config.backing)?)
-            }
-            _ => None,
-        };
-        let (name, claim) = take_name(&config, file.as_ref(), runtime)?;
-        let journal = runtime.handovers()?;
-        sweep(&journal);
-        let server = bind(&config, runtime.socket(&name))?;
+        Ok(Self { signals, hypervisor })
+    }
+
+    /// A machine without a guest.
+    fn machine(
+        self,
+        name: MachineName,
+        config: RunConfig,
+        runtime: &RuntimeDir,
+        claim: Option<Claim>,
+        server: &Server,
+    ) -> Result<Machine, Error> {
+        let Self { signals, hypervisor } = self;
         let failed = |e| Error::host(format!("cannot start `{name}`"), &e);
         let events = EventLoop::start("devices").map_err(failed)?;
-        let waker = signals.waker();
         let (happenings, happened) = mpsc::channel();
         let mut sockets = vec![runtime.socket(&name)];
         sockets.extend(config.qmp.iter().map(|socket| socket.path.clone()));
@@ -69,10 +72,13 @@ impl Machine {
             hypervisor: Arc::new(hypervisor),
             devices: events.handle().clone(),
             events: server.events(),
-            journal,
+            runtime: runtime.clone(),
+            claim: Mutex::new(claim),
+            server: Mutex::default(),
+            journal: runtime.handovers()?,
             sockets,
             happenings,
-            waker,
+            waker: signals.waker(),
             console: Mutex::new(None),
             state: Mutex::new(State::default()),
         });
@@ -81,17 +87,61 @@ impl Machine {
             .name("happenings".into())
             .spawn(move || happened.iter().for_each(|event| listener.happened(event)))
             .map_err(failed)?;
+        Ok(Machine { monitor, signals, _events: events })
+    }
+}
+
+impl Machine {
+    /// Builds a machine and lets it run, or begins to wait for one, or to restore one.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing of it is left.
+    pub fn start(config: RunConfig, runtime: &RuntimeDir) -> Result<Self, Error> {
+        let beginning = Beginning::new()?;
+        let file = match &config.boot {
+            BootSource::Restore(restore) => Some(OpenFile::of(restore, config.backing)?),
+            BootSource::Incoming(Incoming::At(Address::File(path))) => {
+                Some(OpenFile::of(&Restore::of(path.clone()), config.backing)?)
+            }
+            _ => None,
+        };
+        let (name, claim) = take_name(&config, file.as_ref(), runtime)?;
+        sweep(&runtime.handovers()?);
+        let server = bind(&config, runtime.socket(&name))?;
+        let machine = beginning.machine(name, config, runtime, Some(claim), &server)?;
+        let monitor = &machine.monitor;
         match file {
             Some(file) => {
-                prepare(&monitor)?;
+                prepare(monitor)?;
                 let config = &monitor.config;
                 let at_start = matches!(config.boot, BootSource::Restore(_));
                 monitor.restore(file, config.paused, config.keep_waiting, at_start)?;
             }
-            None => begin(&monitor)?,
+            None => begin(monitor)?,
         }
-        let server = server.start(Arc::new(Control::new(monitor.clone()))).map_err(failed)?;
-        Ok(Self { monitor, signals, server, _events: events, _claim: claim })
+        let failed = |e| Error::host(format!("cannot start `{}`", monitor.name), &e);
+        monitor.serve(server).map_err(failed)?;
+        Ok(machine)
+    }
+
+    /// Begins to take over the machine of the process at the other end of `channel`, which this one
+    /// replaces.
+    ///
+    /// # Errors
+    /// [`Error`]; the other process was told, and keeps its machine.
+    pub fn succeed(channel: OwnedFd) -> Result<Self, Error> {
+        let (succession, config) = Succession::begin(channel)?;
+        succession.or_refuse(|| {
+            let beginning = Beginning::new()?;
+            let runtime = succession.runtime();
+            let nameless = || Error::new(Code::Internal, "the machine has no name");
+            let name = config.name.clone().ok_or_else(nameless)?;
+            let failed = |e: BindError| Error::new(Code::HostIo, e.to_string());
+            let server = Server::bind(&[]).map_err(failed)?;
+            let machine = beginning.machine(name, config, runtime, None, &server)?;
+            succession.take_over(&machine.monitor, server)?;
+            Ok(machine)
+        })
     }
 
     /// Its name.
@@ -144,7 +194,7 @@ impl Machine {
     #[must_use]
     pub fn wait(self) -> Ending {
         let ending = self.until_the_end();
-        let Self { monitor, signals: _signals, server, _events: _, _claim } = self;
+        let Self { monitor, signals: _signals, _events: _ } = self;
         tracing::info!(%ending, "the machine ends");
         if let Some(motion) = monitor.motion_under_way() {
             motion.abandon();
@@ -158,6 +208,11 @@ impl Machine {
             tracing::debug!(%error, "giving up a restore at the end");
         }
         let guest = monitor.state().guest.take();
+        if matches!(ending, Ending::Renewed | Ending::NotTaken) {
+            // What people hold on to is another process's.
+            monitor.release();
+            return ending;
+        }
         if let Some(guest) = &guest
             && let Err(error) = guest.halt()
         {
@@ -169,7 +224,10 @@ impl Machine {
             guest.console().flush(LAST_OUTPUT);
         }
         monitor.close_console();
-        server.shutdown();
+        let server = lock(&monitor.server).take();
+        drop(server);
+        let claim = lock(&monitor.claim).take();
+        drop(claim);
         ending
     }
 
@@ -226,7 +284,8 @@ fn begin(monitor: &Arc<Monitor>) -> Result<(), Error> {
     let config = &monitor.config;
     let image = |e: vmm::boot::BootError| Error::new(Code::BadKernel, e.to_string());
     let (kernel, initrd) = match &config.boot {
-        BootSource::Incoming(Incoming::Deferred) | BootSource::Restore(_) => {
+        BootSource::Incoming(Incoming::Deferred | Incoming::Predecessor)
+        | BootSource::Restore(_) => {
             return prepare(monitor);
         }
         BootSource::Incoming(Incoming::At(address)) => {

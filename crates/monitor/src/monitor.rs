@@ -1,9 +1,11 @@
 //! What one machine's process knows and does, whoever asks for it.
 
+use crate::handler::Control;
 use crate::incoming::Waiting;
 use crate::outgoing::Outgoing;
+use crate::renew::Succession;
 use crate::restoring::Restoring;
-use crate::{Ending, Error, MachineName, RunConfig};
+use crate::{Claim, Ending, Error, MachineName, RunConfig, RuntimeDir};
 use devices::console::{Console, ConsoleError, SavedConsole, Spec, restore_terminal};
 use devices::event_loop::Handle;
 use devices::lock;
@@ -11,7 +13,7 @@ use links::Waker;
 use motion::{Machine, SourceMachine};
 use qmp::command::{Capabilities, Parameters};
 use qmp::reply::RunState;
-use qmp::{Event, EventSender, ShutdownCause};
+use qmp::{Event, EventSender, Server, ServerHandle, ShutdownCause};
 use state::{Code, Saved};
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
@@ -30,6 +32,12 @@ pub(crate) struct Monitor {
     /// The loop that serves the console.
     pub devices: Handle,
     pub events: EventSender,
+    /// Where machines are found by name.
+    pub runtime: RuntimeDir,
+    /// The name, while it is this process's.
+    pub claim: Mutex<Option<Claim>>,
+    /// What serves the control sockets, while this process does.
+    pub server: Mutex<Option<ServerHandle>>,
     /// The folder of handover records.
     pub journal: PathBuf,
     /// Where it is to be found: its control sockets.
@@ -60,6 +68,8 @@ pub(crate) struct State {
     pub incoming: Option<Arc<Waiting>>,
     /// The restore of a guest from a file, and how it went.
     pub restoring: Option<Arc<Restoring>>,
+    /// What was taken over from the process before this one.
+    pub succession: Option<Arc<Succession>>,
     pub ending: Option<Ending>,
 }
 
@@ -100,14 +110,26 @@ impl Monitor {
         if let Some(console) = &*console {
             return Ok(console.clone());
         }
+        let opened = Console::open(&self.config.console, &self.devices, self.quitter())?;
+        Ok(console.insert(opened).clone())
+    }
+
+    /// What a person at the console types to end the machine comes to this.
+    pub fn quitter(self: &Arc<Self>) -> impl Fn() + Send + Sync + 'static {
         let monitor = Arc::downgrade(self);
-        let opened = Console::open(&self.config.console, &self.devices, move || {
+        move || {
             let Some(monitor) = monitor.upgrade() else { return };
             if let Err(error) = monitor.quit(Ending::Quit) {
                 tracing::error!("{error}");
             }
-        })?;
-        Ok(console.insert(opened).clone())
+        }
+    }
+
+    /// Begins to answer commands.
+    pub fn serve(self: &Arc<Self>, server: Server) -> std::io::Result<()> {
+        let handle = server.start(Arc::new(Control::new(self.clone())))?;
+        *lock(&self.server) = Some(handle);
+        Ok(())
     }
 
     /// The machine.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Turns the engine's steps into events.
 pub(crate) struct Observer {
-    events: EventSender,
+    events: Option<EventSender>,
     stopped: AtomicBool,
     on_end: Box<dyn Fn(&Report) + Send + Sync>,
 }
@@ -15,7 +15,18 @@ pub(crate) struct Observer {
 impl Observer {
     /// An observer that calls `on_end` with the report.
     pub fn new(events: EventSender, on_end: impl Fn(&Report) + Send + Sync + 'static) -> Self {
-        Self { events, stopped: AtomicBool::new(false), on_end: Box::new(on_end) }
+        Self { events: Some(events), stopped: AtomicBool::new(false), on_end: Box::new(on_end) }
+    }
+
+    /// One that says nothing: clients notice nothing of an update.
+    pub fn silent() -> Self {
+        Self { events: None, stopped: AtomicBool::new(false), on_end: Box::new(|_| {}) }
+    }
+
+    fn send(&self, event: &Event) {
+        if let Some(events) = &self.events {
+            events.send(event);
+        }
     }
 
     /// Whether the engine stopped the guest and has not let it run again.
@@ -26,26 +37,26 @@ impl Observer {
 
 impl motion::Observer for Observer {
     fn status(&self, status: Status) {
-        self.events.send(&Event::Migration { status: migration_status(status) });
+        self.send(&Event::Migration { status: migration_status(status) });
     }
 
     fn pass(&self, number: u32) {
-        self.events.send(&Event::MigrationPass { pass: number.into() });
+        self.send(&Event::MigrationPass { pass: number.into() });
     }
 
     fn stopped(&self) {
         self.stopped.store(true, Ordering::Release);
-        self.events.send(&Event::Stop);
+        self.send(&Event::Stop);
     }
 
     fn resumed(&self) {
         self.stopped.store(false, Ordering::Release);
-        self.events.send(&Event::Resume);
+        self.send(&Event::Resume);
     }
 
     fn undecided(&self, token: &str) {
         let event = Event::Handover { token: token.to_owned(), state: "undecided".to_owned() };
-        self.events.send(&event);
+        self.send(&event);
     }
 
     fn finished(&self, report: &Report) {

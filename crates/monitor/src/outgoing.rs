@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::monitor::Monitor;
 use crate::observer::Observer;
+use crate::renew::Renewal;
 use links::{Address, Descriptors};
 use motion::handover::{DirJournal, Particulars, Side, Token};
 use motion::source::{Command, FilePlace, PeerAddress, SourceJob};
@@ -29,6 +30,8 @@ pub(crate) struct Outgoing {
     purpose: Purpose,
     to_a_file: bool,
     cont_cancels: bool,
+    /// The process that is to take the machine over, where it is an update.
+    renewal: Option<Arc<Renewal>>,
     /// The guest, which stayed stopped after it was copied, was let run.
     left: AtomicBool,
     begun: SystemTime,
@@ -104,6 +107,7 @@ impl Monitor {
             purpose,
             to_a_file,
             cont_cancels: command.cont_cancels,
+            renewal: None,
             left: AtomicBool::new(false),
             begun: SystemTime::now(),
         };
@@ -267,7 +271,7 @@ fn regular_file(given: &Descriptors, name: &str) -> Option<OwnedFd> {
 }
 
 /// The promise that the parameters make.
-fn blackout(parameters: &Parameters) -> Blackout {
+pub(crate) fn blackout(parameters: &Parameters) -> Blackout {
     match parameters.downtime_unlimited {
         true => Blackout::Unlimited,
         false => Blackout::Limit(Duration::from_millis(parameters.downtime_limit)),
@@ -275,6 +279,37 @@ fn blackout(parameters: &Parameters) -> Blackout {
 }
 
 impl Outgoing {
+    /// An update.
+    pub fn of_update(
+        job: SourceJob,
+        observer: Arc<Observer>,
+        peer: String,
+        renewal: Arc<Renewal>,
+    ) -> Self {
+        Self {
+            job,
+            observer,
+            peer,
+            purpose: Purpose::Move,
+            to_a_file: false,
+            cont_cancels: false,
+            renewal: Some(renewal),
+            left: AtomicBool::new(false),
+            begun: SystemTime::now(),
+        }
+    }
+
+    /// Waits until it is known how it ended.
+    pub fn wait(&self) -> Report {
+        self.job.wait()
+    }
+
+    /// The versions of the program that is replaced and of the one that replaces it, where it is an
+    /// update.
+    pub fn versions(&self) -> Option<(String, Option<String>)> {
+        self.renewal.as_ref().map(|renewal| renewal.versions())
+    }
+
     /// When it began.
     pub fn begun(&self) -> SystemTime {
         self.begun
@@ -328,6 +363,9 @@ impl Outgoing {
 
     /// Where the guest is, when it is not here any more.
     pub fn gone(&self) -> String {
+        if self.renewal.is_some() {
+            return "a new process has taken it over".to_owned();
+        }
         match self.to_a_file {
             true => {
                 format!("its guest was saved to {}; `whimbrel restore` continues it", self.peer)
@@ -378,6 +416,7 @@ impl Outgoing {
     /// Why something cannot be done while this motion is under way.
     pub fn in_the_way(&self, doing: &str) -> Error {
         let what = match (self.to_a_file, self.purpose) {
+            (false, _) if self.renewal.is_some() => "update",
             (false, _) => "motion",
             (true, Purpose::Move) => "save",
             (true, _) => "snapshot",

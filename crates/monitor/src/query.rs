@@ -67,11 +67,15 @@ impl Monitor {
 
     /// `query-migrate`
     pub fn migration(&self) -> MigrationInfo {
-        let (guest, outgoing, incoming, restoring) = {
+        let (guest, outgoing, incoming, restoring, succession) = {
             let state = self.state();
             let (outgoing, incoming) = (state.outgoing.clone(), state.incoming.clone());
-            (state.guest.clone(), outgoing, incoming, state.restoring.clone())
+            let (restoring, succession) = (state.restoring.clone(), state.succession.clone());
+            (state.guest.clone(), outgoing, incoming, restoring, succession)
         };
+        if let (None, Some(succession)) = (&outgoing, succession) {
+            return succession.info();
+        }
         match (outgoing, incoming, restoring) {
             (Some(motion), ..) => {
                 let (mut progress, report) = (motion.progress(), motion.report());
@@ -79,7 +83,13 @@ impl Monitor {
                 if report.is_none() && progress.status.0 == Status::None {
                     progress.status.0 = Status::Setup;
                 }
-                info(&progress, report, motion.begun())
+                let mut info = info(&progress, report, motion.begun());
+                if let Some((from, to)) = motion.versions()
+                    && let Some(report) = &mut info.report
+                {
+                    report["update"] = json!({ "from": from, "to": to });
+                }
+                info
             }
             (None, None, Some(restoring)) => {
                 info(&restoring.progress(), Some(restoring.report()), restoring.begun())

@@ -138,7 +138,7 @@ impl RuntimeDir {
         ftruncate(&lock, 0)
             .and_then(|()| pwrite(&lock, std::process::id().to_string().as_bytes(), 0))
             .map_err(|e| Error::host(doing(), &e.into()))?;
-        Ok(Some(Claim { _lock: lock, files: [self.socket(name), self.lock(name)] }))
+        Ok(Some(Claim { lock, files: [self.socket(name), self.lock(name)] }))
     }
 
     /// Ends the process of a machine, whatever it is doing, and removes what it leaves behind.
@@ -207,14 +207,54 @@ impl RuntimeDir {
 /// A name taken, until dropped.
 #[derive(Debug)]
 pub struct Claim {
-    _lock: OwnedFd,
+    lock: OwnedFd,
     /// Removed while the lock is still held.
     files: [PathBuf; 2],
 }
 
+impl Claim {
+    /// A descriptor of the lock, which keeps the name taken for whoever has it.
+    ///
+    /// # Errors
+    /// When the process has none left.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.lock.try_clone()
+    }
+
+    /// Goes on with the name of a process that this one replaces, whose lock this is.
+    ///
+    /// # Errors
+    /// When it is not the lock of that name, or it cannot be written to.
+    pub(crate) fn adopt(
+        runtime: &RuntimeDir,
+        name: &MachineName,
+        lock: OwnedFd,
+    ) -> Result<Self, Error> {
+        let doing = || format!("cannot take over the name `{name}`");
+        let path = runtime.lock(name);
+        let (ours, there) = (fstat(&lock), lstat(&path));
+        let is_it = matches!((&ours, &there), (Ok(ours), Ok(there))
+            if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino));
+        if !is_it {
+            let why = format!("{}: {} is not what is locked", doing(), path.display());
+            return Err(Error::new(Code::HostIo, why));
+        }
+        let pid = std::process::id().to_string();
+        ftruncate(&lock, 0)
+            .and_then(|()| pwrite(&lock, pid.as_bytes(), 0))
+            .map_err(|e| Error::host(doing(), &e.into()))?;
+        Ok(Self { lock, files: [runtime.socket(name), path] })
+    }
+
+    /// Another process has the name from now on: its files stay.
+    pub(crate) fn leave(mut self) {
+        self.files = Default::default();
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
-        for file in &self.files {
+        for file in self.files.iter().filter(|file| !file.as_os_str().is_empty()) {
             if let Err(error) = remove(file) {
                 tracing::warn!(file = %file.display(), %error, "cannot remove");
             }

@@ -74,6 +74,16 @@ pub enum Event {
         /// How much came, in bytes.
         bytes: u64,
     },
+    /// The machine's process was replaced while its guest ran. Connections go on with the new one.
+    #[serde(rename = "x-whimbrel-updated")]
+    Updated {
+        /// The program that was replaced, by name and version.
+        from: String,
+        /// The one that replaced it.
+        to: String,
+        /// The process that has the machine now.
+        pid: u32,
+    },
     /// A processor of the guest stopped on an error; the run state tells what became of the
     /// machine.
     #[serde(rename = "x-whimbrel-guest-error")]

@@ -4,7 +4,7 @@ use crate::exit::Exit;
 use crate::terminal::Style;
 use crate::verbs::{
     bench, demo, guest, handover, inspect, kill, list, migrate, pause, qmp, restore, resume, run,
-    save, shutdown, snapshot, status,
+    save, shutdown, snapshot, status, update,
 };
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -45,6 +45,7 @@ pub enum Verb {
     Migrate(migrate::Migrate),
     Save(save::Save),
     Snapshot(snapshot::Snapshot),
+    Update(update::Update),
     Handover(handover::Handover),
     Inspect(inspect::Inspect),
     Guest(guest::Guest),
@@ -68,6 +69,7 @@ impl Verb {
             Self::Migrate(verb) => verb.run(),
             Self::Save(verb) => verb.run(),
             Self::Snapshot(verb) => verb.run(),
+            Self::Update(verb) => verb.run(),
             Self::Handover(verb) => verb.run(),
             Self::Inspect(verb) => verb.run(),
             Self::Guest(verb) => verb.run(),
@@ -91,6 +93,7 @@ impl Verb {
             Self::Migrate(verb) => verb.json,
             Self::Save(verb) => verb.json,
             Self::Snapshot(verb) => verb.json,
+            Self::Update(verb) => verb.json,
             Self::Handover(verb) => verb.wants_json(),
             Self::Inspect(verb) => verb.json,
             Self::Guest(verb) => verb.wants_json(),

@@ -18,3 +18,4 @@ pub mod save;
 pub mod shutdown;
 pub mod snapshot;
 pub mod status;
+pub mod update;

@@ -5,6 +5,7 @@ mod capabilities;
 mod handover;
 mod migrate;
 mod parameters;
+mod update;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ pub use migrate::{
     SocketAddress, TimeoutAction,
 };
 pub use parameters::{Parameters, SetParameters};
+pub use update::Update;
 
 use crate::error::{Error, clip};
 use crate::json::{self, Object};
@@ -109,6 +111,8 @@ commands! {
         "migrate_cancel" => MigrateCancel,
         /// Goes on from `pre-switchover`.
         "migrate-continue" => MigrateContinue(MigrateContinue),
+        /// Replaces the process of the machine while its guest runs.
+        "x-whimbrel-update" => Update(Update),
         /// How the present or last motion stands.
         "query-migrate" => QueryMigrate,
         /// Sets switches of the motions to come.

@@ -56,6 +56,13 @@ impl Server {
         Ok(Self { listeners, clients, sets, late: Vec::new(), limits, mailbox, inbox })
     }
 
+    /// Has its events come from whoever sends them to `vacant`, which has no clients.
+    #[must_use]
+    pub fn in_place_of(self, vacant: Self) -> Self {
+        let Self { mailbox, inbox, .. } = vacant;
+        Self { mailbox, inbox, ..self }
+    }
+
     /// Has the adopted clients that have negotiated told these
     /// [late events](super::ServerHandle::late_events) of the other process, before anything else.
     /// What is no line of a server is left out.

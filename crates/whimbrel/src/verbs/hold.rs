@@ -9,6 +9,7 @@ use memory::Backing;
 use monitor::{Console, Ending, Machine, MachineName, QmpSocket, RunConfig, RuntimeDir};
 use progress::Display;
 use std::io::{IsTerminal, stdin};
+use std::os::fd::OwnedFd;
 
 /// What describes a machine from the outside: what its guest knows nothing of.
 #[derive(Debug, clap::Args)]
@@ -132,8 +133,17 @@ pub fn hold(
     Ok(exit(ending, json))
 }
 
+/// Holds the machine of another process, which this one replaces.
+pub fn succeed(channel: OwnedFd) -> anyhow::Result<Exit> {
+    let ending = Machine::succeed(channel)?.wait();
+    tracing::info!("{ending}");
+    Ok(exit(ending, false))
+}
+
 fn exit(ending: Ending, json: bool) -> Exit {
     match ending {
+        // Whoever asked for it is told by the process that has the machine.
+        Ending::NotTaken => Exit::Failed,
         Ending::Failed(error) => {
             let exit = Exit::of_code(error.code);
             print_error(&error.into(), json);

@@ -1,6 +1,6 @@
 //! `whimbrel run`
 
-use super::hold::{Manner, Outside, hold};
+use super::hold::{Manner, Outside, hold, succeed};
 use crate::exit::Exit;
 use crate::units::{Size, Time};
 use guest::Builtin;
@@ -42,9 +42,10 @@ pub struct Run {
     /// How many processors [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     cpus: Option<u8>,
-    /// Wait for a machine there, or until QMP's migrate-incoming says where
-    #[arg(long, value_name = "URI|defer", value_parser = incoming)]
-    incoming: Option<Incoming>,
+    /// Wait for a machine there, or until QMP's migrate-incoming says where; update: takes over the
+    /// machine of another process of this host, which describes all of it
+    #[arg(long, value_name = "URI|defer|update:unix:PATH", value_parser = incoming)]
+    incoming: Option<From>,
     /// Do not let the guest run before `resume`
     #[arg(long, conflicts_with = "incoming")]
     paused: bool,
@@ -64,7 +65,14 @@ pub struct Run {
 
 impl Run {
     pub fn run(self) -> anyhow::Result<Exit> {
-        hold(Manner::of(&self.outside), || self.config())
+        let channel = match &self.incoming {
+            Some(From::Predecessor) => monitor::channel_of_stdin()?,
+            Some(From::PredecessorAt(path)) => monitor::channel_on(path)?,
+            Some(From::Elsewhere(_)) | None => {
+                return hold(Manner::of(&self.outside), || self.config());
+            }
+        };
+        succeed(channel)
     }
 
     /// Whether its errors, too, are to be JSON.
@@ -76,8 +84,8 @@ impl Run {
         let kernel = match (self.guest, self.kernel, self.incoming) {
             (Some(guest), _, _) => BootSource::Builtin(guest),
             (_, Some(kernel), _) => BootSource::Files { kernel, initrd: self.initrd },
-            (_, _, Some(incoming)) => BootSource::Incoming(incoming),
-            (None, None, None) => {
+            (_, _, Some(From::Elsewhere(incoming))) => BootSource::Incoming(incoming),
+            (None, None, _) => {
                 return Err(monitor::Error::new(
                     state::Code::InvalidArgument,
                     "there is nothing to run: give --guest, --kernel or --incoming",
@@ -106,11 +114,29 @@ impl Run {
     }
 }
 
-fn incoming(text: &str) -> Result<Incoming, String> {
-    if text == "defer" {
-        return Ok(Incoming::Deferred);
+/// Where a machine comes from that is not booted here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum From {
+    Elsewhere(Incoming),
+    /// The process that started this one.
+    Predecessor,
+    /// A process that connects there.
+    PredecessorAt(PathBuf),
+}
+
+fn incoming(text: &str) -> Result<From, String> {
+    if let Some(rest) = text.strip_prefix("update:") {
+        return match rest.strip_prefix("unix:") {
+            Some(path) if !path.is_empty() => Ok(From::PredecessorAt(path.into())),
+            _ if rest == "stdin" => Ok(From::Predecessor),
+            _ => Err("after update: comes unix:PATH".to_owned()),
+        };
     }
-    text.parse().map(Incoming::At).map_err(|error| format!("{error}, or defer"))
+    if text == "defer" {
+        return Ok(From::Elsewhere(Incoming::Deferred));
+    }
+    let elsewhere = text.parse().map(|address| From::Elsewhere(Incoming::At(address)));
+    elsewhere.map_err(|error| format!("{error}, or defer, or update:unix:PATH"))
 }
 
 #[cfg(test)]

@@ -1,0 +1,456 @@
+//! The process that takes over.
+
+use super::channel::{Channel, Kind};
+use super::held::{Held, Role, SavedHeld};
+use super::leaving::{SavedLateEvents, SavedSettings};
+use super::outset::{self, BUILDER, Outset, SavedBuilder, SavedReason};
+use crate::arrival::Arrivals;
+use crate::incoming::Waiting;
+use crate::monitor::Monitor;
+use crate::{Claim, Ending, Error, RunConfig, RuntimeDir};
+use devices::console::{Console, SavedConsoleEnd};
+use devices::lock;
+use links::{Address, Descriptors, Listener};
+use memory::GuestRam;
+use motion::destination::DestinationJob;
+use motion::handover::{Fate, MemoryJournal, RunPermit};
+use motion::{
+    DestinationMachine, DestinationOptions, Machine, MachineBuilder, MachineError, RamWay,
+    Rehearsal, Report, Status,
+};
+use qmp::Server;
+use qmp::reply::MigrationInfo;
+use state::{Bundle, Code, Refusal};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+use vmm::{Builder, RamOrigin, Vm, Wishes};
+
+/// How long the old process may take to say what machine it is.
+const OUTSET: Duration = Duration::from_secs(10);
+/// How long the old process may take until its guest stops: it answers for that itself.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long the old process may take to say how it went.
+const TELLING: Duration = Duration::from_secs(10);
+/// Threads that fill in page tables: memory is what they wait for, and the guest runs meanwhile.
+const POPULATING: usize = 2;
+/// The name of the motion's connection.
+const LINK: &str = "predecessor";
+
+/// What a process takes over, and from whom.
+pub(crate) struct Succession {
+    channel: Channel,
+    /// The program of the old process.
+    from: String,
+    runtime: RuntimeDir,
+    fate: Arc<Fate>,
+    link: Mutex<Option<OwnedFd>>,
+    ram: Mutex<Option<Arc<GuestRam>>>,
+    name: Mutex<Option<OwnedFd>>,
+    /// The server that nobody serves yet.
+    vacant: Mutex<Option<Server>>,
+    stage: Mutex<Stage>,
+    changed: Condvar,
+}
+
+/// How far it is.
+#[derive(Default)]
+struct Stage {
+    /// What people hold on to.
+    ahead: Option<Ahead>,
+    /// Events that came after that.
+    late: Vec<String>,
+    /// The guest is here.
+    entered: bool,
+    /// It never will be.
+    over: bool,
+    /// How it went, as the old process says.
+    info: Option<MigrationInfo>,
+    /// Nothing more is to be heard from it.
+    told: bool,
+}
+
+/// What people hold on to.
+struct Ahead {
+    server: Server,
+    settings: SavedSettings,
+}
+
+impl Succession {
+    /// Hears what machine it is. The configuration that belongs to it comes back too.
+    pub fn begin(channel: OwnedFd) -> Result<(Arc<Self>, RunConfig), Error> {
+        let channel = Channel::over(channel);
+        let begun = Self::hear(&channel);
+        match begun {
+            Ok((outset, fate, link, name)) => {
+                let Outset { builder, config, runtime, ram, held: _ } = outset;
+                let succession = Self {
+                    channel,
+                    from: builder,
+                    runtime,
+                    fate: Arc::new(fate),
+                    link: Mutex::new(Some(link)),
+                    ram: Mutex::new(Some(Arc::new(ram))),
+                    name: Mutex::new(Some(name)),
+                    vacant: Mutex::default(),
+                    stage: Mutex::default(),
+                    changed: Condvar::new(),
+                };
+                Ok((Arc::new(succession), config))
+            }
+            Err(error) => {
+                refuse(&channel, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn hear(channel: &Channel) -> Result<(Outset, Fate, OwnedFd, OwnedFd), Error> {
+        let doing = "cannot hear from the process that is to be replaced";
+        let letter = channel.receive(OUTSET).map_err(|e| Error::host(doing, &e))?;
+        let gone = || Error::new(Code::LinkLost, format!("{doing}: it has ended"));
+        let letter = letter.ok_or_else(gone)?;
+        if letter.kind != Kind::Outset {
+            let why = format!("{doing}: it began with {:?}", letter.kind);
+            return Err(Error::new(Code::ProtocolError, why));
+        }
+        let mut outset = outset::read(&letter.content, letter.descriptors)?;
+        let held = &mut outset.held;
+        let fate = Fate::open(held.take(Role::Fate)?).map_err(|e| Error::host(doing, &e))?;
+        let (link, name) = (held.take(Role::Link)?, held.take(Role::Name)?);
+        if let Some((_, stdin)) = held.take_optional(Role::Stdin)? {
+            rustix::stdio::dup2_stdin(stdin).map_err(|e| Error::host(doing, &e.into()))?;
+        }
+        std::mem::take(held).finish()?;
+        Ok((outset, fate, link, name))
+    }
+
+    /// Does what has to be done to take over; where that fails the old process is told.
+    pub fn or_refuse<T>(&self, task: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        task().inspect_err(|error| refuse(&self.channel, error))
+    }
+
+    /// The runtime folder of the machine.
+    pub fn runtime(&self) -> &RuntimeDir {
+        &self.runtime
+    }
+
+    fn stage(&self) -> std::sync::MutexGuard<'_, Stage> {
+        lock(&self.stage)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Stage)) {
+        change(&mut self.stage());
+        self.changed.notify_all();
+    }
+
+    /// How the update stands, in QMP's words.
+    pub fn info(&self) -> MigrationInfo {
+        let stage = self.stage();
+        match (&stage.info, stage.told) {
+            (Some(info), _) => info.clone(),
+            // The old process has ended without a word: that the guest is here says enough.
+            (None, true) => MigrationInfo {
+                status: Some(qmp::reply::MigrationStatus::Completed),
+                ..MigrationInfo::default()
+            },
+            (None, false) => MigrationInfo {
+                status: Some(qmp::reply::MigrationStatus::Device),
+                ..MigrationInfo::default()
+            },
+        }
+    }
+
+    /// Waits until the guest is here, or never will be.
+    fn wait_entered(&self) -> bool {
+        let stage = self
+            .changed
+            .wait_while(self.stage(), |stage| !stage.entered && !stage.over)
+            .unwrap_or_else(PoisonError::into_inner);
+        stage.entered
+    }
+
+    /// Takes in what people hold on to.
+    fn prepare(
+        &self,
+        monitor: &Arc<Monitor>,
+        content: &[u8],
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Error> {
+        let wrong = |e: state::LoadError| Error::new(Code::IncompatibleVersion, e.to_string());
+        let mut bundle = Bundle::decode(content).map_err(wrong)?;
+        let table: SavedHeld = bundle.take("").map_err(wrong)?;
+        let mut held = Held::of_parts(table, descriptors)?;
+        let vacant = lock(&self.vacant).take();
+        let none = || Error::new(Code::ProtocolError, "what people hold on to came twice");
+        let vacant = vacant.ok_or_else(none)?;
+        let server = Server::adopt(bundle.take("").map_err(wrong)?, held.take_all(Role::Qmp))
+            .map_err(|e| Error::new(Code::IncompatibleVersion, e.to_string()))?
+            .in_place_of(vacant);
+        let end: SavedConsoleEnd = bundle.take("").map_err(wrong)?;
+        let console = lock(&monitor.console).clone();
+        let none = || Error::new(Code::Internal, "there is no machine yet");
+        console
+            .ok_or_else(none)?
+            .adopt(end, held.take_all(Role::Console))
+            .map_err(|e| Error::new(Code::HostIo, e.to_string()))?;
+        let settings: SavedSettings = bundle.take("").map_err(wrong)?;
+        bundle.finish().map_err(wrong)?;
+        held.finish()?;
+        self.stage().ahead = Some(Ahead { server, settings });
+        Ok(())
+    }
+
+    /// Hears the old process out, and serves people from when the guest is here.
+    fn attend(&self, monitor: &Arc<Monitor>) {
+        let ahead = self.channel.receive(PATIENCE);
+        let prepared = match ahead {
+            Ok(Some(letter)) if letter.kind == Kind::Ahead => {
+                self.prepare(monitor, &letter.content, letter.descriptors)
+            }
+            // The motion's own connection says the same.
+            Ok(None) => return,
+            Ok(Some(letter)) => {
+                let why = format!("the old process went on with {:?}", letter.kind);
+                Err(Error::new(Code::ProtocolError, why))
+            }
+            Err(error) => Err(Error::host("hearing from the old process", &error)),
+        };
+        if let Err(error) = prepared {
+            tracing::info!(%error, "the update is refused");
+            refuse(&self.channel, &error);
+            return;
+        }
+        if let Err(error) = self.channel.send(Kind::Prepared, &[], &[] as &[OwnedFd], TELLING) {
+            tracing::info!(%error, "telling the old process that all is here");
+            return;
+        }
+        if !self.wait_entered() {
+            return;
+        }
+        self.serve(monitor);
+        match self.channel.receive(TELLING) {
+            Ok(Some(letter)) if letter.kind == Kind::Report => {
+                let info = serde_json::from_slice(&letter.content);
+                let info = info.inspect_err(|error| tracing::warn!(%error, "reading its report"));
+                self.change(|stage| stage.info = info.ok());
+            }
+            other => tracing::warn!(?other, "the old process did not say how the update went"),
+        }
+        self.change(|stage| stage.told = true);
+        monitor.events.send(&qmp::Event::Updated {
+            from: self.from.clone(),
+            to: BUILDER.to_owned(),
+            pid: std::process::id(),
+        });
+    }
+
+    /// Everybody is served here from now on.
+    fn serve(&self, monitor: &Arc<Monitor>) {
+        let (ahead, late) = {
+            let mut stage = self.stage();
+            (stage.ahead.take(), std::mem::take(&mut stage.late))
+        };
+        if let Some(lock_file) = lock(&self.name).take() {
+            match Claim::adopt(&self.runtime, &monitor.name, lock_file) {
+                Ok(claim) => *lock(&monitor.claim) = Some(claim),
+                Err(error) => tracing::error!(%error, "the machine's name was not taken over"),
+            }
+        }
+        let Some(Ahead { mut server, settings }) = ahead else { return };
+        monitor.adopt_settings(&settings.parameters, &settings.capabilities);
+        server.deliver(late);
+        if let Err(error) = monitor.serve(server) {
+            tracing::error!(%error, "the control sockets are not served");
+        }
+    }
+
+    /// Waits for the guest.
+    pub fn take_over(
+        self: &Arc<Self>,
+        monitor: &Arc<Monitor>,
+        vacant: Server,
+    ) -> Result<(), Error> {
+        let doing = format!("cannot take `{}` over", monitor.name);
+        let fail = |code, why: String| Error::new(code, format!("{doing}: {why}"));
+        *lock(&self.vacant) = Some(vacant);
+        let link = lock(&self.link).take();
+        let link = link.ok_or_else(|| fail(Code::Internal, "it is under way".to_owned()))?;
+        let given = Descriptors::one(LINK, link);
+        let listener = Listener::bind(&Address::Fd(LINK.to_owned()), &given)
+            .map_err(|e| fail(e.code(), e.to_string()))?;
+        let ram = lock(&self.ram).take();
+        let ram = ram.ok_or_else(|| fail(Code::Internal, "it is under way".to_owned()))?;
+        let ram = RamOrigin::Shared(ram);
+        let wishes = Wishes { name: Some(monitor.name.to_string()), ram, ..Wishes::default() };
+        let console = monitor.clone();
+        let consoles = Box::new(move || console.vacant_console());
+        let builder = Builder::new(monitor.hypervisor.clone(), wishes, consoles, monitor.sink());
+        let arrivals = Arrivals::new(builder, Arc::downgrade(monitor));
+        let builder = Arc::new(Successors { arrivals, succession: self.clone() });
+        let options = DestinationOptions {
+            name: monitor.name.to_string(),
+            ram: RamWay::Shared,
+            ..DestinationOptions::default()
+        };
+        let observer = Arc::new(Arrived { succession: self.clone() });
+        let journal = Box::new(MemoryJournal::default());
+        let fate = Some(self.fate.clone());
+        let job = DestinationJob::listen(listener, builder, options, journal, observer, fate)
+            .map_err(|e| fail(e.code, e.why))?;
+        let waiting = Arc::new(Waiting::over(job));
+        monitor.state().incoming = Some(waiting.clone());
+        monitor.state().succession = Some(self.clone());
+        let mut welcome = Bundle::new();
+        let builder = SavedBuilder { builder: BUILDER.to_owned(), pid: std::process::id() };
+        welcome.put("", &builder);
+        self.channel
+            .send(Kind::Welcome, &welcome.encode(), &[] as &[OwnedFd], TELLING)
+            .map_err(|e| Error::host(doing.clone(), &e))?;
+        let (succession, holder) = (self.clone(), monitor.clone());
+        let attended = std::thread::Builder::new().name("predecessor".into());
+        attended
+            .spawn(move || succession.attend(&holder))
+            .map_err(|e| Error::host(doing.clone(), &e))?;
+        let (succession, holder) = (self.clone(), Arc::downgrade(monitor));
+        std::thread::Builder::new()
+            .name("incoming".into())
+            .spawn(move || {
+                let report = waiting.wait();
+                if report.status.0 != Status::Completed
+                    && let Some(monitor) = holder.upgrade()
+                {
+                    succession.change(|stage| stage.over = true);
+                    let why = report.error.as_ref().map(|error| error.why.clone());
+                    tracing::info!(why, "the old process keeps its guest");
+                    monitor.end(Ending::NotTaken);
+                }
+            })
+            .map_err(|e| Error::host(doing, &e))?;
+        Ok(())
+    }
+}
+
+/// Tells the old process why not. If it cannot be told it sees this one end.
+fn refuse(channel: &Channel, error: &Error) {
+    let mut bundle = Bundle::new();
+    bundle.put("", &SavedReason { code: error.code, why: error.message.clone() });
+    if let Err(error) = channel.send(Kind::Refused, &bundle.encode(), &[] as &[OwnedFd], TELLING) {
+        tracing::debug!(%error, "telling the old process why not");
+    }
+}
+
+/// Builds the machine on the RAM that is there.
+struct Successors {
+    arrivals: Arrivals,
+    succession: Arc<Succession>,
+}
+
+impl MachineBuilder for Successors {
+    fn check(&self, description: &Bundle) -> Vec<Refusal> {
+        self.arrivals.check(description)
+    }
+
+    fn build(&self, description: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>> {
+        let machine = self.arrivals.build(description)?;
+        let vm = self.arrivals.built().ok_or_else(|| {
+            vec![Refusal::new(Code::Internal, "machine", "it was built and is not there", "")]
+        })?;
+        // Else the guest would wait for each of its pages once.
+        if let Err(error) = vm.ram().populate(POPULATING, &|| true) {
+            tracing::warn!(%error, "page tables are filled in as the guest touches its pages");
+        }
+        Ok(Arc::new(Succeeding { machine, vm, succession: self.succession.clone() }))
+    }
+}
+
+/// The machine whose guest is to go on here.
+struct Succeeding {
+    machine: Arc<dyn DestinationMachine>,
+    vm: Arc<Vm>,
+    succession: Arc<Succession>,
+}
+
+impl Machine for Succeeding {
+    fn ram(&self) -> &Arc<GuestRam> {
+        self.machine.ram()
+    }
+
+    fn is_running(&self) -> bool {
+        self.machine.is_running()
+    }
+
+    fn pause(&self) -> Result<(), MachineError> {
+        self.machine.pause()
+    }
+
+    fn surrender(&self) -> Option<RunPermit> {
+        self.machine.surrender()
+    }
+
+    fn grant(&self, permit: RunPermit) {
+        self.machine.grant(permit);
+        self.succession.change(|stage| stage.entered = true);
+    }
+
+    fn run(&self, permit: RunPermit) -> Result<(), MachineError> {
+        let result = self.machine.run(permit);
+        self.succession.change(|stage| stage.entered = true);
+        result
+    }
+}
+
+impl DestinationMachine for Succeeding {
+    fn rehearse(&self) -> Result<Rehearsal, MachineError> {
+        self.machine.rehearse()
+    }
+
+    fn restore(&self, mut state: Bundle) -> Result<(), MachineError> {
+        let late = state
+            .take_optional::<SavedLateEvents>("")
+            .map_err(|e| MachineError::new(Code::BadState, "reading what happened last", e))?;
+        if let Some(SavedLateEvents { lines }) = late {
+            self.succession.stage().late = lines;
+        }
+        self.machine.restore(state)
+    }
+
+    fn running_for(&self) -> Option<Duration> {
+        self.vm.running_for()
+    }
+}
+
+/// What the arrival means here. People are told by the process that served them when it began.
+struct Arrived {
+    succession: Arc<Succession>,
+}
+
+impl motion::Observer for Arrived {
+    fn status(&self, _: Status) {}
+
+    fn pass(&self, _: u32) {}
+
+    fn stopped(&self) {}
+
+    fn resumed(&self) {}
+
+    fn undecided(&self, _: &str) {}
+
+    fn finished(&self, report: &Report) {
+        if report.status.0 != Status::Completed {
+            self.succession.change(|stage| stage.over = true);
+        }
+    }
+}
+
+/// The console of a machine whose console is still served elsewhere.
+impl Monitor {
+    fn vacant_console(self: &Arc<Self>) -> Result<Console, devices::console::ConsoleError> {
+        let mut console = lock(&self.console);
+        if let Some(console) = &*console {
+            return Ok(console.clone());
+        }
+        let vacant = Console::vacant(&self.config.console, &self.devices, self.quitter())?;
+        Ok(console.insert(vacant).clone())
+    }
+}

@@ -1,0 +1,250 @@
+//! `update`: the machine goes to a new process.
+
+use super::channel::{Channel, Kind};
+use super::held::{Held, Role};
+use super::leaving::{Leaving, refused};
+use super::outset::{self, SavedBuilder};
+use super::successor::{Successor, own_program};
+use crate::monitor::Monitor;
+use crate::observer::Observer;
+use crate::outgoing::{Outgoing, blackout};
+use crate::{Ending, Error};
+use devices::lock;
+use links::{Address, Descriptors};
+use motion::handover::{Fate, MemoryJournal, Outcome, Particulars, Token};
+use motion::source::{PeerAddress, Sibling, SourceJob};
+use motion::{Machine, MotionError, RamWay, Report, SourceMachine, SourceOptions, Status};
+use qmp::command::Update;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use state::{Bundle, Code};
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use vmm::Vm;
+
+/// How long a new process may take to say who it is: it has to be read from disk.
+const STARTING: Duration = Duration::from_secs(20);
+/// How long it may take to hear how it went.
+const TELLING: Duration = Duration::from_secs(2);
+/// The name of the motion's connection.
+const LINK: &str = "successor";
+
+/// A process that is to take the machine over.
+pub(crate) struct Renewal {
+    whom: Whom,
+    fate: Arc<Fate>,
+    /// This side's end of the motion's connection; the other is the new process's.
+    there: Mutex<Option<OwnedFd>>,
+    successor: Mutex<Option<Successor>>,
+    channel: Mutex<Option<Arc<Channel>>>,
+    /// Who the new process says it is.
+    builder: Mutex<Option<SavedBuilder>>,
+}
+
+/// Who takes it over.
+enum Whom {
+    /// This program, which is started.
+    Started(PathBuf),
+    /// The process that waits there.
+    Waiting(PathBuf),
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started(path) => write!(f, "a new process of {}", path.display()),
+            Self::Waiting(path) => write!(f, "the process at {}", path.display()),
+        }
+    }
+}
+
+impl Renewal {
+    pub(super) fn channel(&self) -> Result<Arc<Channel>, Error> {
+        let none = || Error::new(Code::Internal, "there is no new process to give anything to");
+        lock(&self.channel).clone().ok_or_else(none)
+    }
+
+    /// Starts the new process and tells it what machine it is to build.
+    fn start(&self, monitor: &Weak<Monitor>, guest: &Vm) -> Result<(), Error> {
+        let gone = || Error::new(Code::Cancelled, "this process ends");
+        let monitor = monitor.upgrade().ok_or_else(gone)?;
+        let channel = match &self.whom {
+            Whom::Started(program) => {
+                let (successor, channel) = Successor::start(program)?;
+                *lock(&self.successor) = Some(successor);
+                channel
+            }
+            Whom::Waiting(path) => Channel::connect(path).map_err(|e| {
+                Error::new(Code::ConnectFailed, format!("connecting to {}: {e}", path.display()))
+            })?,
+        };
+        let channel = Arc::new(channel);
+        *lock(&self.channel) = Some(channel.clone());
+        let mut held = Held::default();
+        let link = lock(&self.there).take();
+        let link = link.ok_or_else(|| Error::new(Code::Internal, "the new process was started"))?;
+        held.put(Role::Link, LINK, link);
+        let duplicate = |what: &str, result: io::Result<OwnedFd>| {
+            result.map_err(|e| Error::host(format!("duplicating {what}"), &e))
+        };
+        let fate = std::os::fd::AsFd::as_fd(&*self.fate).try_clone_to_owned();
+        held.put(Role::Fate, "fate", duplicate("the shared word", fate)?);
+        held.put(Role::Name, monitor.name.as_str(), duplicate("the lock", monitor.lock_of_name())?);
+        let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
+        if let Ok(stdin) = stdin {
+            held.put(Role::Stdin, "stdin", stdin);
+        }
+        let (content, descriptors) = outset::of(&monitor, guest.ram(), held)?;
+        let answer = channel
+            .send(Kind::Outset, &content, &descriptors, STARTING)
+            .and_then(|()| channel.receive(STARTING));
+        match answer {
+            Ok(Some(letter)) if letter.kind == Kind::Welcome => {
+                let builder = Bundle::decode(&letter.content)
+                    .and_then(|mut bundle| bundle.take::<SavedBuilder>(""))
+                    .map_err(|e| Error::new(Code::IncompatibleVersion, e.to_string()))?;
+                *lock(&self.builder) = Some(builder);
+                Ok(())
+            }
+            Ok(Some(letter)) if letter.kind == Kind::Refused => Err(refused(&letter.content)),
+            Ok(Some(letter)) => {
+                let why = format!("the new process answered with {:?}", letter.kind);
+                Err(Error::new(Code::ProtocolError, why))
+            }
+            Ok(None) => Err(self.silent(None)),
+            Err(error) => Err(self.silent(Some(&error))),
+        }
+    }
+
+    /// Why the new process says nothing.
+    fn silent(&self, error: Option<&io::Error>) -> Error {
+        let became = lock(&self.successor).as_mut().map(Successor::fate);
+        let became = became.unwrap_or_else(|| format!("{} says nothing", self.whom));
+        let code = match error.map(io::Error::kind) {
+            Some(io::ErrorKind::TimedOut) => Code::LinkStalled,
+            _ => Code::PeerFailed,
+        };
+        let error = error.map(|error| format!(" ({error})")).unwrap_or_default();
+        Error::new(code, format!("{became}{error}"))
+    }
+
+    /// The versions of both processes, as people call them.
+    pub fn versions(&self) -> (String, Option<String>) {
+        let to = lock(&self.builder).as_ref().map(|builder| builder.builder.clone());
+        (outset::BUILDER.to_owned(), to)
+    }
+}
+
+impl Monitor {
+    /// `x-whimbrel-update`
+    pub fn update(self: &Arc<Self>, command: &Update) -> Result<(), Error> {
+        let doing = format!("cannot update `{}`", self.name);
+        let guest = self.guest("update")?;
+        if let Some(motion) = self.state().outgoing.clone() {
+            if !motion.has_ended() {
+                return Err(motion.in_the_way(&doing));
+            }
+            if motion.has_moved() {
+                return Err(Error::new(Code::NotOwner, format!("{doing}: {}", motion.gone())));
+            }
+        }
+        let restoring = self.state().restoring.clone();
+        if restoring.is_some_and(|restoring| restoring.is_held()) {
+            let why =
+                "its guest is held in the file that it comes from; `whimbrel resume` it first";
+            return Err(Error::new(Code::InvalidState, format!("{doing}: {why}")));
+        }
+        let failed = |e: io::Error| Error::host(doing.clone(), &e);
+        let whom = match (&command.to, &command.binary) {
+            (Some(path), _) => Whom::Waiting(path.clone()),
+            (None, Some(path)) => Whom::Started(path.clone()),
+            (None, None) => Whom::Started(own_program()?),
+        };
+        let peer = whom.to_string();
+        let (here, there) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .map_err(|e| failed(e.into()))?;
+        let fate = Arc::new(Fate::new().map_err(failed)?);
+        let renewal = Arc::new(Renewal {
+            whom,
+            fate: fate.clone(),
+            there: Mutex::new(Some(there)),
+            successor: Mutex::default(),
+            channel: Mutex::default(),
+            builder: Mutex::default(),
+        });
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let particulars = Particulars::new(
+            Token(*uuid::Uuid::new_v4().as_bytes()),
+            guest.config().uuid,
+            self.name.as_str(),
+            peer.clone(),
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        )
+        .map_err(|e| Error::new(Code::InvalidArgument, format!("{doing}: {e}")))?;
+        let start = {
+            let (renewal, monitor, guest) = (renewal.clone(), Arc::downgrade(self), guest.clone());
+            move || renewal.start(&monitor, &guest).map_err(|e| MotionError::new(e.code, e.message))
+        };
+        let address = PeerAddress {
+            address: Address::Fd(LINK.to_owned()),
+            descriptors: Arc::new(Descriptors::one(LINK, here)),
+            sibling: Some(Arc::new(Sibling { fate, start: Box::new(start) })),
+        };
+        let options = {
+            let state = self.state();
+            SourceOptions {
+                ram: RamWay::Shared,
+                blackout: blackout(&state.parameters),
+                pause_before_switchover: state.capabilities.pause_before_switchover,
+                check_only: command.check,
+                stall_limit: Duration::from_millis(state.parameters.stall_limit),
+                ..SourceOptions::default()
+            }
+        };
+        let leaving = Arc::new(Leaving::new(guest.clone(), self.clone(), renewal.clone()));
+        let observer = Arc::new(Observer::silent());
+        let machine: Arc<dyn SourceMachine> = leaving.clone();
+        let journal = Box::new(MemoryJournal::default());
+        let job =
+            SourceJob::start(machine, particulars, address, options, journal, observer.clone())
+                .map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
+        let motion = Arc::new(Outgoing::of_update(job, observer, peer, renewal.clone()));
+        self.state().outgoing = Some(motion.clone());
+        let monitor = self.clone();
+        std::thread::Builder::new()
+            .name("updated".into())
+            .spawn(move || {
+                let report = motion.wait();
+                monitor.updated(&renewal, &leaving, &report);
+            })
+            .map_err(failed)?;
+        Ok(())
+    }
+
+    /// It is decided where the machine is.
+    fn updated(&self, renewal: &Renewal, leaving: &Leaving, report: &Report) {
+        if renewal.fate.outcome() != Outcome::Entered {
+            leaving.stay();
+            // It ends with this, if it has not ended already.
+            let successor = lock(&renewal.successor).take();
+            drop(successor);
+            *lock(&renewal.channel) = None;
+            return;
+        }
+        if let Some(successor) = lock(&renewal.successor).as_mut() {
+            successor.let_go();
+        }
+        if report.status.0 == Status::Completed
+            && let Ok(channel) = renewal.channel()
+            && let Ok(info) = serde_json::to_vec(&self.migration())
+            && let Err(error) = channel.send(Kind::Report, &info, &[] as &[OwnedFd], TELLING)
+        {
+            tracing::warn!(%error, "the new process was not told how the update went");
+        }
+        self.end(Ending::Renewed);
+    }
+}

@@ -1,0 +1,300 @@
+//! Updates: the process of a machine is replaced under its running guest, and nobody notices.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use qmp::Client;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use support::{Host, Machine, PATIENCE, huge_pages, transparent_huge_pages, wait};
+
+/// Ends the machine of that name, whichever process has it by then.
+struct Ends<'a>(&'a Host, &'a str);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.run(&["kill", "--force", self.1]);
+    }
+}
+
+fn update(host: &Host, name: &str, more: &[&str]) -> Value {
+    let text = host.ok(&[&["update", name, "--json"], more].concat());
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+fn pid(host: &Host, name: &str) -> u64 {
+    host.view(name).unwrap()["pid"].as_u64().unwrap()
+}
+
+fn goes_over(cpus: &str, backing: &str) {
+    let host = Host::new();
+    let shape = ["--memory", "128M", "--cpus", cpus, "--hugepages", backing];
+    let mut machine =
+        host.selfcheck("m", &[&shape[..], &["--cmdline", "ws=48M rate=5000"]].concat());
+    let _ends = Ends(&host, "m");
+    for turn in 0..3 {
+        let before = pid(&host, "m");
+        let report = update(&host, "m", &[]);
+        assert_eq!(report["status"], "completed", "{report:#}");
+        assert_eq!(report["ram"]["bytes"], 0, "{report:#}");
+        assert_ne!(pid(&host, "m"), before);
+        assert_eq!(host.state("m"), "running");
+        machine.check_all();
+        if turn == 0 {
+            assert_eq!(machine.wait_for_end(), Some(0), "{}", machine.log());
+        }
+    }
+    assert!(machine.faults().is_empty());
+    assert_eq!(host.machines().len(), 1);
+}
+
+#[test]
+fn one_vcpu_goes_over() {
+    goes_over("1", "off");
+}
+
+#[test]
+fn two_vcpus_go_over() {
+    goes_over("2", "off");
+}
+
+#[test]
+fn eight_vcpus_go_over() {
+    goes_over("8", "off");
+}
+
+#[test]
+fn a_guest_on_huge_pages_goes_over() {
+    assert!(huge_pages(128), "no huge pages are to be had for this test");
+    goes_over("2", "2M");
+}
+
+#[test]
+fn a_guest_on_transparent_huge_pages_goes_over() {
+    assert!(transparent_huge_pages(), "shared memory may have no transparent huge pages here");
+    goes_over("2", "thp");
+}
+
+#[test]
+fn a_paused_guest_stays_paused_and_goes_on_later() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let _ends = Ends(&host, "m");
+    host.ok(&["pause", "m"]);
+    assert_eq!(update(&host, "m", &[])["status"], "completed");
+    assert_eq!(host.state("m"), "paused");
+    host.ok(&["resume", "m"]);
+    machine.check_all();
+}
+
+#[test]
+fn whoever_is_connected_notices_nothing_but_the_event() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let _ends = Ends(&host, "m");
+    let mut stream = UnixStream::connect(host.folder().join("m.sock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert!(next()["QMP"].is_object());
+    stream
+        .write_all(b"{\"execute\": \"qmp_capabilities\", \"id\": 1}\n{\"execute\": \"query-")
+        .unwrap();
+    assert_eq!(next()["id"], 1);
+    assert_eq!(update(&host, "m", &[])["status"], "completed");
+    stream.write_all(b"name\", \"id\": 2}\n").unwrap();
+    // The event and the answer come in either order: the one is not asked for.
+    let both = [next(), next()];
+    let event = both.iter().find(|line| line["event"].is_string()).unwrap();
+    assert_eq!(event["event"], "x-whimbrel-updated");
+    assert_eq!(event["data"]["pid"], pid(&host, "m"));
+    let answer = both.iter().find(|line| line["id"] == 2).unwrap();
+    assert_eq!(answer["return"]["name"], "m");
+    machine.check_all();
+}
+
+#[test]
+fn commands_sent_as_fast_as_can_be_are_all_answered_once_and_in_order() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let _ends = Ends(&host, "m");
+    let mut stream = UnixStream::connect(host.folder().join("m.sock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let reader = BufReader::new(stream.try_clone().unwrap());
+    stream.write_all(b"{\"execute\": \"qmp_capabilities\"}\n").unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (sent, answered) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut id = 0u64;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                id += 1;
+                writeln!(stream, "{{\"execute\": \"query-status\", \"id\": {id}}}").unwrap();
+            }
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            id
+        });
+        let reader = scope.spawn(|| {
+            let mut last = 0;
+            for line in reader.lines() {
+                let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+                if let Some(id) = line["id"].as_u64() {
+                    assert_eq!(id, last + 1, "{line}");
+                    assert_eq!(line["return"]["status"], "running", "{line}");
+                    last = id;
+                }
+            }
+            last
+        });
+        for _ in 0..5 {
+            assert_eq!(update(&host, "m", &[])["status"], "completed");
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        (writer.join().unwrap(), reader.join().unwrap())
+    });
+    assert_eq!(sent, answered);
+    machine.check_all();
+}
+
+#[test]
+fn a_console_loses_and_repeats_no_byte() {
+    let host = Host::new();
+    let machine = host.start(
+        "m",
+        &["--guest", "clock", "--memory", "32M", "--cpus", "2", "--cmdline", "report=5ms"],
+    );
+    let _ends = Ends(&host, "m");
+    machine.wait_for("CLOCK", |_| true);
+    for _ in 0..5 {
+        assert_eq!(update(&host, "m", &[])["status"], "completed");
+    }
+    let until = machine.lines().len() + 20;
+    wait("the guest to go on", || (machine.lines().len() > until).then_some(()));
+    // A byte too many or too few leaves no line of this form, or one that was there before.
+    let keys = "cpu t kvm reads gap at back stalls stalled paused away other hist";
+    let mut last = std::collections::BTreeMap::new();
+    for line in machine.lines().iter().filter(|line| line.contains("CLOCK")) {
+        let fields: Vec<_> = line.strip_prefix("CLOCK ").unwrap_or_default().split(' ').collect();
+        let named = fields.iter().filter_map(|field| field.split_once('=')).collect::<Vec<_>>();
+        let found = named.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(" ");
+        assert_eq!(found, keys, "{line}");
+        let time: u64 = named[1].1.parse().unwrap();
+        let before = last.insert(named[0].1.to_owned(), time).unwrap_or(0);
+        assert!(time > before, "{line}");
+    }
+    assert_eq!(last.len(), 2);
+}
+
+/// A program that is no whimbrel.
+fn program(host: &Host, name: &str, content: &[u8], mode: u32) -> PathBuf {
+    let path = host.folder().join(name);
+    std::fs::write(&path, content).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    path
+}
+
+fn fails_with(host: &Host, machine: &Machine, binary: &str, reason: &str) {
+    let before = pid(host, "m");
+    let output = host.run(&["update", "m", "--binary", binary]);
+    let text =
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned();
+    assert!(matches!(output.status.code(), Some(1 | 3)), "{binary}: {text}");
+    assert!(text.contains(reason), "{binary}: {text}");
+    assert_eq!(pid(host, "m"), before);
+    assert_eq!(host.state("m"), "running", "{binary}");
+    machine.check_all();
+}
+
+#[test]
+fn a_bad_binary_leaves_the_guest_where_it_is_and_says_why() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let not_executable = text(program(&host, "data", b"#!/bin/sh\n", 0o600));
+    let empty = text(program(&host, "empty", b"", 0o700));
+    let words = text(program(&host, "words", b"hello there\n", 0o700));
+    let zero = text(program(&host, "zero", b"#!/bin/sh\nexit 0\n", 0o700));
+    let crashes = text(program(&host, "crashes", b"#!/bin/sh\nkill -SEGV $$\n", 0o700));
+    let old =
+        text(program(&host, "old", b"#!/bin/sh\necho 'no such address' >&2; exit 2\n", 0o700));
+    fails_with(&host, &machine, "/nowhere/whimbrel", "No such file");
+    fails_with(&host, &machine, host.folder().to_str().unwrap(), "Permission denied");
+    fails_with(&host, &machine, &not_executable, "Permission denied");
+    fails_with(&host, &machine, &empty, "Exec format error");
+    fails_with(&host, &machine, &words, "Exec format error");
+    fails_with(&host, &machine, &zero, "exit status: 0");
+    fails_with(&host, &machine, &crashes, "signal: 11");
+    fails_with(&host, &machine, &old, "too old");
+    // And a good one is as good as ever.
+    assert_eq!(update(&host, "m", &[])["status"], "completed");
+    let _ends = Ends(&host, "m");
+    machine.check_all();
+}
+
+#[test]
+fn a_new_process_that_hangs_can_be_cancelled() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let hangs = program(&host, "hangs", b"#!/bin/sh\nexec sleep 600\n", 0o700);
+    host.ask("m", "x-whimbrel-update", json!({ "binary": hangs })).unwrap();
+    let error = host.ask("m", "x-whimbrel-update", json!({})).unwrap_err();
+    assert!(error.to_string().contains("its update"), "{error}");
+    host.ask("m", "migrate_cancel", None).unwrap();
+    host.wait_for_motion("m", "cancelled");
+    assert_eq!(host.state("m"), "running");
+    assert_eq!(update(&host, "m", &[])["status"], "completed");
+    let _ends = Ends(&host, "m");
+    machine.check_all();
+}
+
+#[test]
+fn asking_whether_it_would_touches_nothing() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let before = pid(&host, "m");
+    host.ok(&["update", "m", "--check"]);
+    assert_eq!(pid(&host, "m"), before);
+    machine.check_all();
+}
+
+#[test]
+fn what_was_set_goes_along() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let _ends = Ends(&host, "m");
+    let set = json!({ "max-bandwidth": 12_345_678, "x-whimbrel-stall-limit": 7000 });
+    host.ask("m", "migrate-set-parameters", set).unwrap();
+    let capability = json!({ "capabilities": [{ "capability": "postcopy-ram", "state": true }] });
+    host.ask("m", "migrate-set-capabilities", capability).unwrap();
+    assert_eq!(update(&host, "m", &[])["status"], "completed");
+    let mut client = Client::connect(&host.folder().join("m.sock")).unwrap();
+    let parameters = client.execute("query-migrate-parameters", None, Some(PATIENCE)).unwrap();
+    assert_eq!(parameters["max-bandwidth"], 12_345_678);
+    assert_eq!(parameters["x-whimbrel-stall-limit"], 7000);
+    let capabilities = client.execute("query-migrate-capabilities", None, Some(PATIENCE)).unwrap();
+    let is_on = |c: &Value| c["capability"] == "postcopy-ram" && c["state"] == true;
+    assert!(capabilities.as_array().unwrap().iter().any(is_on), "{capabilities:#}");
+    machine.check_all();
+}
+
+#[test]
+fn a_process_that_somebody_else_started_takes_over() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let _ends = Ends(&host, "m");
+    let socket = host.folder().join("next.sock");
+    let waits = format!("update:unix:{}", socket.display());
+    let mut next = host.whimbrel(&["run", "--incoming", &waits]).spawn().unwrap();
+    wait("a process that waits", || socket.exists().then_some(()));
+    wait("the machine to go there", || {
+        host.ask("m", "x-whimbrel-update", json!({ "to": socket })).ok()
+    });
+    host.wait_for_motion("m", "completed");
+    assert_eq!(pid(&host, "m"), u64::from(next.id()));
+    machine.check_all();
+    host.ok(&["kill", "m"]);
+    assert!(next.wait().unwrap().success());
+}
