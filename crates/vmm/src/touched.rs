@@ -26,7 +26,9 @@ impl Saved for SavedTouched {
 
 impl SavedTouched {
     /// What was touched of `ram`, if a process that takes over its memory file has to be told. For
-    /// when the guest stands still: it goes with what [`motion::SourceMachine::save`] saved.
+    /// when the guest stands still: it goes with what [`motion::SourceMachine::save`] saved. The kernel
+    /// is asked only about what was not known to be touched before, so that asking once while the guest
+    /// still runs takes most of it (some 0.4 ms per GiB) out of the blackout.
     ///
     /// # Errors
     /// What the kernel said when it was asked.
