@@ -281,7 +281,11 @@ impl Destination {
         match (message, self.phase) {
             (Message::Ping(number), _) => {
                 self.progress.bytes = self.control_bytes + io.received();
-                io.send(&Message::Pong(number, self.progress.bytes))
+                match io.send(&Message::Pong(number, self.progress.bytes)) {
+                    // Whoever reads notices, too, and first hears why.
+                    Err(error) if error.code == Code::LinkLost => Ok(()),
+                    sent => sent,
+                }
             }
             (Message::Describe(describe), Phase::Greeted) => self.describe(describe, io),
             (Message::PassEnd(end), Phase::Receiving) => self.control_pass_ended(end, io),

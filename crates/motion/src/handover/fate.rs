@@ -59,14 +59,14 @@ impl Fate {
     /// the guest it may not.
     #[must_use]
     pub fn enter(&self) -> bool {
-        self.decide(ENTERED) || !keeps(Rule::WordIsEntered)
+        !keeps(Rule::WordIsEntered) || self.decide(ENTERED)
     }
 
     /// What the other process would answer if it were asked what became of the guest, which it need not
     /// be: asking is what settles it, since the guest is kept if it still can be.
     #[must_use]
     pub fn settle(&self) -> Verdict {
-        match self.keep() || !keeps(Rule::WordIsKept) {
+        match !keeps(Rule::WordIsKept) || self.keep() {
             true => Verdict::Refused,
             false => Verdict::Committed,
         }

@@ -25,7 +25,7 @@ impl Source {
                 self.linked = false;
                 if io.fate().is_some() {
                     // It is decided at once, and then that is why.
-                    self.report.error = Some(ErrorReport { code: error.code, why: error.why });
+                    self.blame(error);
                 }
                 // The handover never denies that a link was lost.
                 let _ = self.drive(Input::LinkLost, io);
@@ -123,6 +123,11 @@ impl Source {
         }
         self.close_account(io);
         self.end(io);
+    }
+
+    /// This is why the guest stays here, if it does.
+    pub(super) fn blame(&mut self, error: MotionError) {
+        self.report.error = Some(ErrorReport { code: error.code, why: error.why });
     }
 
     /// The permit is back.

@@ -263,6 +263,10 @@ impl Source {
                 Err(error) => {
                     tracing::debug!(%error, "the control connection is gone");
                     self.linked = false;
+                    if commits && io.fate().is_some() {
+                        // As where it is lost after COMMIT.
+                        self.blame(error);
+                    }
                 }
             }
         }

@@ -10,6 +10,7 @@ use motion::{
     SourceMachine, Status,
 };
 use state::{Bundle, Code, Refusal, Saved};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -87,6 +88,10 @@ pub struct Simulated {
     pub restore_takes: Mutex<Duration>,
     /// What the rehearsal says of it: the truth, or not.
     pub rehearsed: Mutex<Duration>,
+    /// Whether the guest ran, each time that something was to be sent ahead.
+    pub sent_ahead: Mutex<Vec<bool>>,
+    /// Why nothing can be sent ahead.
+    pub cannot_send: Mutex<Option<MachineError>>,
 }
 
 pub const RAM: u64 = 16 << 20;
@@ -115,7 +120,14 @@ impl Simulated {
             refusals: Mutex::default(),
             restore_takes: Mutex::default(),
             rehearsed: Mutex::default(),
+            sent_ahead: Mutex::default(),
+            cannot_send: Mutex::default(),
         })
+    }
+
+    /// The RAM of this machine, for another process.
+    pub fn ram_file(&self) -> OwnedFd {
+        self.ram.file().unwrap().try_clone_to_owned().unwrap()
     }
 
     /// One instruction of the guest: writes `value` into a page, if it runs.
@@ -199,6 +211,11 @@ impl SourceMachine for Simulated {
         self.refusals.lock().unwrap().clone()
     }
 
+    fn send_ahead(&self) -> Result<(), MachineError> {
+        self.sent_ahead.lock().unwrap().push(self.is_running());
+        self.cannot_send.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
     fn dirty_log(&self) -> &dyn DirtyLog {
         &self.log
     }
@@ -235,6 +252,10 @@ impl DestinationMachine for Simulated {
 pub struct Builder {
     /// What RAM begins as.
     pub image: Mutex<Option<Arc<RamImage>>>,
+    /// The RAM of the machine that is to come.
+    pub shared: Mutex<Option<OwnedFd>>,
+    /// Why building fails, though nothing was found against it.
+    pub fails: Mutex<Vec<Refusal>>,
     pub built: Mutex<Option<Arc<Simulated>>>,
     pub refusals: Mutex<Vec<Refusal>>,
     pub restore_takes: Mutex<Duration>,
@@ -255,9 +276,17 @@ impl MachineBuilder for Builder {
     }
 
     fn build(&self, _: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>> {
-        let machine = match self.image.lock().unwrap().clone() {
-            Some(image) => Simulated::with_ram(GuestRam::over(image).unwrap()),
-            None => Simulated::empty(),
+        let fails = self.fails.lock().unwrap().clone();
+        if !fails.is_empty() {
+            return Err(fails);
+        }
+        let shared = self.shared.lock().unwrap().as_ref().map(|file| file.try_clone().unwrap());
+        let machine = match (self.image.lock().unwrap().clone(), shared) {
+            (Some(image), _) => Simulated::with_ram(GuestRam::over(image).unwrap()),
+            (None, Some(file)) => {
+                Simulated::with_ram(GuestRam::from_file(file, RAM, Backing::Small, None).unwrap())
+            }
+            (None, None) => Simulated::empty(),
         };
         *machine.restore_takes.lock().unwrap() = *self.restore_takes.lock().unwrap();
         *machine.rehearsed.lock().unwrap() = *self.rehearsed.lock().unwrap();
@@ -274,6 +303,7 @@ pub struct Notes {
     pub resumed: AtomicU64,
     pub outages: Mutex<Vec<Outage>>,
     pub filled: AtomicU64,
+    pub undecided: AtomicU64,
 }
 
 impl Observer for Notes {
@@ -287,7 +317,9 @@ impl Observer for Notes {
     fn resumed(&self) {
         self.resumed.fetch_add(1, Ordering::SeqCst);
     }
-    fn undecided(&self, _: &str) {}
+    fn undecided(&self, _: &str) {
+        self.undecided.fetch_add(1, Ordering::SeqCst);
+    }
     fn finished(&self, _: &Report) {}
     fn outage(&self, outage: &Outage) {
         self.outages.lock().unwrap().push(outage.clone());
