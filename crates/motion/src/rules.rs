@@ -95,7 +95,7 @@ pub enum Rule {
 #[cfg(feature = "mutate")]
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 37] = [
         Self::DirtyIsPutBack,
         Self::WritesAreLogged,
         Self::RearmComesFirst,
@@ -125,6 +125,11 @@ impl Rule {
         Self::RefusalsAreAnswered,
         Self::DoubtIsKnown,
         Self::LateIsNotWrong,
+        Self::WordIsKept,
+        Self::WordIsEntered,
+        Self::HeirTakesOver,
+        Self::WordNeedsNoAnswer,
+        Self::EnteringIsTimed,
         Self::DoubtIsNoRefusal,
         Self::CompleteIsComplete,
         Self::HangsAreNoticed,

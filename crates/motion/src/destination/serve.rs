@@ -2,7 +2,7 @@
 
 use super::{Destination, DestinationIo, Phase, Question};
 use crate::handover::words::to_wire;
-use crate::handover::{self, Input, Notice, Output, Side, Timer};
+use crate::handover::{self, Input, Journal, MemoryJournal, Notice, Output, Side, Timer};
 use crate::report::Undecided;
 use crate::rules::{Rule, keeps};
 use crate::{MotionError, Status};
@@ -57,7 +57,11 @@ impl Destination {
             self.handover = Some(handover);
             return Err(none());
         };
-        let result = handover.drive(input, &mut *journal, &mut |output| self.carry_out(output, io));
+        let mut nowhere = MemoryJournal::default();
+        // Nobody comes after a guest whose RAM dies with both, to whom a record would say anything.
+        let record: &mut dyn Journal =
+            if io.fate().is_some() { &mut nowhere } else { &mut *journal };
+        let result = handover.drive(input, record, &mut |output| self.carry_out(output, io));
         let in_doubt = handover.may_end().is_err().then(|| self.undecided(io));
         let known = keeps(Rule::DoubtIsKnown);
         self.progress.in_doubt = if known { in_doubt } else { self.progress.undecided.clone() };

@@ -132,14 +132,6 @@ impl Source {
 
     /// The permit is back.
     pub(super) fn take_back(&mut self, permit: RunPermit, io: &mut dyn SourceIo) {
-        // Asked right before, whatever led here: nobody else may run it from now on.
-        if Self::has_lost_it(io) {
-            drop(permit);
-            let why = "the destination has gone on with the guest".to_owned();
-            self.report.error = Some(ErrorReport { code: Code::NotOwner, why });
-            self.tell_stopped();
-            return;
-        }
         let run = self.was_running && !self.guest_gone && keeps(Rule::GuestResumes);
         let result = if run {
             self.machine.run(permit)

@@ -4,8 +4,8 @@ use super::{Journal, JournalError};
 use crate::handover::{Key, Record};
 use std::collections::BTreeMap;
 
-/// A journal in memory, for tests and simulation. It can be told to fail, and outlives what a test
-/// calls a process if the test keeps it.
+/// A journal in memory: for what need not outlive the process, for tests and simulation. It can be
+/// told to fail, and outlives what a test calls a process if the test keeps it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct MemoryJournal {
     records: BTreeMap<Key, Record>,
