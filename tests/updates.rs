@@ -298,3 +298,108 @@ fn a_process_that_somebody_else_started_takes_over() {
     host.ok(&["kill", "m"]);
     assert!(next.wait().unwrap().success());
 }
+
+/// The descriptors of a process, by what they are, without what differs from one to the next.
+fn descriptors(pid: u64) -> Vec<String> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let name = |link: std::fs::DirEntry| {
+        let target = std::fs::read_link(link.path()).ok()?.display().to_string();
+        Some(target.split(['[', '(']).next().unwrap_or_default().trim().to_owned())
+    };
+    let mut names: Vec<_> = links.filter_map(|link| name(link.ok()?)).collect();
+    names.sort();
+    names
+}
+
+fn children(pid: u64) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
+}
+
+#[test]
+fn the_same_process_becomes_the_new_program_and_nothing_is_left_of_the_old() {
+    let host = Host::new();
+    let mut machine =
+        host.selfcheck("m", &["--memory", "128M", "--cpus", "2", "--cmdline", "ws=48M rate=5000"]);
+    let mut before = None;
+    for _ in 0..4 {
+        let report = update(&host, "m", &["--mode", "exec"]);
+        assert_eq!(report["status"], "completed", "{report:#}");
+        assert!(report["update"]["first-blackout-ns"].is_u64(), "{report:#}");
+        let own = u64::from(machine.pid());
+        assert_eq!(pid(&host, "m"), own);
+        machine.check_all();
+        wait("the child to be gone", || children(own).trim().is_empty().then_some(()));
+        // What it holds that took its machine over, and not what it began with.
+        let first = before.get_or_insert_with(|| {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            descriptors(own)
+        });
+        wait("nothing to be left open", || (descriptors(own) == *first).then_some(()));
+    }
+    assert!(!machine.has_ended());
+    assert!(machine.faults().is_empty());
+    host.ok(&["kill", "m"]);
+    assert_eq!(machine.wait_for_end(), Some(0), "{}", machine.log());
+}
+
+/// A program that is whimbrel the first time, and then something else.
+fn image(host: &Host, name: &str, then: &str) -> String {
+    let whimbrel = env!("CARGO_BIN_EXE_whimbrel");
+    let seen = host.folder().join(format!("{name}.seen"));
+    let seen = seen.display();
+    let script = format!(
+        "#!/bin/sh\nif [ -e {seen} ]; then {then}; fi\ntouch {seen}\nexec {whimbrel} \"$@\"\n"
+    );
+    program(host, name, script.as_bytes(), 0o700).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_image_that_fails_leaves_the_guest_with_its_guardian() {
+    for (name, then) in
+        [("exits", "exit 0"), ("crashes", "kill -SEGV $$"), ("hangs", "exec sleep 600")]
+    {
+        let host = Host::new();
+        let mut machine =
+            host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+        let _ends = Ends(&host, "m");
+        let binary = image(&host, name, then);
+        let text = host.fails(1, &["update", "m", "--mode", "exec", "--binary", &binary]);
+        assert!(text.contains("new image"), "{name}: {text}");
+        assert_ne!(pid(&host, "m"), u64::from(machine.pid()), "{name}");
+        machine.wait_for_end();
+        assert_eq!(host.state("m"), "running", "{name}");
+        machine.check_all();
+        // It is a machine like any other.
+        assert_eq!(update(&host, "m", &[])["status"], "completed", "{name}");
+        machine.check_all();
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_any_more_leaves_the_guest_with_its_guardian() {
+    let host = Host::new();
+    let mut machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let _ends = Ends(&host, "m");
+    let whimbrel = env!("CARGO_BIN_EXE_whimbrel");
+    let path = host.folder().join("goes");
+    let script = format!("#!/bin/sh\nrm {}\nexec {whimbrel} \"$@\"\n", path.display());
+    let binary = program(&host, "goes", script.as_bytes(), 0o700);
+    let text =
+        host.fails(1, &["update", "m", "--mode", "exec", "--binary", binary.to_str().unwrap()]);
+    assert!(text.contains("new image"), "{text}");
+    assert_eq!(machine.wait_for_end(), Some(1));
+    assert_eq!(host.state("m"), "running");
+    machine.check_all();
+}
+
+#[test]
+fn a_bad_binary_is_found_before_anything_is_executed() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let zero = program(&host, "zero", b"#!/bin/sh\nexit 0\n", 0o700);
+    let text =
+        host.fails(1, &["update", "m", "--mode", "exec", "--binary", zero.to_str().unwrap()]);
+    assert!(text.contains("exit status: 0"), "{text}");
+    assert_eq!(pid(&host, "m"), u64::from(machine.pid()));
+    machine.check_all();
+}

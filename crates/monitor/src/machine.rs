@@ -75,6 +75,7 @@ impl Beginning {
             runtime: runtime.clone(),
             claim: Mutex::new(claim),
             server: Mutex::default(),
+            image: Mutex::default(),
             journal: runtime.handovers()?,
             sockets,
             happenings,
@@ -211,7 +212,20 @@ impl Machine {
         if matches!(ending, Ending::Renewed | Ending::NotTaken) {
             // What people hold on to is another process's.
             monitor.release();
-            return ending;
+            let succession = monitor.state().succession.clone();
+            if let (Ending::NotTaken, Some(succession)) = (&ending, succession) {
+                succession.turn_back();
+            }
+            let image = lock(&monitor.image).take();
+            return match image {
+                None => ending,
+                Some(image) => {
+                    let error = image.execute();
+                    let doing = "cannot become the new program; the guest runs in the child that was \
+                                 to guard it";
+                    Ending::Failed(Error::host(doing, &error))
+                }
+            };
         }
         if let Some(guest) = &guest
             && let Err(error) = guest.halt()

@@ -3,7 +3,7 @@
 use crate::handler::Control;
 use crate::incoming::Waiting;
 use crate::outgoing::Outgoing;
-use crate::renew::Succession;
+use crate::renew::{Image, Succession};
 use crate::restoring::Restoring;
 use crate::{Claim, Ending, Error, MachineName, RunConfig, RuntimeDir};
 use devices::console::{Console, ConsoleError, SavedConsole, Spec, restore_terminal};
@@ -38,6 +38,8 @@ pub(crate) struct Monitor {
     pub claim: Mutex<Option<Claim>>,
     /// What serves the control sockets, while this process does.
     pub server: Mutex<Option<ServerHandle>>,
+    /// What this process becomes when another has taken the machine over.
+    pub image: Mutex<Option<Image>>,
     /// The folder of handover records.
     pub journal: PathBuf,
     /// Where it is to be found: its control sockets.

@@ -22,6 +22,10 @@ const VALUES: usize = 12;
 pub fn motion_lines(name: &MachineName, info: &MigrationInfo, style: &Style) -> Vec<Line> {
     let report = info.report.as_ref().unwrap_or(&Value::Null);
     if report["checked"] == true {
+        if report["update"].is_object() {
+            let text = "check: the new program would take the machine; nothing was touched";
+            return vec![Line::of(text)];
+        }
         return vec![Line::of("check: the destination could take the guest; nothing was touched")];
     }
     let Some(status) = info.status.filter(|status| *status != MigrationStatus::None) else {
@@ -59,6 +63,10 @@ pub fn motion_lines(name: &MachineName, info: &MigrationInfo, style: &Style) -> 
                     stopped before";
         lines.extend(labelled("blackout", text, style));
     }
+    if let Some(first) = report["update"]["first-blackout-ns"].as_u64() {
+        let text = format!("{} when it went to its guardian, and then:", nanos(first));
+        lines.extend(labelled("blackout", &text, style));
+    }
     lines.extend(blackout::chart(&report["blackout"], style));
     if let Some(pause) = report["given_up_pause_ns"].as_u64() {
         let text = format!("the guest stood still for {} in vain", nanos(pause));
@@ -83,7 +91,8 @@ pub fn has_ended(info: &MigrationInfo) -> bool {
 }
 
 fn headline(status: MigrationStatus, info: &MigrationInfo, report: &Value) -> Line {
-    let line = Line::of("motion: ");
+    let update = &report["update"];
+    let line = Line::of(if update.is_object() { "update: " } else { "motion: " });
     let took = match number(&report["total_ns"]) {
         0 => String::new(),
         total => format!(" after {}", nanos(total)),
@@ -110,6 +119,11 @@ fn headline(status: MigrationStatus, info: &MigrationInfo, report: &Value) -> Li
             let peer = report["peer"].as_str().unwrap_or("the file");
             let peer = peer.strip_prefix("file:").unwrap_or(peer);
             (Ink::Green, "completed", format!("{took}; {what} {peer}"))
+        }
+        MigrationStatus::Completed if update.is_object() => {
+            let version = |key: &str| update[key].as_str().unwrap_or("an unknown version");
+            let (from, to) = (version("from"), version("to"));
+            (Ink::Green, "completed", format!("{took}; the guest runs in {to}, before in {from}"))
         }
         MigrationStatus::Completed => {
             let peer = report["peer"].as_str().unwrap_or("the destination");

@@ -1,6 +1,7 @@
 //! The process that takes over.
 
 use super::channel::{Channel, Kind};
+use super::exec::{Parent, execute_old, reap};
 use super::held::{Held, Role, SavedHeld};
 use super::leaving::{SavedLateEvents, SavedSettings};
 use super::outset::{self, BUILDER, Outset, SavedBuilder, SavedReason};
@@ -40,8 +41,14 @@ const LINK: &str = "predecessor";
 /// What a process takes over, and from whom.
 pub(crate) struct Succession {
     channel: Channel,
-    /// The program of the old process.
+    /// The program that is replaced.
     from: String,
+    /// The process that has the machine now.
+    old: u32,
+    /// Where the machine goes back to, once it is here.
+    parent: Option<Arc<Parent>>,
+    /// What this process was before it became the program that it is.
+    program: Mutex<Option<OwnedFd>>,
     runtime: RuntimeDir,
     fate: Arc<Fate>,
     link: Mutex<Option<OwnedFd>>,
@@ -70,6 +77,15 @@ struct Stage {
     told: bool,
 }
 
+/// What is known of a machine that is to be taken over.
+struct Heard {
+    outset: Outset,
+    fate: Fate,
+    link: OwnedFd,
+    name: OwnedFd,
+    parent: Option<Arc<Parent>>,
+}
+
 /// What people hold on to.
 struct Ahead {
     server: Server,
@@ -78,15 +94,23 @@ struct Ahead {
 
 impl Succession {
     /// Hears what machine it is. The configuration that belongs to it comes back too.
+    ///
+    /// # Errors
+    /// Why it cannot be taken over. Where this process is the new image of one that has a program to go
+    /// back to, it becomes that one instead.
     pub fn begin(channel: OwnedFd) -> Result<(Arc<Self>, RunConfig), Error> {
         let channel = Channel::over(channel);
-        let begun = Self::hear(&channel);
+        let mut program = None;
+        let begun = Self::hear(&channel, &mut program);
         match begun {
-            Ok((outset, fate, link, name)) => {
-                let Outset { builder, config, runtime, ram, held: _ } = outset;
+            Ok(Heard { outset, fate, link, name, parent }) => {
+                let Outset { builder, pid, config, runtime, ram, held: _ } = outset;
                 let succession = Self {
                     channel,
                     from: builder,
+                    old: pid,
+                    parent,
+                    program: Mutex::new(program),
                     runtime,
                     fate: Arc::new(fate),
                     link: Mutex::new(Some(link)),
@@ -100,12 +124,13 @@ impl Succession {
             }
             Err(error) => {
                 refuse(&channel, &error);
+                become_old(program, &channel);
                 Err(error)
             }
         }
     }
 
-    fn hear(channel: &Channel) -> Result<(Outset, Fate, OwnedFd, OwnedFd), Error> {
+    fn hear(channel: &Channel, program: &mut Option<OwnedFd>) -> Result<Heard, Error> {
         let doing = "cannot hear from the process that is to be replaced";
         let letter = channel.receive(OUTSET).map_err(|e| Error::host(doing, &e))?;
         let gone = || Error::new(Code::LinkLost, format!("{doing}: it has ended"));
@@ -114,7 +139,7 @@ impl Succession {
             let why = format!("{doing}: it began with {:?}", letter.kind);
             return Err(Error::new(Code::ProtocolError, why));
         }
-        let mut outset = outset::read(&letter.content, letter.descriptors)?;
+        let (mut outset, back) = outset::read(&letter.content, letter.descriptors, program)?;
         let held = &mut outset.held;
         let fate = Fate::open(held.take(Role::Fate)?).map_err(|e| Error::host(doing, &e))?;
         let (link, name) = (held.take(Role::Link)?, held.take(Role::Name)?);
@@ -122,12 +147,35 @@ impl Succession {
             rustix::stdio::dup2_stdin(stdin).map_err(|e| Error::host(doing, &e.into()))?;
         }
         std::mem::take(held).finish()?;
-        Ok((outset, fate, link, name))
+        let parent = match (back, program.take()) {
+            (Some(back), Some(program)) => {
+                let parent = Parent::of(outset.pid, back, program, outset.builder.clone());
+                Some(Arc::new(parent.map_err(|e| Error::host(doing, &e))?))
+            }
+            (None, old) => {
+                *program = old;
+                None
+            }
+            (Some(_), None) => {
+                let why = "there is a way back, and no program to go back to";
+                return Err(Error::new(Code::ProtocolError, why));
+            }
+        };
+        Ok(Heard { outset, fate, link, name, parent })
     }
 
     /// Does what has to be done to take over; where that fails the old process is told.
     pub fn or_refuse<T>(&self, task: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        task().inspect_err(|error| refuse(&self.channel, error))
+        task().inspect_err(|error| {
+            refuse(&self.channel, error);
+            self.turn_back();
+        })
+    }
+
+    /// The machine is not taken over. Where this process is the new image of one that has a program to go
+    /// back to, it becomes that one.
+    pub fn turn_back(&self) {
+        become_old(lock(&self.program).take(), &self.channel);
     }
 
     /// The runtime folder of the machine.
@@ -147,14 +195,14 @@ impl Succession {
     /// How the update stands, in QMP's words.
     pub fn info(&self) -> MigrationInfo {
         let stage = self.stage();
-        match (&stage.info, stage.told) {
-            (Some(info), _) => info.clone(),
+        match (&stage.info, stage.told && self.parent.is_none()) {
+            (Some(info), true) => info.clone(),
             // The old process has ended without a word: that the guest is here says enough.
             (None, true) => MigrationInfo {
                 status: Some(qmp::reply::MigrationStatus::Completed),
                 ..MigrationInfo::default()
             },
-            (None, false) => MigrationInfo {
+            (_, false) => MigrationInfo {
                 status: Some(qmp::reply::MigrationStatus::Device),
                 ..MigrationInfo::default()
             },
@@ -238,11 +286,52 @@ impl Succession {
             other => tracing::warn!(?other, "the old process did not say how the update went"),
         }
         self.change(|stage| stage.told = true);
+        if let Some(parent) = &self.parent {
+            if self.go_back(monitor, parent) {
+                return;
+            }
+            tracing::warn!("the guest stays in this process");
+        }
         monitor.events.send(&qmp::Event::Updated {
             from: self.from.clone(),
             to: BUILDER.to_owned(),
             pid: std::process::id(),
         });
+        // Where it is a child of this process nothing of it is left, nor of the program that it ran.
+        reap(self.old);
+        drop(lock(&self.program).take());
+    }
+
+    /// Has the machine go back to the process that it came from, which has become the new program. If that
+    /// refuses it becomes the one that it was, and can be asked once more.
+    fn go_back(&self, monitor: &Arc<Monitor>, parent: &Arc<Parent>) -> bool {
+        for _ in 0..2 {
+            let report = match monitor.go_back(parent.clone()) {
+                Ok(motion) => motion.wait(),
+                Err(error) => {
+                    tracing::warn!(%error, "the machine does not go back");
+                    break;
+                }
+            };
+            let Some(error) = &report.error else { return true };
+            tracing::warn!(why = error.why, "the machine did not go back");
+            // Whoever says nothing does not become anything else either.
+            let is_silent = matches!(
+                error.code,
+                Code::LinkStalled | Code::LinkLost | Code::PeerFailed | Code::ConnectFailed
+            );
+            if is_silent || report.status.0 == Status::Cancelled {
+                break;
+            }
+        }
+        parent.end();
+        false
+    }
+
+    /// How long the guest stood still when it came here, in nanoseconds.
+    pub fn blackout(&self) -> Option<serde_json::Value> {
+        let info = self.stage().info.clone()?;
+        info.report?.get("blackout")?.get("ns").cloned()
     }
 
     /// Everybody is served here from now on.
@@ -329,6 +418,13 @@ impl Succession {
             .map_err(|e| Error::host(doing, &e))?;
         Ok(())
     }
+}
+
+/// Becomes the program that this process was. Returns if it was none, or cannot be.
+fn become_old(program: Option<OwnedFd>, channel: &Channel) {
+    let Some(program) = program else { return };
+    let error = execute_old(&program, channel);
+    tracing::error!(%error, "this process cannot go back to what it was");
 }
 
 /// Tells the old process why not. If it cannot be told it sees this one end.

@@ -81,6 +81,11 @@ impl Channel {
         Self(socket)
     }
 
+    /// Its socket.
+    pub fn into_inner(self) -> OwnedFd {
+        self.0
+    }
+
     /// Sends a message, which may wait for the other process no longer than this.
     pub fn send(
         &self,

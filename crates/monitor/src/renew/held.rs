@@ -32,6 +32,12 @@ pub(super) enum Role {
     /// A part of the QMP server.
     #[n(6)]
     Qmp,
+    /// The channel on which the machine is to go back to the process that sends this.
+    #[n(7)]
+    Back,
+    /// The program that the process ran that was to be replaced in the first place.
+    #[n(8)]
+    Program,
 }
 
 /// The table, as it travels beside the descriptors.

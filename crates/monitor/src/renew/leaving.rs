@@ -72,9 +72,7 @@ impl Leaving {
     pub fn stay(&self) {
         if std::mem::take(&mut *lock(&self.ahead)) {
             self.monitor.serve_again();
-            if self.vm.is_running() {
-                self.vm.console().thaw();
-            }
+            self.vm.console().thaw();
         }
     }
 

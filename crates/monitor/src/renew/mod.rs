@@ -10,6 +10,7 @@
 
 mod arriving;
 mod channel;
+mod exec;
 mod held;
 mod leaving;
 mod outset;
@@ -18,5 +19,6 @@ mod successor;
 mod update;
 
 pub(crate) use arriving::Succession;
+pub(crate) use exec::Image;
 pub use successor::{channel_of_stdin, channel_on};
 pub(crate) use update::Renewal;

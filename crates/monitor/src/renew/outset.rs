@@ -54,6 +54,12 @@ pub(super) struct SavedOutset {
     /// `--handover-hold`, in milliseconds.
     #[n(10)]
     pub hold: Option<u64>,
+    /// The program that was to be replaced in the first place, where that is another.
+    #[n(11)]
+    pub origin: Option<String>,
+    /// The process that sends it.
+    #[n(12)]
+    pub pid: u32,
 }
 
 impl Saved for SavedOutset {
@@ -100,7 +106,10 @@ impl Saved for SavedReason {
 
 /// All that a successor begins with.
 pub(super) struct Outset {
+    /// The program that is replaced.
     pub builder: String,
+    /// The process that sends it.
+    pub pid: u32,
     pub config: RunConfig,
     pub runtime: RuntimeDir,
     pub ram: GuestRam,
@@ -113,6 +122,7 @@ pub(super) fn of(
     monitor: &Monitor,
     ram: &GuestRam,
     mut held: Held,
+    origin: Option<String>,
 ) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
     // Whatever is added to a machine's configuration is decided about here.
     let RunConfig {
@@ -161,6 +171,8 @@ pub(super) fn of(
         overcommit: *overcommit,
         insecure: *insecure,
         hold: hold.map(|hold| u64::try_from(hold.as_millis()).unwrap_or(u64::MAX)),
+        origin,
+        pid: std::process::id(),
     };
     let (table, descriptors) = held.into_parts();
     let mut bundle = Bundle::new();
@@ -169,14 +181,21 @@ pub(super) fn of(
     Ok((bundle.encode(), descriptors))
 }
 
-/// Reads what [`of`] wrote.
-pub(super) fn read(content: &[u8], descriptors: Vec<OwnedFd>) -> Result<Outset, Error> {
+/// Reads what [`of`] wrote: that, and the channel on which the machine is to go back. A program that comes
+/// with it is put aside first, for it is needed where the rest is not understood.
+pub(super) fn read(
+    content: &[u8],
+    descriptors: Vec<OwnedFd>,
+    program: &mut Option<OwnedFd>,
+) -> Result<(Outset, Option<OwnedFd>), Error> {
     let wrong = |e: state::LoadError| Error::new(Code::IncompatibleVersion, e.to_string());
     let mut bundle = Bundle::decode(content).map_err(wrong)?;
-    let outset: SavedOutset = bundle.take("").map_err(wrong)?;
     let table: SavedHeld = bundle.take("").map_err(wrong)?;
-    bundle.finish().map_err(wrong)?;
     let mut held = Held::of_parts(table, descriptors)?;
+    *program = held.take_optional(Role::Program)?.map(|(_, program)| program);
+    let back = held.take_optional(Role::Back)?.map(|(_, back)| back);
+    let outset: SavedOutset = bundle.take("").map_err(wrong)?;
+    bundle.finish().map_err(wrong)?;
     let SavedOutset {
         builder,
         runtime,
@@ -189,6 +208,8 @@ pub(super) fn read(content: &[u8], descriptors: Vec<OwnedFd>) -> Result<Outset, 
         overcommit,
         insecure,
         hold,
+        origin,
+        pid,
     } = outset;
     let bad = |what: &str, why: String| {
         Error::new(
@@ -218,7 +239,9 @@ pub(super) fn read(content: &[u8], descriptors: Vec<OwnedFd>) -> Result<Outset, 
         keep_waiting: false,
         insecure,
     };
-    Ok(Outset { builder, config, runtime: RuntimeDir::at(&path(runtime))?, ram, held })
+    let builder = origin.unwrap_or(builder);
+    let runtime = RuntimeDir::at(&path(runtime))?;
+    Ok((Outset { builder, pid, config, runtime, ram, held }, back))
 }
 
 fn path(bytes: ByteVec) -> PathBuf {

@@ -1,6 +1,7 @@
 //! `update`: the machine goes to a new process.
 
 use super::channel::{Channel, Kind};
+use super::exec::{Image, Parent, running_program};
 use super::held::{Held, Role};
 use super::leaving::{Leaving, refused};
 use super::outset::{self, SavedBuilder};
@@ -14,7 +15,8 @@ use links::{Address, Descriptors};
 use motion::handover::{Fate, MemoryJournal, Outcome, Particulars, Token};
 use motion::source::{PeerAddress, Sibling, SourceJob};
 use motion::{Machine, MotionError, RamWay, Report, SourceMachine, SourceOptions, Status};
-use qmp::command::Update;
+use qmp::command::{Update, UpdateMode};
+use qmp::reply::MigrationInfo;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use state::{Bundle, Code};
 use std::fmt;
@@ -27,6 +29,8 @@ use vmm::Vm;
 
 /// How long a new process may take to say who it is: it has to be read from disk.
 const STARTING: Duration = Duration::from_secs(20);
+/// How long the new image of a process may take: it was read a moment ago.
+const RETURNING: Duration = Duration::from_secs(5);
 /// How long it may take to hear how it went.
 const TELLING: Duration = Duration::from_secs(2);
 /// The name of the motion's connection.
@@ -35,6 +39,12 @@ const LINK: &str = "successor";
 /// A process that is to take the machine over.
 pub(crate) struct Renewal {
     whom: Whom,
+    /// Where the machine is to come back to this process: what it becomes.
+    image: Mutex<Option<Image>>,
+    /// The other end of that one's channel.
+    back: Mutex<Option<OwnedFd>>,
+    /// The process before this one, where the machine goes back there.
+    parent: Option<Arc<Parent>>,
     fate: Arc<Fate>,
     /// This side's end of the motion's connection; the other is the new process's.
     there: Mutex<Option<OwnedFd>>,
@@ -50,6 +60,8 @@ enum Whom {
     Started(PathBuf),
     /// The process that waits there.
     Waiting(PathBuf),
+    /// The process that this one has the machine from.
+    Parent(Arc<Parent>),
 }
 
 impl fmt::Display for Whom {
@@ -57,6 +69,7 @@ impl fmt::Display for Whom {
         match self {
             Self::Started(path) => write!(f, "a new process of {}", path.display()),
             Self::Waiting(path) => write!(f, "the process at {}", path.display()),
+            Self::Parent(_) => f.write_str("the new image of the process that it came from"),
         }
     }
 }
@@ -75,13 +88,13 @@ impl Renewal {
             Whom::Started(program) => {
                 let (successor, channel) = Successor::start(program)?;
                 *lock(&self.successor) = Some(successor);
-                channel
+                Arc::new(channel)
             }
-            Whom::Waiting(path) => Channel::connect(path).map_err(|e| {
+            Whom::Waiting(path) => Channel::connect(path).map(Arc::new).map_err(|e| {
                 Error::new(Code::ConnectFailed, format!("connecting to {}: {e}", path.display()))
             })?,
+            Whom::Parent(parent) => parent.channel.clone(),
         };
-        let channel = Arc::new(channel);
         *lock(&self.channel) = Some(channel.clone());
         let mut held = Held::default();
         let link = lock(&self.there).take();
@@ -97,10 +110,22 @@ impl Renewal {
         if let Ok(stdin) = stdin {
             held.put(Role::Stdin, "stdin", stdin);
         }
-        let (content, descriptors) = outset::of(&monitor, guest.ram(), held)?;
+        let mut origin = None;
+        if let Some(back) = lock(&self.back).take() {
+            held.put(Role::Back, "the way back", back);
+            let program = running_program();
+            held.put(Role::Program, outset::BUILDER, duplicate("this program", program)?);
+        }
+        if let Some(parent) = &self.parent {
+            origin = Some(parent.builder.clone());
+            let program = parent.program.try_clone();
+            held.put(Role::Program, parent.builder.as_str(), duplicate("a program", program)?);
+        }
+        let (content, descriptors) = outset::of(&monitor, guest.ram(), held, origin)?;
+        let limit = if self.parent.is_some() { RETURNING } else { STARTING };
         let answer = channel
-            .send(Kind::Outset, &content, &descriptors, STARTING)
-            .and_then(|()| channel.receive(STARTING));
+            .send(Kind::Outset, &content, &descriptors, limit)
+            .and_then(|()| channel.receive(limit));
         match answer {
             Ok(Some(letter)) if letter.kind == Kind::Welcome => {
                 let builder = Bundle::decode(&letter.content)
@@ -134,13 +159,50 @@ impl Renewal {
     /// The versions of both processes, as people call them.
     pub fn versions(&self) -> (String, Option<String>) {
         let to = lock(&self.builder).as_ref().map(|builder| builder.builder.clone());
-        (outset::BUILDER.to_owned(), to)
+        let from = self.parent.as_ref().map(|parent| parent.builder.clone());
+        (from.unwrap_or_else(|| outset::BUILDER.to_owned()), to)
     }
+}
+
+/// Whether this process has to stay the same one: others wait for it, or its terminal is its own.
+fn must_stay() -> bool {
+    std::process::id() == 1 || std::fs::File::open("/dev/tty").is_ok()
 }
 
 impl Monitor {
     /// `x-whimbrel-update`
     pub fn update(self: &Arc<Self>, command: &Update) -> Result<(), Error> {
+        let program = || match &command.binary {
+            Some(path) => Ok(path.clone()),
+            None => own_program(),
+        };
+        let usual = if must_stay() { UpdateMode::Exec } else { UpdateMode::Transfer };
+        match (&command.to, command.mode.unwrap_or(usual)) {
+            (Some(path), _) => self.renew(Whom::Waiting(path.clone()), None, command.check),
+            (None, UpdateMode::Transfer) => {
+                self.renew(Whom::Started(program()?), None, command.check)
+            }
+            (None, UpdateMode::Exec) => {
+                let program = program()?;
+                let image = Image::of(&program)?;
+                self.renew(Whom::Started(program), Some(image), command.check)
+            }
+        }
+    }
+
+    /// The machine goes back to the process that it came from, which has become another program.
+    pub(super) fn go_back(self: &Arc<Self>, parent: Arc<Parent>) -> Result<Arc<Outgoing>, Error> {
+        self.renew(Whom::Parent(parent), None, false)?;
+        let gone = || Error::new(Code::Internal, "the way back was lost");
+        self.state().outgoing.clone().ok_or_else(gone)
+    }
+
+    fn renew(
+        self: &Arc<Self>,
+        whom: Whom,
+        image: Option<(Image, OwnedFd)>,
+        check_only: bool,
+    ) -> Result<(), Error> {
         let doing = format!("cannot update `{}`", self.name);
         let guest = self.guest("update")?;
         if let Some(motion) = self.state().outgoing.clone() {
@@ -158,11 +220,11 @@ impl Monitor {
             return Err(Error::new(Code::InvalidState, format!("{doing}: {why}")));
         }
         let failed = |e: io::Error| Error::host(doing.clone(), &e);
-        let whom = match (&command.to, &command.binary) {
-            (Some(path), _) => Whom::Waiting(path.clone()),
-            (None, Some(path)) => Whom::Started(path.clone()),
-            (None, None) => Whom::Started(own_program()?),
+        let parent = match &whom {
+            Whom::Parent(parent) => Some(parent.clone()),
+            Whom::Started(_) | Whom::Waiting(_) => None,
         };
+        let (image, back) = image.unzip();
         let peer = whom.to_string();
         let (here, there) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -170,6 +232,9 @@ impl Monitor {
         let fate = Arc::new(Fate::new().map_err(failed)?);
         let renewal = Arc::new(Renewal {
             whom,
+            image: Mutex::new(image),
+            back: Mutex::new(back),
+            parent,
             fate: fate.clone(),
             there: Mutex::new(Some(there)),
             successor: Mutex::default(),
@@ -200,7 +265,7 @@ impl Monitor {
                 ram: RamWay::Shared,
                 blackout: blackout(&state.parameters),
                 pause_before_switchover: state.capabilities.pause_before_switchover,
-                check_only: command.check,
+                check_only,
                 stall_limit: Duration::from_millis(state.parameters.stall_limit),
                 ..SourceOptions::default()
             }
@@ -225,6 +290,18 @@ impl Monitor {
         Ok(())
     }
 
+    /// How the update went, whatever way the guest took.
+    fn story(&self) -> MigrationInfo {
+        let mut info = self.migration();
+        let first = self.state().succession.clone().and_then(|before| before.blackout());
+        if let Some(first) = first
+            && let Some(report) = &mut info.report
+        {
+            report["update"]["first-blackout-ns"] = first;
+        }
+        info
+    }
+
     /// It is decided where the machine is.
     fn updated(&self, renewal: &Renewal, leaving: &Leaving, report: &Report) {
         if renewal.fate.outcome() != Outcome::Entered {
@@ -240,11 +317,12 @@ impl Monitor {
         }
         if report.status.0 == Status::Completed
             && let Ok(channel) = renewal.channel()
-            && let Ok(info) = serde_json::to_vec(&self.migration())
+            && let Ok(info) = serde_json::to_vec(&self.story())
             && let Err(error) = channel.send(Kind::Report, &info, &[] as &[OwnedFd], TELLING)
         {
             tracing::warn!(%error, "the new process was not told how the update went");
         }
+        *lock(&self.image) = lock(&renewal.image).take();
         self.end(Ending::Renewed);
     }
 }

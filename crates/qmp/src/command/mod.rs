@@ -20,7 +20,7 @@ pub use migrate::{
     SocketAddress, TimeoutAction,
 };
 pub use parameters::{Parameters, SetParameters};
-pub use update::Update;
+pub use update::{Update, UpdateMode};
 
 use crate::error::{Error, clip};
 use crate::json::{self, Object};

@@ -4,8 +4,9 @@ use super::migrate::{MaxBlackout, finish, watch};
 use crate::exit::Exit;
 use crate::machine::Machine;
 use anyhow::Context;
+use clap::ValueEnum;
 use monitor::MachineName;
-use qmp::command::{Command, SetParameters};
+use qmp::command::{Command, SetParameters, UpdateMode};
 use std::path::PathBuf;
 
 /// Replace the process of a machine while its guest runs
@@ -26,6 +27,10 @@ pub struct Update {
     /// The program that is to go on [default: where the running one was started from]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
+    /// Whether another process takes the machine over, or this one becomes the new program [default: exec
+    /// where the process is the first of its PID namespace or holds a terminal, else transfer]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<Mode>,
     /// The longest that the guest may stand still; an update that cannot keep it is given up
     #[arg(long, value_name = "TIME|unlimited", default_value = "300ms")]
     max_blackout: MaxBlackout,
@@ -37,6 +42,24 @@ pub struct Update {
     pub json: bool,
 }
 
+/// How the process of a machine is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// A new process takes the machine over, and the old one ends
+    Transfer,
+    /// The same process becomes the new program, with the same PID
+    Exec,
+}
+
+impl From<Mode> for UpdateMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Transfer => Self::Transfer,
+            Mode::Exec => Self::Exec,
+        }
+    }
+}
+
 impl Update {
     pub fn run(self) -> anyhow::Result<Exit> {
         let mut machine = Machine::find(&self.name)?;
@@ -45,7 +68,12 @@ impl Update {
         machine.run(&Command::MigrateSetParameters(set))?;
         let binary = self.binary.as_deref().map(std::path::absolute).transpose();
         let binary = binary.context("cannot find the new binary")?;
-        let update = qmp::command::Update { binary, to: None, check: self.check };
+        let update = qmp::command::Update {
+            binary,
+            to: None,
+            mode: self.mode.map(Into::into),
+            check: self.check,
+        };
         machine.run(&Command::Update(update))?;
         let info = watch::until_the_end(&mut machine, &self.name, self.json)?;
         finish(&self.name, &info, self.json)
