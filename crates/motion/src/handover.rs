@@ -44,7 +44,7 @@ pub mod words;
 pub mod decision {
     pub use super::decide::{
         AllRules, Continuation, Destination, DestinationPhase, Effect, Event, FileRule, FileRules,
-        Rule, Rules, Source, SourcePhase, Testimony, Witness,
+        Rule, Rules, SharedRule, SharedRules, Source, SourcePhase, Testimony, Witness,
     };
 }
 

@@ -72,14 +72,6 @@ pub enum Rule {
     LateIsNotWrong,
 
     // A process that shares RAM as the other end.
-    /// A source goes on with a guest that another process could run only when the word says so.
-    WordIsKept,
-    /// So does the destination enter it.
-    WordIsEntered,
-    /// A destination that has everything takes over from a source that is gone.
-    HeirTakesOver,
-    /// What the word says needs nobody's answer.
-    WordNeedsNoAnswer,
     /// The promise holds until the destination has entered.
     EnteringIsTimed,
 
@@ -95,7 +87,7 @@ pub enum Rule {
 #[cfg(feature = "mutate")]
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 33] = [
         Self::DirtyIsPutBack,
         Self::WritesAreLogged,
         Self::RearmComesFirst,
@@ -125,10 +117,6 @@ impl Rule {
         Self::RefusalsAreAnswered,
         Self::DoubtIsKnown,
         Self::LateIsNotWrong,
-        Self::WordIsKept,
-        Self::WordIsEntered,
-        Self::HeirTakesOver,
-        Self::WordNeedsNoAnswer,
         Self::EnteringIsTimed,
         Self::DoubtIsNoRefusal,
         Self::CompleteIsComplete,

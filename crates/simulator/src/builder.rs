@@ -4,6 +4,7 @@ use crate::book::Book;
 use crate::guest::SharedGuest;
 use crate::life::Life;
 use crate::machine::{Nature, Operation, SimMachine};
+use memory::GuestRam;
 use motion::{DestinationMachine, MachineBuilder};
 use state::{Bundle, Code, Refusal};
 use std::sync::{Arc, Mutex, Weak};
@@ -15,6 +16,8 @@ pub struct Builder {
     pub book: Book,
     pub nature: Nature,
     pub refuses: bool,
+    /// The RAM that the guest is to keep, in an update.
+    pub shared: Option<Arc<GuestRam>>,
     pub built: Mutex<Weak<SimMachine>>,
 }
 
@@ -41,7 +44,11 @@ impl MachineBuilder for Builder {
             return Err(vec![Refusal::new(Code::MemoryUnavailable, "RAM", why, "")]);
         }
         let (life, guest) = (self.life.clone(), self.guest.clone());
-        let machine = SimMachine::empty(life, guest, self.book.clone(), self.nature);
+        let (book, nature) = (self.book.clone(), self.nature);
+        let machine = match &self.shared {
+            Some(ram) => SimMachine::over(ram.clone(), life, guest, book, nature),
+            None => SimMachine::empty(life, guest, book, nature),
+        };
         *self.built.lock().expect("nobody panics while holding it") = Arc::downgrade(&machine);
         Ok(machine)
     }

@@ -2,12 +2,15 @@
 
 use crate::env::MICROSECOND;
 use crate::guest;
+use crate::process::Process;
 use crate::senders::Senders;
 use crate::source::SourceSide;
+use crate::story::Motion;
 use crate::world::World;
 use motion::clock::nanos;
 use motion::destination::Phase as AtDestination;
-use motion::handover::{Decision, Role};
+use motion::handover::{Decision, Outcome, Role};
+use motion::source::Phase as AtSource;
 use motion::{Blackout, Machine as _, PassReport, Report, Status, TimeoutAction};
 use state::Code;
 use std::time::Duration;
@@ -37,11 +40,30 @@ pub fn one_guest(world: &World) {
     });
 }
 
+/// After every step: in an update the word says who may run the guest, whatever either believes; and
+/// nothing is ever undecided.
+fn update(world: &World, motion: &Motion) {
+    let Some(outcome) = world.outcome() else { return };
+    let book = &world.env.book;
+    let [old, new] = [motion.source, motion.destination].map(|pid| world.processes.get(&pid));
+    let has = |process: &Process| process.machine().is_some_and(|m| m.has_permit());
+    book.check(outcome != Outcome::Entered || !old.is_some_and(has), || {
+        "the guest was entered, and the old process may run it".into()
+    });
+    book.check(outcome == Outcome::Entered || !new.is_some_and(has), || {
+        format!("the guest was not entered but {outcome:?}, and the new process may run it")
+    });
+    let undecided = motion.at_source == AtSource::Undecided;
+    let holds = motion.at_destination == AtDestination::Holding;
+    book.check(!undecided && !holds, || "an update is undecided".into());
+}
+
 /// After every step: what is true of the motion under way.
 pub fn motion(world: &World) {
     let Some(motion) = &world.story.motion else { return };
     let round = world.story.plan();
     let book = &world.env.book;
+    update(world, motion);
     let process = world.processes.get(&motion.source);
     if let Some(side) = process.and_then(|process| process.source()) {
         if side.source.has_ended() {
@@ -91,7 +113,8 @@ pub fn motion(world: &World) {
 fn on_record(world: &World, side: &SourceSide) {
     let Some(motion) = &world.story.motion else { return };
     let disk = &world.env.disks[side.machine.life.host];
-    let said = side.is_undecided() && !side.machine.life.is_dead();
+    let recorded = side.wires.fate.is_none();
+    let said = recorded && side.is_undecided() && !side.machine.life.is_dead();
     let must = [Decision::Open, Decision::Committed];
     world.env.book.check(!said || disk.has(motion.token, Role::Source, &must), || {
         "COMMIT is out, and that is not on record".into()
@@ -220,7 +243,9 @@ fn promise(world: &World, side: &SourceSide) {
     if stopped < motion.begun {
         return;
     }
-    let until = side.wires.committed_at.map(|at| at - stopped).or(machine.paused_for());
+    // Where RAM is shared it is not given away until the destination has entered.
+    let committed = side.wires.committed_at.filter(|_| side.wires.fate.is_none());
+    let until = committed.map(|at| at - stopped).or(machine.paused_for());
     let Some(pause) = until else { return };
     let limit = nanos(limit);
     // What it was doing when the time was up it does to its end.
@@ -241,7 +266,13 @@ pub fn at_the_end(world: &World) {
     let alive = |pid: &u32| world.processes.contains_key(pid);
     let who = Some(holder).filter(alive).or(story.heir.filter(alive));
     let owner = world.owner();
-    if let (Some(who), None) = (who, owner) {
+    // Whoever was to go on with the guest is dead, and it is nobody else's.
+    let lost = story.motion.as_ref().is_some_and(|motion| match world.outcome() {
+        Some(Outcome::Kept) => !alive(&motion.source),
+        Some(Outcome::Entered) => !alive(&motion.destination),
+        Some(Outcome::Open) | None => false,
+    });
+    if let (Some(who), None, false) = (who, owner, lost) {
         let destination = world.processes[&who].destination.as_ref();
         let may = destination.is_some_and(|side| side.wires.source_spoke || side.gives_up);
         book.check(story.forgone || may, || {

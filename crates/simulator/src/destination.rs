@@ -13,7 +13,7 @@ use motion::destination::{
     Admission, AsRam, Command, Destination, DestinationIo, Event, Phase, Question,
 };
 use motion::handover::words::from_wire;
-use motion::handover::{Decision, Role, Token, Verdict, Word};
+use motion::handover::{Decision, Fate, Role, Token, Verdict, Word};
 use motion::{MotionError, handover};
 use state::Code;
 use std::collections::{BTreeMap, VecDeque};
@@ -55,6 +55,8 @@ pub struct Wires {
     pub token: Option<Token>,
     /// The source asked about it, or took it back.
     pub source_spoke: bool,
+    /// What decides who goes on with the guest, in an update.
+    pub fate: Option<Arc<Fate>>,
 }
 
 impl DestinationSide {
@@ -64,6 +66,7 @@ impl DestinationSide {
         life: Arc<Life>,
         port: Port,
         gives_up: bool,
+        fate: Option<Arc<Fate>>,
     ) -> Self {
         let wires = Wires {
             life,
@@ -79,6 +82,7 @@ impl DestinationSide {
             asked: None,
             token: None,
             source_spoke: false,
+            fate,
         };
         Self { destination, builder, port, gives_up, wires }
     }
@@ -339,7 +343,7 @@ impl Wires {
     /// What must be on record before it may be said.
     fn says(&self, env: &Env, message: &Message) {
         env.book.note(|| format!("p{} destination says {}", self.life.pid, brief(message)));
-        let Some(about) = from_wire(message) else { return };
+        let Some(about) = from_wire(message).filter(|_| self.fate.is_none()) else { return };
         let must = match (about.word, self.asked) {
             (Word::Ready, _) => Decision::Open,
             (Word::Running, _) => Decision::Committed,
@@ -398,5 +402,10 @@ impl DestinationIo for Io<'_> {
         }
         self.wires.ram = None;
         self.wires.drop_control(self.env);
+    }
+
+    fn fate(&self) -> Option<&Fate> {
+        // Who is dead asks nothing, and decides nothing.
+        self.wires.fate.as_deref().filter(|_| self.wires.life.acts())
     }
 }

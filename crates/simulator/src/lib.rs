@@ -56,6 +56,11 @@ pub fn places() -> impl Iterator<Item = String> {
     scenario::SPOTS.into_iter().map(scenario::Spot::name)
 }
 
+/// The same, of an update.
+pub fn places_of_updates() -> impl Iterator<Item = String> {
+    scenario::SPOTS_OF_UPDATES.into_iter().map(|spot| format!("update {}", spot.name()))
+}
+
 /// The same, of a motion to a file.
 pub fn places_of_saves() -> impl Iterator<Item = String> {
     keep::places()

@@ -68,6 +68,8 @@ pub enum Defect {
     StaysStopped,
     /// Pausing returns while the guest still writes.
     PausesLate,
+    /// Restoring writes to RAM, which is still the source's.
+    WritesEarly,
 }
 
 /// How machines are in a run.
@@ -140,8 +142,23 @@ impl Drop for SimMachine {
 
 impl SimMachine {
     pub fn empty(life: Arc<Life>, guest: SharedGuest, book: Book, nature: Nature) -> Arc<Self> {
-        let ram = Some(empty_ram());
-        Arc::new(Self { ram, life, guest, book, nature, parts: Mutex::default() })
+        Self::over(empty_ram(), life, guest, book, nature)
+    }
+
+    /// One whose RAM another one has, too.
+    pub fn over(
+        ram: Arc<GuestRam>,
+        life: Arc<Life>,
+        guest: SharedGuest,
+        book: Book,
+        nature: Nature,
+    ) -> Arc<Self> {
+        Arc::new(Self { ram: Some(ram), life, guest, book, nature, parts: Mutex::default() })
+    }
+
+    /// Its RAM, for the process that is to replace this one.
+    pub fn shared_ram(&self) -> Arc<GuestRam> {
+        self.ram().clone()
     }
 
     /// A machine on which the guest begins.
@@ -437,6 +454,9 @@ impl DestinationMachine for SimMachine {
         let counter: Counter = state.take("").map_err(bad)?;
         state.finish().map_err(bad)?;
         self.parts().writes = counter.writes;
+        if self.nature.defect == Some(Defect::WritesEarly) {
+            guest::store(self.ram(), 0, u64::MAX);
+        }
         Ok(())
     }
 

@@ -22,6 +22,20 @@ const FILE_RULES: [motion::handover::decision::FileRule; 2] = {
     [FileRule::ClaimedFirst, FileRule::ClaimWaitsForCont]
 };
 
+/// Rules of a handover between two who share RAM that the engine can come to need: it never says to a
+/// destination that is not ready that its link was lost, and no honest source says COMMIT to it. The
+/// tests beside them break all of them.
+#[cfg(feature = "mutate")]
+const SHARED_RULES: [motion::handover::decision::SharedRule; 4] = {
+    use motion::handover::decision::SharedRule;
+    [
+        SharedRule::KeptFirst,
+        SharedRule::EnteredFirst,
+        SharedRule::HeirTakesOver,
+        SharedRule::SilenceIsAnswered,
+    ]
+};
+
 /// A mistake, in the engine, or in what it relies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
@@ -53,6 +67,8 @@ impl fmt::Display for Mutant {
             Self::Engine(motion::Broken::Handover(rule)) => write!(f, "handover without {rule:?}"),
             #[cfg(feature = "mutate")]
             Self::Engine(motion::Broken::File(rule)) => write!(f, "continuation without {rule:?}"),
+            #[cfg(feature = "mutate")]
+            Self::Engine(motion::Broken::Shared(rule)) => write!(f, "sharing without {rule:?}"),
             Self::Machine(defect) => write!(f, "machine that {defect:?}"),
             Self::JournalLies(role, decision) => {
                 write!(f, "journal that lies about {} {}", role.name(), decision.name())
@@ -64,12 +80,13 @@ impl fmt::Display for Mutant {
 }
 
 impl Mutant {
-    const AROUND_THE_ENGINE: [Self; 14] = [
+    const AROUND_THE_ENGINE: [Self; 15] = [
         Self::Machine(Defect::ForgetsABit),
         Self::Machine(Defect::RearmsLate),
         Self::Machine(Defect::KeepsLogging),
         Self::Machine(Defect::StaysStopped),
         Self::Machine(Defect::PausesLate),
+        Self::Machine(Defect::WritesEarly),
         Self::JournalLies(Role::Source, Decision::Open),
         Self::JournalLies(Role::Source, Decision::Refused),
         Self::JournalLies(Role::Destination, Decision::Open),
@@ -93,7 +110,8 @@ impl Mutant {
             let engine = motion::Rule::ALL.into_iter().map(Broken::Engine);
             let handover = Rule::ALL.into_iter().filter(|rule| !NOT_USED.contains(rule));
             let file = FILE_RULES.map(Broken::File);
-            let rules = engine.chain(handover.map(Broken::Handover)).chain(file);
+            let shared = SHARED_RULES.map(Broken::Shared);
+            let rules = engine.chain(handover.map(Broken::Handover)).chain(file).chain(shared);
             all.chain(rules.map(Self::Engine))
         };
         all.collect()

@@ -9,7 +9,7 @@ use crate::rng::Rng;
 use crate::scenario::{Ailment, Fault, Kind, Round, Spot};
 use motion::destination::Phase as AtDestination;
 use motion::source::Phase as AtSource;
-use motion::{Blackout, TimeoutAction};
+use motion::{Blackout, RamWay, TimeoutAction};
 use std::time::Duration;
 
 /// A misfortune with a name.
@@ -29,7 +29,7 @@ struct Setting<'a> {
 }
 
 /// All of them.
-pub const PLOTS: [Plot; 17] = [
+pub const PLOTS: [Plot; 22] = [
     Plot {
         name: "it ran the guest and died, with that not on record and not heard",
         arrange: |s| {
@@ -203,6 +203,52 @@ pub const PLOTS: [Plot; 17] = [
             s.then(Spot::Source(AtSource::Draining), few, Kind::StallThere(away));
         },
     },
+    Plot {
+        name: "in an update the old process stands still until the new one has gone on without it",
+        arrange: |s| {
+            s.update();
+            let (few, long) = (s.few(), s.rng.magnitude(SECOND, 16 * SECOND));
+            s.then(AWAITING_READY, few, Kind::Freeze(true, long));
+        },
+    },
+    Plot {
+        name: "in an update the new process stands still when it has been told to go on",
+        arrange: |s| {
+            s.update();
+            let limit = Duration::from_nanos(s.rng.between(200 * MILLISECOND, SECOND));
+            s.round.options.blackout = Blackout::Limit(limit);
+            let (few, long) = (s.few(), s.rng.magnitude(SECOND, 16 * SECOND));
+            s.then(AWAITING_RUNNING, few, Kind::Freeze(false, long));
+        },
+    },
+    Plot {
+        name: "in an update both stand still, one after the other",
+        arrange: |s| {
+            s.update();
+            let mut long = || s.rng.magnitude(SECOND / 4, 16 * SECOND);
+            let (first, second) = (long(), long());
+            let (few, later) = (s.few(), s.few());
+            let of_source = s.rng.chance(50);
+            s.then(AWAITING_READY, few, Kind::Freeze(of_source, first));
+            s.then(READY, later, Kind::Freeze(!of_source, second));
+        },
+    },
+    Plot {
+        name: "in an update the old process dies when the new one is about to be ready",
+        arrange: |s| {
+            s.update();
+            let (few, things) = (s.few(), s.rng.below(8));
+            s.then(AWAITING_READY, few, Kind::SourceDies(things));
+        },
+    },
+    Plot {
+        name: "in an update the new process dies while it goes on with the guest",
+        arrange: |s| {
+            s.update();
+            let (few, things) = (s.few(), s.rng.below(12));
+            s.then(READY, few, Kind::DestinationDies(things));
+        },
+    },
 ];
 
 const READY: Spot = Spot::Destination(AtDestination::Ready);
@@ -216,6 +262,12 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl Setting<'_> {
+    /// Makes an update of it, in which the blackout is nobody's concern.
+    fn update(&mut self) {
+        self.round.make_update(self.rng);
+        self.round.options.blackout = Blackout::Unlimited;
+    }
+
     fn then(&mut self, spot: Spot, skip: u64, kind: Kind) {
         self.round.faults.push(Fault { spot, skip, kind });
     }
@@ -234,6 +286,8 @@ impl Plot {
     /// Has it happen in this round, if that gets so far.
     pub fn arrange(&self, round: &mut Round, habits: &mut Habits, rng: &mut Rng) {
         round.faults.clear();
+        round.options.ram = RamWay::Passes;
+        round.destination.ram = RamWay::Passes;
         round.absent = false;
         round.refuses = false;
         round.options.check_only = false;

@@ -8,7 +8,7 @@ use crate::plots::{PLOTS, Plot};
 use crate::rng::Rng;
 use motion::destination::Phase as AtDestination;
 use motion::source::Phase as AtSource;
-use motion::{Blackout, DestinationOptions, SourceOptions, TimeoutAction};
+use motion::{Blackout, DestinationOptions, RamWay, SourceOptions, TimeoutAction};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -40,6 +40,9 @@ pub struct Round {
     pub restarts_after: u64,
     /// How long nobody does anything about a handover that is not decided, in nanoseconds.
     pub patience: u64,
+    /// So many of the first records of an update could not be written, by its source and its destination:
+    /// none is needed.
+    pub journals_fail: [u32; 2],
     pub faults: Vec<Fault>,
 }
 
@@ -160,6 +163,21 @@ impl Kind {
     }
 }
 
+/// Every phase in which an update can be interrupted.
+pub const SPOTS_OF_UPDATES: [Spot; 11] = [
+    Spot::Source(AtSource::Connecting),
+    Spot::Source(AtSource::Checking),
+    Spot::Source(AtSource::PreSwitchover),
+    Spot::Source(AtSource::AwaitingReady),
+    Spot::Source(AtSource::AwaitingRunning),
+    Spot::Destination(AtDestination::Waiting),
+    Spot::Destination(AtDestination::Greeted),
+    Spot::Destination(AtDestination::Receiving),
+    Spot::Destination(AtDestination::Ready),
+    Spot::Destination(AtDestination::Owner),
+    Spot::Destination(AtDestination::Failed),
+];
+
 /// Every phase in which a motion can be interrupted.
 pub const SPOTS: [Spot; 19] = [
     Spot::Source(AtSource::Connecting),
@@ -184,6 +202,48 @@ pub const SPOTS: [Spot; 19] = [
 ];
 
 impl Round {
+    /// The next process is on the same host and has the same RAM, and nothing of it is sent.
+    pub fn is_update(&self) -> bool {
+        self.options.ram == RamWay::Shared
+    }
+
+    /// Makes an update of it: there is no network between, but for a pair of sockets.
+    pub fn make_update(&mut self, rng: &mut Rng) {
+        let limit = Duration::from_nanos(rng.magnitude(50 * MILLISECOND, 4 * SECOND));
+        self.options.ram = RamWay::Shared;
+        self.options.blackout =
+            if rng.chance(40) { Blackout::Unlimited } else { Blackout::Limit(limit) };
+        self.options.max_bandwidth = None;
+        self.options.frozen = false;
+        self.destination.ram = RamWay::Shared;
+        self.destination.hold = None;
+        self.destination.keep_waiting = false;
+        self.absent = false;
+        self.clock_ahead = 1_000;
+        self.journals_fail = [(); 2].map(|()| if rng.chance(10) { rng.pick(&[1, 100]) } else { 0 });
+    }
+
+    /// What goes wrong in an update.
+    fn trouble_update(&mut self, rng: &mut Rng) {
+        for _ in 0..rng.pick(&[0, 1, 1, 1, 2, 2, 3]) {
+            let anywhere = rng.chance(30);
+            let spot = if anywhere { Spot::Any } else { rng.pick(&SPOTS_OF_UPDATES) };
+            let skip = if anywhere { rng.magnitude(1, 64) } else { rng.pick(&[0, 0, 1, 2, 4]) };
+            match spot {
+                Spot::Source(AtSource::PreSwitchover) => {
+                    self.options.pause_before_switchover = true;
+                }
+                Spot::Destination(AtDestination::Failed) => {
+                    let kind = rng.pick(&[Kind::CancelDestination, Kind::Cancel]);
+                    let spot = Spot::Destination(AtDestination::Receiving);
+                    self.faults.push(Fault { spot, skip: 0, kind });
+                }
+                _ => {}
+            }
+            self.faults.push(Fault { spot, skip, kind: kind_in_update(rng) });
+        }
+    }
+
     /// Nothing goes wrong, though some things may take long: this motion must complete.
     pub fn keep_the_peace(&mut self, rng: &mut Rng) {
         self.faults.clear();
@@ -244,7 +304,7 @@ impl Scenario {
         let mut round = Round {
             options: SourceOptions {
                 purpose: motion::Purpose::Move,
-                ram: motion::RamWay::Passes,
+                ram: RamWay::Passes,
                 connections: rng.pick(&[1, 2, 3, 5]),
                 blackout: if rng.chance(25) { Blackout::Unlimited } else { Blackout::Limit(limit) },
                 max_bandwidth: None,
@@ -263,7 +323,7 @@ impl Scenario {
                     .chance(15)
                     .then(|| Duration::from_nanos(rng.magnitude(SECOND, 20 * SECOND))),
                 keep_waiting: rng.chance(30),
-                ram: motion::RamWay::Passes,
+                ram: RamWay::Passes,
             },
             nature: Nature {
                 pause: rng.below(step),
@@ -281,8 +341,14 @@ impl Scenario {
             proceeds_after: rng.magnitude(MILLISECOND, 2 * SECOND),
             restarts_after: rng.magnitude(10 * MILLISECOND, 30 * SECOND),
             patience: rng.magnitude(SECOND, 16 * SECOND),
+            journals_fail: [0, 0],
             faults: Vec::new(),
         };
+        if rng.chance(30) {
+            round.make_update(rng);
+            round.trouble_update(rng);
+            return round;
+        }
         if rng.chance(20) {
             round.options.max_bandwidth = NonZeroU64::new(rng.magnitude(1 << 20, 1 << 28));
         }
@@ -406,5 +472,27 @@ fn kind(rng: &mut Rng, spot: Spot) -> Kind {
         25 | 26 => Kind::LoseAnswers(rng.pick(&[1, 1, 3, 10])),
         27 => Kind::Ask,
         _ => Kind::Resolve,
+    }
+}
+
+fn kind_in_update(rng: &mut Rng) -> Kind {
+    let long = rng.magnitude(MILLISECOND, 16 * SECOND);
+    match rng.below(17) {
+        0 | 1 => Kind::KillSource,
+        2 | 3 => Kind::KillDestination,
+        4 | 5 => Kind::SourceDies(rng.below(12)),
+        6 | 7 => Kind::DestinationDies(rng.below(12)),
+        8 | 9 => Kind::Freeze(true, long),
+        10 | 11 => Kind::Freeze(false, long),
+        12 => Kind::Cut(Some(Use::Control)),
+        13 => Kind::Cancel,
+        14 => Kind::CancelDestination,
+        15 => Kind::SetBlackout(rng.magnitude(MILLISECOND, 16 * SECOND)),
+        _ => match rng.below(4) {
+            0 => Kind::GuestGone,
+            1 => Kind::StopGuest,
+            2 => Kind::ContGuest,
+            _ => Kind::Quit(rng.chance(50)),
+        },
     }
 }

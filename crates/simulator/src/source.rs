@@ -10,7 +10,7 @@ use crate::senders::Senders;
 use crate::watcher::Watcher;
 use motion::clock::{Moment, nanos};
 use motion::handover::words::{from_wire, to_wire};
-use motion::handover::{Message, Word};
+use motion::handover::{Fate, Message, Outcome as Became, Word};
 use motion::ram::{Pacer, Pass};
 use motion::source::{Command, Event, Phase, Source, SourceIo};
 use motion::{MotionError, Status};
@@ -51,6 +51,8 @@ pub struct Wires {
     inbox: VecDeque<(u64, Inner)>,
     /// When COMMIT first went out.
     pub committed_at: Option<u64>,
+    /// What decides who goes on with the guest, in an update.
+    pub fate: Option<Arc<Fate>>,
 }
 
 /// What the kernel takes of a connection before a write has to wait, in bytes.
@@ -63,6 +65,7 @@ impl SourceSide {
         watcher: Arc<Watcher>,
         caller: Caller,
         limit: Option<NonZeroU64>,
+        fate: Option<Arc<Fate>>,
     ) -> Self {
         let wires = Wires {
             life: machine.life.clone(),
@@ -77,6 +80,7 @@ impl SourceSide {
             send_by: None,
             inbox: VecDeque::new(),
             committed_at: None,
+            fate,
         };
         Self { source, machine, watcher, wires }
     }
@@ -210,7 +214,9 @@ impl SourceSide {
 
     /// Whether it could still run the guest by itself: the permit is in the handover.
     pub fn offers(&self) -> bool {
+        let entered = |fate: &Arc<Fate>| fate.outcome() == Became::Entered;
         self.machine.is_surrendered()
+            && !self.wires.fate.as_ref().is_some_and(entered)
             && !matches!(
                 self.source.phase(),
                 Phase::AwaitingRunning | Phase::Undecided | Phase::Settling | Phase::Ended
@@ -311,6 +317,12 @@ impl Wires {
         if self.life.is_dead() {
             return;
         }
+        if message.word == Word::Commit {
+            self.committed_at.get_or_insert(env.now + self.life.ahead());
+        }
+        if self.fate.is_some() {
+            return;
+        }
         let disk = &env.disks[self.life.host];
         let must: &[Decision] = match message.word {
             Word::Commit => &[Decision::Open, Decision::Committed],
@@ -321,9 +333,6 @@ impl Wires {
             let record = disk.decision(message.token, Role::Source);
             format!("{:?} was said, and {record:?} is on record", message.word)
         });
-        if message.word == Word::Commit {
-            self.committed_at.get_or_insert(env.now + self.life.ahead());
-        }
     }
 }
 
@@ -406,6 +415,13 @@ impl SourceIo for Io<'_> {
         self.wires.says(self.env, message);
         let pid = self.wires.life.pid;
         self.env.book.note(|| format!("p{pid} source asks {:?}", to_wire(message).kind()));
+        if let Some(fate) = self.wires.fate.clone() {
+            if !matches!(message.word, Word::Answer(_)) {
+                let told = message.token.says(Word::Answer(fate.settle()));
+                self.wires.post(self.env, Inner::Event(Event::Told(told)));
+            }
+            return;
+        }
         let now = self.now().0;
         // A question may reach the other side twice, far apart.
         for _ in 0..if self.env.rng.chance(10) { 2 } else { 1 } {
@@ -431,5 +447,10 @@ impl SourceIo for Io<'_> {
     fn hang_up(&mut self) {
         self.stop_workers();
         self.wires.drop_control(self.env);
+    }
+
+    fn fate(&self) -> Option<&Fate> {
+        // Who is dead asks nothing, and decides nothing.
+        self.wires.fate.as_deref().filter(|_| self.wires.life.acts())
     }
 }

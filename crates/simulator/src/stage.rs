@@ -4,7 +4,7 @@ use crate::builder::Builder;
 use crate::call::Caller;
 use crate::destination::DestinationSide;
 use crate::env::{MILLISECOND, SECOND};
-use crate::life::Pid;
+use crate::life::{Life, Pid};
 use crate::mutants::Mutant;
 use crate::net::Port;
 use crate::source::SourceSide;
@@ -12,11 +12,11 @@ use crate::story::{Motion, Plan};
 use crate::watcher::Watcher;
 use crate::witness::WitnessSide;
 use crate::world::World;
-use motion::Machine as _;
 use motion::clock::nanos;
 use motion::destination::{Destination, Phase as AtDestination};
-use motion::handover::{Journal as _, Particulars, Role, Token, Witness};
+use motion::handover::{Fate, Journal, MemoryJournal, Particulars, Role, Token, Witness};
 use motion::source::Source;
+use motion::{DestinationOptions, Machine as _, RamWay};
 use std::sync::{Arc, Mutex, Weak};
 use uuid::Uuid;
 
@@ -24,6 +24,17 @@ impl World {
     /// A process on the other host begins to wait, unless one waits already.
     pub fn wait_for_guest(&mut self) {
         let Some(owner) = self.owner() else { return self.wind_up() };
+        let round = &self.story.scenario.rounds[self.story.round];
+        if round.is_update() {
+            self.story.next_port += 1;
+            let port = self.story.next_port;
+            self.story.hosts.insert(port, self.processes[&owner].life.host);
+            let fate = Fate::new().expect("a page can be had");
+            self.story.fates.insert(port, Arc::new(fate));
+            self.listen(port);
+            self.plan(MILLISECOND, Plan::Start(port));
+            return;
+        }
         let host = 1 - self.processes[&owner].life.host;
         let waits = |pid: &Pid| {
             self.processes.get(pid).is_some_and(|process| {
@@ -32,7 +43,9 @@ impl World {
                     && destination.is_some_and(|d| d.destination.phase() == AtDestination::Waiting)
             })
         };
-        let port = self.ports.iter().find(|(_, pid)| waits(pid)).map(|(port, _)| *port);
+        let moves = |port: &Port| !self.story.fates.contains_key(port);
+        let mut ports = self.ports.iter().filter(|(port, _)| moves(port));
+        let port = ports.find(|(_, pid)| waits(pid)).map(|(port, _)| *port);
         let port = port.unwrap_or_else(|| {
             self.story.next_port += 1;
             self.story.hosts.insert(self.story.next_port, host);
@@ -52,6 +65,11 @@ impl World {
 
     /// Starts a process that waits on this port.
     fn listen(&mut self, port: Port) {
+        let fate = self.story.fates.get(&port).cloned();
+        let shared = fate.as_ref().and_then(|_| {
+            let owner = self.processes.get(&self.owner()?)?.machine()?;
+            Some(owner.shared_ram())
+        });
         let pid = self.spawn(self.story.hosts[&port]);
         let round = &self.story.scenario.rounds[self.story.round];
         let mut nature = round.nature;
@@ -63,14 +81,17 @@ impl World {
             book: self.env.book.clone(),
             nature,
             refuses: round.refuses,
+            shared,
             built: Mutex::new(Weak::new()),
         });
-        let options = round.destination.clone();
+        // What is started again for an earlier motion waits for what that was.
+        let ram = if fate.is_some() { RamWay::Shared } else { RamWay::Passes };
+        let options = DestinationOptions { ram, ..round.destination.clone() };
         let gives_up = options.hold.is_some();
-        let journal = Box::new(self.journal(&life));
+        let journal = self.journal_for(&life, Role::Destination, fate.is_some());
         let watcher = Arc::new(Watcher::new(self.env.book.clone(), "destination", false));
         let destination = Destination::new(builder.clone(), options, journal, watcher, || 0);
-        let side = DestinationSide::new(destination, builder, life, port, gives_up);
+        let side = DestinationSide::new(destination, builder, life, port, gives_up, fate);
         if let Some(process) = self.processes.get_mut(&pid) {
             process.destination = Some(side);
         }
@@ -78,7 +99,27 @@ impl World {
         self.env.book.note(|| format!("p{pid} waits on port {port}"));
     }
 
+    /// Where a process keeps its records: in an update they need not outlive it.
+    fn journal_for(
+        &self,
+        life: &Arc<Life>,
+        role: Role,
+        is_update: bool,
+    ) -> Box<dyn Journal + Send> {
+        if !is_update {
+            return Box::new(self.journal(life));
+        }
+        let [source, destination] = self.story.scenario.rounds[self.story.round].journals_fail;
+        let mut journal = MemoryJournal::default();
+        journal.failures = if role == Role::Source { source } else { destination };
+        Box::new(journal)
+    }
+
     pub fn restart(&mut self, port: Port) {
+        // Whoever replaces a process starts the next one, and does so for each attempt.
+        if self.story.fates.contains_key(&port) {
+            return;
+        }
         if self.ports.get(&port).is_some_and(|pid| self.story.killed.contains(pid)) {
             self.listen(port);
         }
@@ -111,13 +152,14 @@ impl World {
             clock_ahead: round.clock_ahead,
         };
         let life = self.processes[&owner].life.clone();
-        let journal = Box::new(self.journal(&life));
+        let fate = self.story.fates.get(&port).cloned();
+        let journal = self.journal_for(&life, Role::Source, fate.is_some());
         let (options, limit) = (round.options.clone(), round.options.max_bandwidth);
         let ran_before = machine.is_running();
         let watcher = Arc::new(Watcher::new(self.env.book.clone(), "source", ran_before));
         let source =
             Source::new(machine.clone(), particulars, options, session, journal, watcher.clone());
-        let mut side = SourceSide::new(source, machine, watcher, caller, limit);
+        let mut side = SourceSide::new(source, machine, watcher, caller, limit, fate);
         self.env.book.note(|| format!("p{owner} begins motion {number} to port {target}"));
         self.story.addresses.insert(token, target);
         let begun = self.env.now;

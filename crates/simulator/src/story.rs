@@ -10,9 +10,10 @@ use crate::witness::WitnessSide;
 use crate::world::World;
 use motion::Status;
 use motion::destination::Phase as AtDestination;
-use motion::handover::Token;
+use motion::handover::{Fate, Outcome, Token};
 use motion::source::{Command, Phase as AtSource};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Something that is to happen at some time.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +54,8 @@ pub struct Story {
     /// Where each handover's destination is to be asked.
     pub addresses: BTreeMap<Token, Port>,
     pub hosts: BTreeMap<Port, usize>,
+    /// What decides the updates, by where their destination waits.
+    pub fates: BTreeMap<Port, Arc<Fate>>,
     pub closing: bool,
     /// Records may have been looked for in vain.
     pub overlooked: bool,
@@ -100,6 +103,7 @@ impl Story {
             next_port: 0,
             addresses: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            fates: BTreeMap::new(),
             closing: false,
             overlooked: false,
             killed: BTreeSet::new(),
@@ -350,6 +354,12 @@ impl World {
             checks::at_the_end(self);
             self.over = true;
         }
+    }
+
+    /// What became of the guest of an update, if one is under way.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let fate = self.story.fates.get(&self.story.motion.as_ref()?.port)?;
+        Some(fate.outcome())
     }
 
     /// How the motion under way stands at its source.

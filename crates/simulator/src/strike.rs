@@ -8,7 +8,7 @@ use crate::scenario::{Ailment, Fault, Kind};
 use crate::story::Plan;
 use crate::world::World;
 use motion::destination::Command as ToDestination;
-use motion::handover::{Decision, Role, Side};
+use motion::handover::{Decision, Outcome, Role, Side};
 use motion::source::{Command, Phase as AtSource};
 use motion::{Blackout, Machine as _, MotionError};
 use state::Code;
@@ -20,7 +20,8 @@ impl World {
     pub fn strike(&mut self, fault: Fault) {
         let Some(motion) = &self.story.motion else { return };
         let (source, destination) = (motion.source, motion.destination);
-        let (name, spot) = (fault.kind.name(), fault.spot.name());
+        let update = if motion.plan.is_update() { "update " } else { "" };
+        let (name, spot) = (fault.kind.name(), format!("{update}{}", fault.spot.name()));
         self.env.book.note(|| format!("*** {:?} in {spot}", fault.kind));
         self.tally.count(format!("{name} in {spot}"));
         self.story.undisturbed = false;
@@ -221,7 +222,9 @@ impl World {
         if held {
             let surrendered = process.machine().is_some_and(|machine| machine.is_surrendered());
             // It had stopped the guest and not run it again: what the destination holds is the guest.
-            self.story.heir = self.holder_of_motion().filter(|heir| surrendered && *heir != pid);
+            let kept = self.outcome() == Some(Outcome::Kept);
+            self.story.heir =
+                self.holder_of_motion().filter(|heir| surrendered && !kept && *heir != pid);
             self.story.forgone = false;
             let heir = self.story.heir;
             self.env.book.note(|| format!("with it dies the guest; heir {heir:?}"));

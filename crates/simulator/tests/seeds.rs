@@ -1,6 +1,6 @@
 //! What no seed may do.
 
-use whimbrel_simulator::{Case, PLOTS, Sweep, explain, places, places_of_saves};
+use whimbrel_simulator::{Case, PLOTS, Sweep, explain, places, places_of_saves, places_of_updates};
 
 /// So many in CI; `cargo xtask sim --seeds N` for more.
 const SEEDS: u64 = 10_000;
@@ -39,6 +39,21 @@ fn no_seed_loses_a_guest() {
     // A simulator that never got somewhere says nothing about it.
     for place in places() {
         for what in ["kill source", "kill destination", "cut", "stall", "cancel"] {
+            let name = format!("{what} in {place}");
+            assert!(found.tally.of(&name) > 0, "no seed came to: {name}");
+        }
+    }
+    for place in places_of_updates() {
+        for what in [
+            "kill source",
+            "kill destination",
+            "source dies within a step",
+            "destination dies within a step",
+            "freeze source",
+            "freeze destination",
+            "cut",
+            "cancel",
+        ] {
             let name = format!("{what} in {place}");
             assert!(found.tally.of(&name) > 0, "no seed came to: {name}");
         }

@@ -40,17 +40,10 @@ impl Destination {
                 tracing::warn!(%error, "lost the source after READY");
                 self.linked = false;
                 io.hang_up();
-                // Where RAM is shared the word that both see says whether the source went on. If it has
-                // not, that is as good as COMMIT, and nothing is undecided.
-                let input = match &self.handover {
-                    Some(handover) if io.fate().is_some() && keeps(Rule::HeirTakesOver) => {
-                        self.committed = io.now();
-                        Input::Received(handover.particulars().token().says(Word::Commit))
-                    }
-                    _ => Input::LinkLost,
-                };
-                // The handover never denies either.
-                let _ = self.drive(input, io);
+                // From here on the guest is stopped for want of this side, where RAM is shared.
+                self.committed = io.now();
+                // The handover never denies that a link was lost.
+                let _ = self.drive(Input::LinkLost, io);
                 self.settle_alone(io);
             }
             Phase::Holding => {

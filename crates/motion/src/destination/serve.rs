@@ -51,8 +51,8 @@ impl Destination {
     ) -> Result<(), MotionError> {
         // One after the other: neither may be lost where the other is missing.
         let none = || MotionError::new(Code::InvalidState, "no handover is under way");
-        let input = self.fated(input, io);
         let mut handover = self.handover.take().ok_or_else(none)?;
+        let input = io.fate().map_or(input, |fate| handover.fated(input, fate));
         let Some(mut journal) = self.journal.take() else {
             self.handover = Some(handover);
             return Err(none());
@@ -69,25 +69,6 @@ impl Destination {
         self.journal = Some(journal);
         self.conclude(io);
         result.map_err(MotionError::from)
-    }
-
-    /// Where the source shares the guest's RAM it may have gone on by now, whatever it said before: then
-    /// what would give the guest to this side is the end of it.
-    fn fated(&self, input: Input, io: &dyn DestinationIo) -> Input {
-        use handover::Word;
-        let Some((fate, handover)) = io.fate().zip(self.handover.as_ref()) else { return input };
-        let token = handover.particulars().token();
-        let gives = match input {
-            Input::Received(message) => message == token.says(Word::Commit),
-            Input::Resolve { owner, fenced } => owner == Side::Here && fenced,
-            _ => false,
-        };
-        // Before READY nothing can be given.
-        let is_complete = matches!(self.phase, Phase::Ready | Phase::Holding);
-        if gives && is_complete && !fate.enter() {
-            return Input::Received(token.says(Word::Abort));
-        }
-        input
     }
 
     fn carry_out(&mut self, output: Output, io: &mut dyn DestinationIo) {

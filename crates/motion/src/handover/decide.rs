@@ -6,6 +6,7 @@
 mod continuation;
 mod destination;
 mod rules;
+mod shared;
 mod source;
 mod witness;
 
@@ -22,6 +23,7 @@ pub use continuation::{
 };
 pub use destination::{Destination, DestinationPhase};
 pub use rules::{AllRules, Rule, Rules};
+pub use shared::{SharedRule, SharedRules, at_destination, at_source};
 pub use source::{Source, SourcePhase};
 pub use witness::{Testimony, Witness};
 

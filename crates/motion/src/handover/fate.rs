@@ -6,7 +6,6 @@
 //! whoever is to run the guest asks it right before.
 
 use super::Verdict;
-use crate::rules::{Rule, keeps};
 use memory::SharedWord;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -59,14 +58,14 @@ impl Fate {
     /// the guest it may not.
     #[must_use]
     pub fn enter(&self) -> bool {
-        !keeps(Rule::WordIsEntered) || self.decide(ENTERED)
+        self.decide(ENTERED)
     }
 
     /// What the other process would answer if it were asked what became of the guest, which it need not
     /// be: asking is what settles it, since the guest is kept if it still can be.
     #[must_use]
     pub fn settle(&self) -> Verdict {
-        match !keeps(Rule::WordIsKept) || self.keep() {
+        match self.keep() {
             true => Verdict::Refused,
             false => Verdict::Committed,
         }

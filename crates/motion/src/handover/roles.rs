@@ -2,7 +2,7 @@
 
 use super::decide::{self, DestinationPhase, SourcePhase};
 use super::{
-    Decision, Denial, DriveError, HandoverError, Input, Journal, JournalError, Key, Message,
+    Decision, Denial, DriveError, Fate, HandoverError, Input, Journal, JournalError, Key, Message,
     Output, Particulars, Record, Role, RunPermit, Side, Token, Word,
 };
 use serde::Serialize;
@@ -54,6 +54,14 @@ impl SourceHandover {
         // From here on the phase says who has the permit, and makes it anew when it is given back.
         let RunPermit { .. } = permit;
         Self { particulars, decisions: decide::Source::default() }
+    }
+
+    /// What this comes to where the destination shares the guest's RAM: asks the word where that matters.
+    #[must_use]
+    pub fn fated(&self, input: Input, fate: &Fate) -> Input {
+        let phase = self.phase();
+        let ask = |event| decide::at_source::<decide::InForce>(phase, event, || fate.keep());
+        of_words(self.particulars.token(), input, ask)
     }
 
     /// Takes one step; see the [module](super) for how the outputs are to be carried out.
@@ -127,6 +135,14 @@ impl DestinationHandover {
     /// Begins a handover: the guest is on its way.
     pub fn begin(particulars: Particulars) -> Self {
         Self { particulars, decisions: decide::Destination::default() }
+    }
+
+    /// What this comes to where the source shares the guest's RAM: asks the word where that matters.
+    #[must_use]
+    pub fn fated(&self, input: Input, fate: &Fate) -> Input {
+        let phase = self.phase();
+        let ask = |event| decide::at_destination::<decide::InForce>(phase, event, || fate.enter());
+        of_words(self.particulars.token(), input, ask)
     }
 
     /// Takes one step; see the [module](super) for how the outputs are to be carried out.
@@ -307,6 +323,14 @@ fn undecided(token: Token) -> HandoverError {
 type Stepped<P> = Result<Vec<Output<Message, Record, P>>, HandoverError>;
 type Effects<P> = Vec<Output<Word, Decision, P>>;
 
+/// Has `ask` say what an input comes to, unless that is of another handover.
+fn of_words(token: Token, input: Input, ask: impl FnOnce(decide::Event) -> decide::Event) -> Input {
+    match input {
+        Input::Received(message) if message.token != token => input,
+        input => ask(input.map(|message| message.word)).map(|word| token.says(word)),
+    }
+}
+
 fn step<P>(
     particulars: &Particulars,
     input: Input,
@@ -317,15 +341,7 @@ fn step<P>(
         Input::Received(message) if message.token != token => {
             Err(Denial::OtherToken(message.token))
         }
-        Input::Received(message) => Ok(Input::Received(message.word)),
-        Input::Complete => Ok(Input::Complete),
-        Input::LinkLost => Ok(Input::LinkLost),
-        Input::Expired(timer) => Ok(Input::Expired(timer)),
-        Input::Failed => Ok(Input::Failed),
-        Input::Cancel => Ok(Input::Cancel),
-        Input::Cont => Ok(Input::Cont),
-        Input::Resolve { owner, fenced } => Ok(Input::Resolve { owner, fenced }),
-        Input::RecordFailed => Ok(Input::RecordFailed),
+        other => Ok(other.map(|message| message.word)),
     };
     event.and_then(decide).map_err(|why| HandoverError { token, why })
 }

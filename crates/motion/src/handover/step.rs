@@ -32,6 +32,23 @@ pub enum Input<M = Message> {
     RecordFailed,
 }
 
+impl<M> Input<M> {
+    /// The same, with what was said in other words.
+    pub(super) fn map<N>(self, say: impl FnOnce(M) -> N) -> Input<N> {
+        match self {
+            Self::Received(message) => Input::Received(say(message)),
+            Self::Complete => Input::Complete,
+            Self::LinkLost => Input::LinkLost,
+            Self::Expired(timer) => Input::Expired(timer),
+            Self::Failed => Input::Failed,
+            Self::Cancel => Input::Cancel,
+            Self::Cont => Input::Cont,
+            Self::Resolve { owner, fenced } => Input::Resolve { owner, fenced },
+            Self::RecordFailed => Input::RecordFailed,
+        }
+    }
+}
+
 /// What is to be done, in the order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]

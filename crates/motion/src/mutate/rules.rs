@@ -15,6 +15,8 @@ pub enum Broken {
     Handover(decision::Rule),
     /// A rule of a guest from a file.
     File(decision::FileRule),
+    /// A rule of a handover between two who share RAM.
+    Shared(decision::SharedRule),
 }
 
 thread_local! {
@@ -46,6 +48,12 @@ impl decision::Rules for InForce {
 impl decision::FileRules for InForce {
     fn keep(rule: decision::FileRule) -> bool {
         BROKEN.get() != Some(Broken::File(rule))
+    }
+}
+
+impl decision::SharedRules for InForce {
+    fn keep(rule: decision::SharedRule) -> bool {
+        BROKEN.get() != Some(Broken::Shared(rule))
     }
 }
 

@@ -1,7 +1,7 @@
 //! RAM that stays where it is: the destination has the same memory file, and nothing of it is sent.
 
 use super::{Phase, Source, SourceIo};
-use crate::handover::{Fate, Input, Side, SourcePhase, Timer, Verdict, Word};
+use crate::handover::{Fate, Verdict};
 use crate::rules::{Rule, keeps};
 use crate::{Blackout, MotionError, Status};
 use state::Code;
@@ -22,29 +22,6 @@ impl Source {
         self.promise(io);
         self.timers.progress(io.now());
         self.send_state(io)
-    }
-
-    /// Where the destination shares the guest's RAM it may have gone on by now, and silence leaves
-    /// nothing undecided: what would have this side keep the guest, or ask for it, is answered by the
-    /// word that both see.
-    pub(super) fn fated(&self, input: Input, io: &dyn SourceIo) -> Input {
-        let Some((fate, handover)) = io.fate().zip(self.handover.as_ref()) else { return input };
-        let phase = handover.phase();
-        let is_open = matches!(phase, SourcePhase::Offered | SourcePhase::Committing);
-        let settles = match input {
-            Input::LinkLost | Input::Failed => is_open,
-            Input::Expired(timer) => is_open && matches!(timer, Timer::Ready | Timer::Reply),
-            // After COMMIT it is too late for that.
-            Input::Cancel => phase == SourcePhase::Offered,
-            Input::Resolve { owner, fenced } => is_open && fenced && owner == Side::Here,
-            Input::Received(message) => message.word == Word::Answer(Verdict::Refused),
-            Input::Complete | Input::Cont | Input::RecordFailed => false,
-        };
-        if settles && keeps(Rule::WordNeedsNoAnswer) {
-            let token = handover.particulars().token();
-            return Input::Received(token.says(Word::Answer(fate.settle())));
-        }
-        input
     }
 
     /// Whether the destination has gone on with the guest, so that it is not this side's to keep.

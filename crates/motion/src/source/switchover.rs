@@ -211,8 +211,8 @@ impl Source {
     pub(super) fn drive(&mut self, input: Input, io: &mut dyn SourceIo) -> Result<(), MotionError> {
         // One after the other: neither may be lost where the other is missing.
         let none = || MotionError::new(Code::InvalidState, "no handover is under way");
-        let input = self.fated(input, io);
         let mut handover = self.handover.take().ok_or_else(none)?;
+        let input = io.fate().map_or(input, |fate| handover.fated(input, fate));
         let Some(mut journal) = self.journal.take() else {
             self.handover = Some(handover);
             return Err(none());
