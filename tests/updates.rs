@@ -289,9 +289,10 @@ fn a_process_that_somebody_else_started_takes_over() {
     let waits = format!("update:unix:{}", socket.display());
     let mut next = host.whimbrel(&["run", "--incoming", &waits]).spawn().unwrap();
     wait("a process that waits", || socket.exists().then_some(()));
-    wait("the machine to go there", || {
-        host.ask("m", "x-whimbrel-update", json!({ "to": socket })).ok()
-    });
+    host.ask("m", "migrate-set-parameters", json!({ "mode": "cpr-transfer" })).unwrap();
+    let addr = json!({ "transport": "socket", "type": "unix", "path": socket });
+    let channels = ["cpr", "main"].map(|kind| json!({ "channel-type": kind, "addr": addr }));
+    host.ask("m", "migrate", json!({ "channels": channels })).unwrap();
     host.wait_for_motion("m", "completed");
     assert_eq!(pid(&host, "m"), u64::from(next.id()));
     machine.check_all();
@@ -402,4 +403,21 @@ fn a_bad_binary_is_found_before_anything_is_executed() {
     assert!(text.contains("exit status: 0"), "{text}");
     assert_eq!(pid(&host, "m"), u64::from(machine.pid()));
     machine.check_all();
+}
+
+#[test]
+fn the_mode_of_qemu_means_the_same() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let set = json!({ "mode": "cpr-exec", "cpr-exec-command": [env!("CARGO_BIN_EXE_whimbrel")] });
+    host.ask("m", "migrate-set-parameters", set).unwrap();
+    let error = host.ask("m", "migrate", json!({ "uri": "tcp:127.0.0.1:1" })).unwrap_err();
+    assert!(error.to_string().contains("nothing goes anywhere"), "{error}");
+    host.ask("m", "migrate", json!({})).unwrap();
+    host.wait_for_motion("m", "completed");
+    assert_eq!(pid(&host, "m"), u64::from(machine.pid()));
+    machine.check_all();
+    let (destination, to) = host.incoming("n", &[]);
+    assert_eq!(host.migrate("m", &to, &[])["status"], "completed");
+    destination.check_all();
 }

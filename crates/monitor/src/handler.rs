@@ -72,6 +72,10 @@ fn execute(monitor: &Arc<Monitor>, command: Command, context: &Context) -> Resul
         Command::SystemPowerdown => monitor.power_down().map(Into::into),
         Command::Quit => monitor.quit(Ending::Quit).map(Into::into),
         Command::Migrate(migrate) => {
+            let update = migrate.update(&monitor.state().parameters)?;
+            if let Some(update) = update {
+                return monitor.update(&update).map(Into::into);
+            }
             let address = migrate.address()?;
             let given = Arc::new(descriptors(&address, context)?);
             let set = files_of_set(&address, context, Access::Write)?;

@@ -173,6 +173,8 @@ impl Monitor {
     fn options(&self, command: &Migrate, destination: &Destination) -> SourceOptions {
         let state = self.state();
         let Parameters {
+            mode: _,
+            cpr_exec_command: _,
             max_bandwidth,
             downtime_limit: _,
             downtime_unlimited: _,

@@ -1,8 +1,10 @@
 //! Arguments of `migrate` and `migrate-incoming`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Arguments};
+use super::{Address, Arguments, Mode, Parameters, Update, UpdateMode};
 use crate::error::Error;
 use crate::json;
 
@@ -13,7 +15,8 @@ pub struct Migrate {
     /// The destination, as in [`Address`]; or `channels` instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
-    /// The destination as an object: exactly one channel, of type `main`.
+    /// The destination as an object: exactly one channel, of type `main`. In mode `cpr-transfer` one of
+    /// type `cpr`.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -86,8 +89,72 @@ impl Migrate {
     }
 }
 
+impl Migrate {
+    /// The update that this is in a mode that means one.
+    pub fn update(&self, parameters: &Parameters) -> Result<Option<Update>, Error> {
+        let check = self.check;
+        let update = match parameters.mode {
+            Mode::Normal => return Ok(None),
+            Mode::CprTransfer => {
+                let to = Some(self.successor()?);
+                Update { to, mode: Some(UpdateMode::Transfer), check, ..Update::default() }
+            }
+            Mode::CprExec if self.uri.is_some() || self.channels.is_some() => {
+                return Err(Error::invalid(
+                    "in mode `cpr-exec` nothing goes anywhere: leave `uri` and `channels` out",
+                ));
+            }
+            Mode::CprExec => {
+                let binary = parameters.cpr_exec_command.first().map(Into::into);
+                Update { binary, mode: Some(UpdateMode::Exec), check, ..Update::default() }
+            }
+        };
+        if self.frozen || self.snapshot || self.timeout.is_some() {
+            return Err(Error::invalid(
+                "an update sends no memory: `x-whimbrel-frozen`, `x-whimbrel-snapshot` and \
+                 `x-whimbrel-timeout` mean nothing to it",
+            ));
+        }
+        update.check()?;
+        Ok(Some(update))
+    }
+
+    /// Where the process waits that is to take the machine over.
+    fn successor(&self) -> Result<PathBuf, Error> {
+        let channels = self.channels.as_deref().unwrap_or_default();
+        let of = |wanted| channels.iter().filter(move |channel| channel.channel_type == wanted);
+        let [cpr, main] = [of(ChannelType::Cpr).next(), of(ChannelType::Main).next()];
+        let at = |channel: &Channel| match channel.addr.address()? {
+            Address::Unix(path) => Ok(path),
+            other => Err(Error::invalid(format!("an update goes over a Unix socket, not {other}"))),
+        };
+        let Some(cpr) = cpr.filter(|_| channels.len() <= 2) else {
+            return Err(Error::invalid(
+                "in mode `cpr-transfer` `channels` names one of type `cpr`, and perhaps the same one \
+                 as `main`",
+            ));
+        };
+        let path = at(cpr)?;
+        match main.map(at).transpose()? {
+            Some(main) if main != path => Err(Error::invalid(
+                "the motion goes the same way: `main` is the same socket as `cpr`, or left out",
+            )),
+            _ => Ok(path),
+        }
+    }
+
+    /// Whether it depends on the mode where it goes.
+    fn is_update(&self) -> bool {
+        let is_cpr = |channel: &Channel| channel.channel_type == ChannelType::Cpr;
+        self.uri.is_none() && self.channels.as_ref().is_none_or(|all| all.iter().any(is_cpr))
+    }
+}
+
 impl Arguments for Migrate {
     fn check(&self) -> Result<(), Error> {
+        if self.is_update() {
+            return Ok(());
+        }
         self.address()?;
         if self.resume {
             return Err(Error::unsupported(
@@ -222,7 +289,7 @@ pub struct Channel {
 pub enum ChannelType {
     /// The motion.
     Main,
-    /// What a renewed process is handed beforehand; not in this version.
+    /// What a process gets that takes the machine over, beside the motion.
     Cpr,
 }
 
@@ -273,8 +340,8 @@ fn address(uri: Option<&str>, channels: Option<&[Channel]>) -> Result<Address, E
     match (uri, channels) {
         (Some(uri), None) => uri.parse(),
         (None, Some([Channel { channel_type: ChannelType::Main, addr }])) => addr.address(),
-        (None, Some([Channel { channel_type: ChannelType::Cpr, .. }])) => Err(Error::unsupported(
-            "channels of type `cpr` belong to live update, which this version does not have",
+        (None, Some([Channel { channel_type: ChannelType::Cpr, .. }])) => Err(Error::invalid(
+            "channels of type `cpr` belong to the mode `cpr-transfer`; see migrate-set-parameters",
         )),
         (None, Some(_)) => Err(Error::invalid("`channels` must hold exactly one channel")),
         (Some(_), Some(_)) => Err(Error::invalid("`uri` and `channels` exclude each other")),
@@ -355,7 +422,6 @@ mod tests {
     fn an_address_that_is_wrong_in_any_way_is_refused() {
         let socket = json!({"transport": "socket", "type": "unix", "path": "/p"});
         for arguments in [
-            json!({}),
             json!({"uri": "unix:/p", "channels": [{"channel-type": "main", "addr": socket}]}),
             json!({"channels": []}),
             json!({"channels": null}),
@@ -393,15 +459,52 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_have_is_refused_as_such() {
-        for arguments in [
-            json!({"uri": "unix:/p", "resume": true}),
-            json!({"uri": "unix:/p", "detach": false}),
-            json!({"channels": [{
-                "channel-type": "cpr",
-                "addr": {"transport": "socket", "type": "unix", "path": "/p"},
-            }]}),
-        ] {
+        for arguments in
+            [json!({"uri": "unix:/p", "resume": true}), json!({"uri": "unix:/p", "detach": false})]
+        {
             assert_eq!(parse(&arguments).unwrap_err().code, Code::Unsupported, "{arguments}");
         }
+    }
+
+    #[test]
+    fn the_mode_says_whether_it_is_an_update() {
+        let in_mode = |mode, arguments: &serde_json::Value| {
+            let parameters = Parameters {
+                mode,
+                cpr_exec_command: vec!["/bin/new".to_owned()],
+                ..Parameters::default()
+            };
+            parse(arguments).unwrap().update(&parameters)
+        };
+        let at = |path: &str| json!({"transport": "socket", "type": "unix", "path": path});
+        let cpr = |path: &str| json!({"channel-type": "cpr", "addr": at(path)});
+        let main = |path: &str| json!({"channel-type": "main", "addr": at(path)});
+        let tcp = json!({"transport": "socket", "type": "inet", "host": "h", "port": "1"});
+
+        for channels in [json!([cpr("/p")]), json!([main("/p"), cpr("/p")])] {
+            let arguments = json!({ "channels": channels });
+            let update = in_mode(Mode::CprTransfer, &arguments).unwrap().unwrap();
+            assert_eq!((update.to, update.binary), (Some("/p".into()), None));
+            // Elsewhere that is no address.
+            assert_eq!(in_mode(Mode::Normal, &arguments).unwrap(), None);
+            assert!(parse(&arguments).unwrap().address().is_err());
+        }
+        for arguments in [
+            json!({}),
+            json!({"uri": "unix:/p"}),
+            json!({"channels": [main("/p")]}),
+            json!({"channels": [main("/p"), cpr("/q")]}),
+            json!({"channels": [cpr("/p"), cpr("/p"), cpr("/p")]}),
+            json!({"channels": [{"channel-type": "cpr", "addr": tcp}]}),
+            json!({"channels": [cpr("/p")], "x-whimbrel-frozen": true}),
+            json!({"channels": [cpr("relative")]}),
+        ] {
+            assert!(in_mode(Mode::CprTransfer, &arguments).is_err(), "{arguments}");
+        }
+        let update = in_mode(Mode::CprExec, &json!({})).unwrap().unwrap();
+        assert_eq!(update.binary, Some("/bin/new".into()));
+        assert_eq!(update.mode, Some(UpdateMode::Exec));
+        assert!(in_mode(Mode::CprExec, &json!({"uri": "unix:/p"})).is_err());
+        assert!(parse(&json!({})).unwrap().address().is_err());
     }
 }

@@ -19,7 +19,7 @@ pub use migrate::{
     At, Channel, ChannelAddress, ChannelType, FileAddress, Migrate, MigrateIncoming, RestoreClock,
     SocketAddress, TimeoutAction,
 };
-pub use parameters::{Parameters, SetParameters};
+pub use parameters::{Mode, Parameters, SetParameters};
 pub use update::{Update, UpdateMode};
 
 use crate::error::{Error, clip};

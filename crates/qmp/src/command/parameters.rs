@@ -20,13 +20,11 @@ const WITHOUT_EFFECT: &[&str] = &[
     "announce-rounds",
     "announce-step",
     "block-bitmap-mapping",
-    "cpr-exec-command",
     "cpu-throttle-increment",
     "cpu-throttle-initial",
     "cpu-throttle-tailslow",
     "max-cpu-throttle",
     "max-postcopy-bandwidth",
-    "mode",
     "multifd-compression",
     "multifd-qatzip-level",
     "multifd-zlib-level",
@@ -44,8 +42,12 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 /// The values that exist, as they stand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Parameters {
+    /// What `migrate` does.
+    pub mode: Mode,
+    /// With [`Mode::CprExec`]: the program, and nothing else.
+    pub cpr_exec_command: Vec<String>,
     /// Most bytes per second over all connections; 0 is unlimited.
     pub max_bandwidth: u64,
     /// Longest blackout, in milliseconds.
@@ -71,6 +73,8 @@ pub struct Parameters {
 impl Default for Parameters {
     fn default() -> Self {
         Self {
+            mode: Mode::default(),
+            cpr_exec_command: Vec::new(),
             max_bandwidth: 0,
             downtime_limit: 300,
             downtime_unlimited: false,
@@ -83,10 +87,29 @@ impl Default for Parameters {
     }
 }
 
+/// What `migrate` does (QAPI `MigMode`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// The guest goes to another machine monitor, or into a file.
+    #[default]
+    Normal,
+    /// The machine goes to the process that waits at the channel `cpr`.
+    CprTransfer,
+    /// This process becomes the program of `cpr-exec-command`.
+    CprExec,
+}
+
 /// Arguments of `migrate-set-parameters`; what is left out stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SetParameters {
+    /// See [`Parameters::mode`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// See [`Parameters::cpr_exec_command`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpr_exec_command: Option<Vec<String>>,
     /// See [`Parameters::max_bandwidth`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bandwidth: Option<u64>,
@@ -150,6 +173,14 @@ impl Arguments for SetParameters {
             }
             _ => {}
         }
+        if let Some([program, rest @ ..]) = self.cpr_exec_command.as_deref()
+            && (!program.starts_with('/') || !rest.is_empty())
+        {
+            return Err(Error::invalid(
+                "`cpr-exec-command` is the absolute path of a program and nothing else: what it is \
+                 told comes from this process",
+            ));
+        }
         if self.multifd_channels.is_some_and(|channels| channels > MOST_CHANNELS) {
             return Err(Error::invalid(format!(
                 "`multifd-channels` is at most {MOST_CHANNELS}; 0 lets the engine choose"
@@ -172,6 +203,8 @@ impl Parameters {
     pub fn set(&mut self, set: &SetParameters) -> Result<(), Error> {
         set.check()?;
         let SetParameters {
+            mode,
+            cpr_exec_command,
             max_bandwidth,
             downtime_limit,
             downtime_unlimited,
@@ -184,6 +217,8 @@ impl Parameters {
         } = set;
         // A limit that was just set must hold: it would be in vain beside an older "unlimited".
         let unlimited = downtime_unlimited.or(downtime_limit.map(|_| false));
+        replace(&mut self.mode, *mode);
+        replace(&mut self.cpr_exec_command, cpr_exec_command.clone());
         replace(&mut self.max_bandwidth, *max_bandwidth);
         replace(&mut self.downtime_limit, *downtime_limit);
         replace(&mut self.downtime_unlimited, unlimited);
@@ -259,6 +294,9 @@ mod tests {
             json!({"downtime-limit": "1"}),
             json!({"max-bandwidth": -1}),
             json!({"max-bandwidth": 1.5}),
+            json!({"mode": "sideways"}),
+            json!({"cpr-exec-command": ["whimbrel"]}),
+            json!({"cpr-exec-command": ["/bin/whimbrel", "--log"]}),
             json!({"multifd-channels": 65}),
             json!({"multifd-channels": 256}),
             json!({"x-whimbrel-stall-limit": 9}),

@@ -11,7 +11,7 @@ use crate::units::{Rate, Time};
 use clap::ValueEnum;
 use links::Address;
 use monitor::MachineName;
-use qmp::command::{Command, SetParameters, TimeoutAction};
+use qmp::command::{Command, Mode, SetParameters, TimeoutAction};
 use qmp::reply::MigrationInfo;
 use std::io::stdout;
 use std::str::FromStr;
@@ -112,6 +112,7 @@ impl Migrate {
 
     fn parameters(&self) -> SetParameters {
         let mut set = SetParameters::default();
+        set.mode = Some(Mode::Normal);
         set.max_bandwidth = Some(self.max_bandwidth.map_or(0, |rate| rate.0));
         set.multifd_channels = Some(self.connections.unwrap_or(0));
         set.avail_switchover_bandwidth = Some(0);

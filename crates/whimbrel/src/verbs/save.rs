@@ -5,7 +5,7 @@ use crate::exit::Exit;
 use crate::machine::Machine;
 use crate::units::Rate;
 use monitor::{MachineName, RuntimeDir};
-use qmp::command::{Command, Migrate, SetParameters};
+use qmp::command::{Command, Migrate, Mode, SetParameters};
 use qmp::reply::MigrationStatus;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +58,7 @@ impl Writing {
     /// What is set for it; what is left out is at its default.
     pub fn parameters(&self) -> SetParameters {
         let mut set = SetParameters::default();
+        set.mode = Some(Mode::Normal);
         set.max_bandwidth = Some(self.max_bandwidth.map_or(0, |rate| rate.0));
         set.multifd_channels = Some(self.writers.unwrap_or(0));
         set.avail_switchover_bandwidth = Some(0);

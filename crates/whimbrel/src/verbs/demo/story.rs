@@ -5,7 +5,7 @@ use super::stage::Stage;
 use super::told::{Step, Teller, Told};
 use anyhow::{Context, bail};
 use monitor::{Error, Signals, Woken};
-use qmp::command::{Command, Migrate, SetParameters, TimeoutAction};
+use qmp::command::{Command, Migrate, Mode, SetParameters, TimeoutAction};
 use qmp::reply::{MigrationInfo, MigrationStatus};
 use state::Code;
 use std::time::{Duration, Instant};
@@ -194,6 +194,7 @@ fn keep(
 fn start(here: &mut Process, there: &mut Process, bandwidth: u64) -> anyhow::Result<()> {
     let uri = there.machine.view()?.incoming.context("the destination does not wait")?;
     let mut set = SetParameters::default();
+    set.mode = Some(Mode::Normal);
     set.max_bandwidth = Some(bandwidth);
     set.multifd_channels = Some(CONNECTIONS);
     here.machine.run(&Command::MigrateSetParameters(set))?;
