@@ -70,6 +70,37 @@ impl Blocks {
         runs
     }
 
+    /// The runs of pages of `range`, which is within RAM, that are absent.
+    pub(crate) fn absent(&self, range: PageRange) -> Vec<PageRange> {
+        let mut runs: Vec<PageRange> = Vec::new();
+        let mut page = range.start;
+        while page < range.end() {
+            let (block, within) = split(page);
+            let word = self.0[block].get().map(|block| &block.present[within / 64]);
+            let word = word.map_or(0, |word| word.load(Ordering::Relaxed));
+            let whole = (page / 64 + 1) * 64;
+            let end = match word {
+                // As a rule they are all there, or none is.
+                0 => whole.min(range.end()),
+                u64::MAX => {
+                    page = whole;
+                    continue;
+                }
+                _ if word >> (within % 64) & 1 == 1 => {
+                    page += 1;
+                    continue;
+                }
+                _ => page + 1,
+            };
+            match runs.last_mut() {
+                Some(run) if run.end() == page => run.count += end - page,
+                _ => runs.push(PageRange::new(page, end - page)),
+            }
+            page = end;
+        }
+        runs
+    }
+
     /// The words of the presence bitmap: bit `p % 64` of word `p / 64` is page `p`.
     pub(crate) fn presence(&self) -> impl Iterator<Item = u64> {
         let words = |block: &OnceLock<Box<Block>>| -> [u64; WORDS] {
@@ -106,6 +137,7 @@ mod tests {
         #[test]
         fn they_behave_as_a_map_of_pages(
             steps in proptest::collection::vec((any::<bool>(), 0u64..5000, 1u64..300, any::<u32>()), 0..40),
+            part in (0u64..5000, 1u64..3000),
         ) {
             const PAGES: u64 = 5 * BLOCK_PAGES;
             let blocks = Blocks::new(5);
@@ -125,6 +157,12 @@ mod tests {
                     prop_assert_eq!(cleared, expected);
                 }
             }
+            let asked = PageRange::new(part.0, part.1.min(PAGES - part.0));
+            let absent: Vec<u64> =
+                blocks.absent(asked).iter().flat_map(|run| run.start..run.end()).collect();
+            let expected: Vec<u64> =
+                (asked.start..asked.end()).filter(|page| !map.contains_key(page)).collect();
+            prop_assert_eq!(absent, expected);
             let words: Vec<u64> = blocks.presence().collect();
             prop_assert_eq!(words.len() as u64, PAGES / 64);
             for page in 0..PAGES {

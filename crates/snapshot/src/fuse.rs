@@ -25,6 +25,15 @@ pub enum Act<'a> {
         /// Which.
         bytes: &'a [u8],
     },
+    /// Space is taken that is yet to be written.
+    Reserve {
+        /// In which file.
+        file: &'a OwnedFd,
+        /// Where it begins.
+        offset: u64,
+        /// How much it is.
+        length: u64,
+    },
     /// A hole is made.
     Punch {
         /// In which file.

@@ -26,6 +26,7 @@ mod place;
 mod places;
 mod reader;
 mod record;
+mod reserve;
 mod section;
 mod storage;
 mod tables;

@@ -104,26 +104,32 @@ impl Storage {
         Ok(())
     }
 
+    /// Takes the space of `length` bytes from `at`, which go on reading as what they are.
+    pub(crate) fn reserve(&self, at: u64, length: u64) -> Result<(), Failure> {
+        let offset = self.place(at);
+        let failed = |source| Failure { action: "reserving space", offset: Some(offset), source };
+        let act = Act::Reserve { file: &self.file, offset, length };
+        match fuse::pass(act).map_err(failed)? {
+            Course::Done => {
+                rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, length)
+                    .map_err(|e| failed(e.into()))
+            }
+            Course::Skipped => Ok(()),
+        }
+    }
+
+    /// How many bytes more the file system has room for, as far as it says.
+    pub(crate) fn room(&self) -> u64 {
+        let about = rustix::fs::fstatvfs(&self.file);
+        about.map_or(0, |about| about.f_bavail.saturating_mul(about.f_frsize))
+    }
+
     /// Makes `length` bytes from `at` read as zero, and gives their space back where the file system
     /// can.
     pub(crate) fn punch(&self, at: u64, length: u64) -> Result<(), Failure> {
         let action = "punching out pages that became zero";
-        if self.can_punch.load(Ordering::Relaxed) {
-            let offset = self.place(at);
-            let failed = |source| Failure { action, offset: Some(offset), source };
-            if fuse::pass(Act::Punch { file: &self.file, offset, length }).map_err(failed)?
-                == Course::Skipped
-            {
-                return Ok(());
-            }
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            match rustix::fs::fallocate(&self.file, flags, offset, length) {
-                Ok(()) => return Ok(()),
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                    self.can_punch.store(false, Ordering::Relaxed);
-                }
-                Err(error) => return Err(failed(error.into())),
-            }
+        if self.punch_out(action, at, length)? {
+            return Ok(());
         }
         let zeroes = Buffer::new(length.min(ZEROES) / PAGE_SIZE);
         let mut done = 0;
@@ -134,6 +140,34 @@ impl Storage {
             done += part;
         }
         Ok(())
+    }
+
+    /// Gives the space of `length` bytes from `at` back, which were never written, where the file
+    /// system can.
+    pub(crate) fn give_back(&self, at: u64, length: u64) -> Result<(), Failure> {
+        self.punch_out("giving back space that was not needed", at, length).map(drop)
+    }
+
+    /// Makes a hole. False where the file system has none.
+    fn punch_out(&self, action: &'static str, at: u64, length: u64) -> Result<bool, Failure> {
+        if !self.can_punch.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let offset = self.place(at);
+        let failed = |source| Failure { action, offset: Some(offset), source };
+        let act = Act::Punch { file: &self.file, offset, length };
+        if fuse::pass(act).map_err(failed)? == Course::Skipped {
+            return Ok(true);
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, flags, offset, length) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.can_punch.store(false, Ordering::Relaxed);
+                Ok(false)
+            }
+            Err(error) => Err(failed(error.into())),
+        }
     }
 
     /// Has it write zeroes, as where the file system cannot punch holes.

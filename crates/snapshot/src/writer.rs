@@ -15,7 +15,7 @@ use memory::{PAGE_SIZE, PageRange, PageSet};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
@@ -94,7 +94,9 @@ pub struct Writer {
     pub(crate) storage: Storage,
     place: Place,
     places: Places,
-    blocks: Blocks,
+    pub(crate) blocks: Blocks,
+    /// Pages of which the space was taken beforehand.
+    reserved: Mutex<Vec<PageRange>>,
     snapshot: Uuid,
     header_sum: u32,
     description: Section,
@@ -146,6 +148,7 @@ impl Writer {
         });
         let writer = Self {
             blocks: Blocks::new(places.lengths.blocks),
+            reserved: Mutex::default(),
             snapshot: header.snapshot,
             header_sum: checksum::of(&page),
             description: Section {
@@ -215,6 +218,7 @@ impl Writer {
 
     fn write_rest(&self, state: &[u8], recent: &PageSet, size: u64) -> Result<(u32, u64), Failure> {
         let places = &self.places;
+        self.give_back()?;
         let Lengths { bitmap, index, table, .. } = places.lengths;
         let presence = bitmap_bytes(self.blocks.presence(), bitmap);
         let pages = self.blocks.presence().map(|word| u64::from(word.count_ones())).sum();
@@ -378,6 +382,15 @@ impl Writer {
         }
     }
 
+    pub(crate) fn reserved(&self) -> MutexGuard<'_, Vec<PageRange>> {
+        self.reserved.lock().expect("no one panics while holding it")
+    }
+
+    /// Where these pages lie in the snapshot, in bytes.
+    pub(crate) fn place_of(&self, pages: PageRange) -> u64 {
+        self.places.pages + pages.offset()
+    }
+
     fn set_stage(&self, stage: Stage) {
         *self.stage.lock().expect("no one panics while holding it") = stage;
     }
@@ -395,7 +408,7 @@ impl Writer {
     pub(crate) fn clear(&self, range: PageRange) -> Result<(), WriteError> {
         for run in self.blocks.clear(range) {
             self.storage
-                .punch(self.places.pages + run.offset(), run.bytes())
+                .punch(self.place_of(run), run.bytes())
                 .map_err(|failure| in_file(&self.name, failure))?;
         }
         Ok(())

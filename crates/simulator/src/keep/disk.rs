@@ -234,9 +234,11 @@ impl SharedDisk {
         let mut state = self.state.borrow_mut();
         let Some(ailment) = &mut state.ailments[host] else { return Ok(()) };
         let (grows, fails) = match act {
-            Act::Write { .. } | Act::SetLength { .. } | Act::Name | Act::Publish { .. } => {
-                (true, true)
-            }
+            Act::Write { .. }
+            | Act::Reserve { .. }
+            | Act::SetLength { .. }
+            | Act::Name
+            | Act::Publish { .. } => (true, true),
             Act::Punch { .. } | Act::Sync { .. } | Act::SyncFolder | Act::Remove { .. } => {
                 (false, true)
             }
@@ -329,7 +331,12 @@ impl snapshot::Disk for Hands {
                 return Ok(Course::Skipped);
             }
             Act::Lock if disk.lie == Some(Lie::Lock) => return Ok(Course::Skipped),
-            Act::SetLength { .. } | Act::Read { .. } | Act::Name | Act::Lock => {}
+            // Space that is reserved reads as what was there.
+            Act::Reserve { .. }
+            | Act::SetLength { .. }
+            | Act::Read { .. }
+            | Act::Name
+            | Act::Lock => {}
         }
         Ok(Course::Done)
     }

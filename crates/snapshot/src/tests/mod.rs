@@ -5,6 +5,7 @@ mod corruption;
 mod differences;
 mod full;
 mod kills;
+mod reserved;
 mod round_trip;
 
 use crate::header::tests::header;

@@ -11,7 +11,7 @@ use crate::report::FileReport;
 use crate::rules::{Rule, keeps};
 use crate::source::Event;
 use crate::{MotionError, Purpose, SourceMachine};
-use memory::PageSet;
+use memory::{GuestRam, PageRange, PageSet};
 use snapshot::{Header, Kind, WriteError, WriteOptions, Writer, Written};
 use state::{Code, Refusal};
 use std::sync::Arc;
@@ -24,8 +24,8 @@ pub struct FileDesk {
     peer: String,
     token: Token,
     header: Header,
-    /// Until it is made.
-    place: Option<FilePlace>,
+    /// Until it is made: where it goes, and what goes into it.
+    place: Option<(FilePlace, Arc<GuestRam>)>,
     writer: Option<Arc<Writer>>,
     pass: Option<Arc<Pass>>,
     /// What the guest wrote last.
@@ -56,7 +56,7 @@ pub struct Errand {
 }
 
 enum Task {
-    Create { place: FilePlace, header: Header, description: Vec<u8> },
+    Create { place: FilePlace, header: Header, description: Vec<u8>, ram: Arc<GuestRam> },
     Finish { writer: Arc<Writer>, state: Vec<u8>, recent: PageSet },
     Complete(Arc<Writer>),
     Abandon(Arc<Writer>),
@@ -115,9 +115,15 @@ impl Errand {
     #[must_use]
     pub fn run(self) -> Outcome {
         Outcome(match self.task {
-            Task::Create { place, header, description } => {
+            Task::Create { place, header, description, ram } => {
                 let options = WriteOptions { direct: place.direct };
-                Done::Created(Writer::create(place.target, header, &description, &options))
+                let made = Writer::create(place.target, header, &description, &options);
+                // What is in use now is what will be written, or most of it.
+                let all = PageRange::new(0, ram.pages());
+                if let (Ok(writer), Ok(touched)) = (&made, ram.resident(all)) {
+                    writer.reserve(&touched);
+                }
+                Done::Created(made)
             }
             Task::Finish { writer, state, recent } => {
                 Done::Finished(writer.finish(&state, &recent))
@@ -145,7 +151,7 @@ impl FileDesk {
             token: particulars.token(),
             header: header(machine, particulars, purpose, &place),
             recent: PageSet::new(machine.ram().pages()),
-            place: Some(place),
+            place: Some((place, machine.ram().clone())),
             writer: None,
             pass: None,
             bytes: 0,
@@ -312,8 +318,8 @@ impl FileDesk {
     }
 
     fn create(&mut self, description: Vec<u8>) -> Todo {
-        let Some(place) = self.place.take() else { return Todo::Nothing };
-        let task = Task::Create { place, header: self.header.clone(), description };
+        let Some((place, ram)) = self.place.take() else { return Todo::Nothing };
+        let task = Task::Create { place, header: self.header.clone(), description, ram };
         Todo::Errand(Box::new(Errand { task, limit: LIMIT }))
     }
 
