@@ -50,6 +50,8 @@ pub(crate) struct Succession {
     /// What this process was before it became the program that it is.
     program: Mutex<Option<OwnedFd>>,
     runtime: RuntimeDir,
+    /// How long the old process may be silent, where that was set.
+    stall: Option<Duration>,
     fate: Arc<Fate>,
     link: Mutex<Option<OwnedFd>>,
     ram: Mutex<Option<Arc<GuestRam>>>,
@@ -104,7 +106,7 @@ impl Succession {
         let begun = Self::hear(&channel, &mut program);
         match begun {
             Ok(Heard { outset, fate, link, name, parent }) => {
-                let Outset { builder, pid, config, runtime, ram, held: _ } = outset;
+                let Outset { builder, pid, config, runtime, ram, stall, held: _ } = outset;
                 let succession = Self {
                     channel,
                     from: builder,
@@ -112,6 +114,7 @@ impl Succession {
                     parent,
                     program: Mutex::new(program),
                     runtime,
+                    stall,
                     fate: Arc::new(fate),
                     link: Mutex::new(Some(link)),
                     ram: Mutex::new(Some(Arc::new(ram))),
@@ -256,8 +259,8 @@ impl Succession {
             Ok(Some(letter)) if letter.kind == Kind::Ahead => {
                 self.prepare(monitor, &letter.content, letter.descriptors)
             }
-            // The motion's own connection says the same.
-            Ok(None) => return,
+            // The motion's own connection says the same, if the old process came as far as that.
+            Ok(None) => return monitor.end(Ending::NotTaken),
             Ok(Some(letter)) => {
                 let why = format!("the old process went on with {:?}", letter.kind);
                 Err(Error::new(Code::ProtocolError, why))
@@ -267,11 +270,11 @@ impl Succession {
         if let Err(error) = prepared {
             tracing::info!(%error, "the update is refused");
             refuse(&self.channel, &error);
-            return;
+            return monitor.end(Ending::NotTaken);
         }
         if let Err(error) = self.channel.send(Kind::Prepared, &[], &[] as &[OwnedFd], TELLING) {
             tracing::info!(%error, "telling the old process that all is here");
-            return;
+            return monitor.end(Ending::NotTaken);
         }
         if !self.wait_entered() {
             return;
@@ -377,11 +380,12 @@ impl Succession {
         let builder = Builder::new(monitor.hypervisor.clone(), wishes, consoles, monitor.sink());
         let arrivals = Arrivals::new(builder, Arc::downgrade(monitor));
         let builder = Arc::new(Successors { arrivals, succession: self.clone() });
-        let options = DestinationOptions {
+        let mut options = DestinationOptions {
             name: monitor.name.to_string(),
             ram: RamWay::Shared,
             ..DestinationOptions::default()
         };
+        options.stall_limit = self.stall.unwrap_or(options.stall_limit);
         let observer = Arc::new(Arrived { succession: self.clone() });
         let journal = Box::new(MemoryJournal::default());
         let fate = Some(self.fate.clone());

@@ -16,12 +16,14 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Descriptors that go with one byte; the kernel takes no more than 253.
 const AT_ONCE: usize = 64;
 /// Descriptors of one message: more than a process has by default.
 const MOST_DESCRIPTORS: u32 = 4096;
+/// A process may be seen to have made its socket, and listens there so much later at the latest.
+const LISTENING: Duration = Duration::from_millis(500);
 /// Bytes of one message.
 const MOST_BYTES: u32 = 64 << 20;
 
@@ -72,8 +74,17 @@ impl Channel {
         let address = SocketAddrUnix::new(path)?;
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        retry(|| connect(&socket, &address))?;
-        Ok(Self(socket))
+        let until = Instant::now() + LISTENING;
+        loop {
+            match retry(|| connect(&socket, &address)) {
+                Err(e)
+                    if e.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until =>
+                {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                result => return result.map(|()| Self(socket)),
+            }
+        }
     }
 
     /// One that is connected already.

@@ -18,8 +18,6 @@ use vmm::{SavedTouched, Vm};
 
 /// How long commands that are under way may take to end, before the guest is stopped.
 const COMMANDS: Duration = Duration::from_secs(3);
-/// How long the new process may take to look at what it gets, before the guest is stopped.
-const LOOKING: Duration = Duration::from_secs(5);
 
 /// What clients have to be told that happened since their connections were sent ahead.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -81,15 +79,17 @@ impl Leaving {
         let monitor = &self.monitor;
         let mut bundle = Bundle::new();
         let mut held = Held::default();
-        let settings = {
+        let (settings, looking) = {
             let state = monitor.state();
             let text = |value: Result<String, serde_json::Error>| {
                 value.map_err(|e| Error::new(Code::Internal, e.to_string()))
             };
-            SavedSettings {
+            let settings = SavedSettings {
                 parameters: text(serde_json::to_string(&state.parameters))?,
                 capabilities: text(serde_json::to_string(&state.capabilities.list()))?,
-            }
+            };
+            // The guest runs meanwhile, and nobody is served.
+            (settings, Duration::from_millis(state.parameters.stall_limit))
         };
         bundle.put("", &settings);
         *lock(&self.ahead) = true;
@@ -113,8 +113,8 @@ impl Leaving {
             };
             Error::new(code, format!("giving descriptors to the new process: {e}"))
         };
-        channel.send(Kind::Ahead, &bundle.encode(), &descriptors, LOOKING).map_err(failed)?;
-        match channel.receive(LOOKING).map_err(failed)? {
+        channel.send(Kind::Ahead, &bundle.encode(), &descriptors, looking).map_err(failed)?;
+        match channel.receive(looking).map_err(failed)? {
             Some(letter) if letter.kind == Kind::Prepared => Ok(()),
             Some(letter) if letter.kind == Kind::Refused => Err(refused(&letter.content)),
             Some(letter) => {

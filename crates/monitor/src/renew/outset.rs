@@ -60,6 +60,9 @@ pub(super) struct SavedOutset {
     /// The process that sends it.
     #[n(12)]
     pub pid: u32,
+    /// How long either process may be silent before it counts as gone, in milliseconds.
+    #[n(13)]
+    pub stall: Option<u64>,
 }
 
 impl Saved for SavedOutset {
@@ -113,6 +116,8 @@ pub(super) struct Outset {
     pub config: RunConfig,
     pub runtime: RuntimeDir,
     pub ram: GuestRam,
+    /// How long the old process may be silent, where that was set.
+    pub stall: Option<Duration>,
     /// What comes with it: the link, the fate, the name.
     pub held: Held,
 }
@@ -173,6 +178,7 @@ pub(super) fn of(
         hold: hold.map(|hold| u64::try_from(hold.as_millis()).unwrap_or(u64::MAX)),
         origin,
         pid: std::process::id(),
+        stall: Some(monitor.state().parameters.stall_limit),
     };
     let (table, descriptors) = held.into_parts();
     let mut bundle = Bundle::new();
@@ -210,6 +216,7 @@ pub(super) fn read(
         hold,
         origin,
         pid,
+        stall,
     } = outset;
     let bad = |what: &str, why: String| {
         Error::new(
@@ -241,7 +248,8 @@ pub(super) fn read(
     };
     let builder = origin.unwrap_or(builder);
     let runtime = RuntimeDir::at(&path(runtime))?;
-    Ok((Outset { builder, pid, config, runtime, ram, held }, back))
+    let stall = stall.map(Duration::from_millis);
+    Ok((Outset { builder, pid, config, runtime, ram, stall, held }, back))
 }
 
 fn path(bytes: ByteVec) -> PathBuf {
