@@ -201,7 +201,7 @@ impl Shared {
 }
 
 /// Reads one frame, with the contents of pages that follow it.
-fn frame(read: &mut impl Read, bytes: &mut Vec<u8>) -> Result<Kind, FrameError> {
+pub fn frame(read: &mut impl Read, bytes: &mut Vec<u8>) -> Result<Kind, FrameError> {
     let header = Header::read(read)?;
     let body = header.read_body(read)?;
     bytes.clear();

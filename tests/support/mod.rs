@@ -106,19 +106,24 @@ impl Host {
         let console = format!("unix:{}", socket.display());
         let mut all = [verb, &["--name", name, "--console", &console]].concat();
         all.extend_from_slice(arguments);
+        let machine = self.spawn(name, &all);
+        machine.listen(socket);
+        machine
+    }
+
+    /// Starts a process that holds a machine, or will.
+    fn spawn(&self, name: &str, arguments: &[&str]) -> Machine {
         let log = self.folder.path().join(format!("{name}.log"));
         let open = || std::fs::File::options().append(true).create(true).open(&log).unwrap();
-        let process = self.whimbrel(&all).stdout(open()).stderr(open()).spawn().unwrap();
-        let machine = Machine {
+        let process = self.whimbrel(arguments).stdout(open()).stderr(open()).spawn().unwrap();
+        Machine {
             name: name.to_owned(),
             process,
             log,
-            console: socket.clone(),
+            console: self.folder.path().join(format!("{name}.console")),
             said: Arc::default(),
             typed: Arc::default(),
-        };
-        machine.listen(socket);
-        machine
+        }
     }
 
     /// Starts a machine with the self-checking guest, and waits until it has written all its pages.
@@ -143,6 +148,15 @@ impl Host {
                 .map(str::to_owned)
         });
         (machine, address)
+    }
+
+    /// Starts a process that waits at a socket for a machine to take over, and waits until it does.
+    pub fn successor(&self, name: &str, socket: &Path) -> Machine {
+        let waits = format!("update:unix:{}", socket.display());
+        let arguments = ["run", "--incoming", &waits, "--log", "whimbrel=debug"];
+        let machine = self.spawn(name, &arguments);
+        wait("a process that waits", || socket.exists().then_some(()));
+        machine
     }
 
     /// All machines, as `list` shows them.
@@ -342,7 +356,7 @@ impl Machine {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
-    /// Stops the process where it is, and returns when all of it stands still.
+    /// Stops the process where it is, and returns when all of it stands still, or has ended.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
         wait("a process to stand still", || {
@@ -350,7 +364,9 @@ impl Machine {
             let stands = |task: std::fs::DirEntry| {
                 let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
                 // What follows the name, which is in brackets: the state.
-                stat.rsplit(')').next().is_none_or(|rest| rest.starts_with(" T"))
+                let state =
+                    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+                state.is_none_or(|state| "TZX".contains(state))
             };
             tasks.map_while(Result::ok).all(stands).then_some(())
         });

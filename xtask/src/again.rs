@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::process::{cargo, run};
 
-/// How often everything that can go wrong in a move goes wrong.
+/// How often everything that can go wrong in a move, or in an update, goes wrong.
 #[derive(clap::Args)]
 pub struct Matrix {
     /// How many times over
@@ -40,7 +40,7 @@ impl Matrix {
     pub fn run(&self) -> Result<()> {
         let times = self.times.to_string();
         let variables = [("WHIMBREL_MATRIX_TIMES", &*times), ("WHIMBREL_MATRIX_ONLY", &*self.only)];
-        test("matrix", self.release, &variables)
+        test(&["matrix", "update_matrix"], self.release, &variables)
     }
 }
 
@@ -54,13 +54,14 @@ impl Soak {
             ("WHIMBREL_SOAK_FAILURES", &*failures),
             ("WHIMBREL_SOAK_SAVES", &*saves),
         ];
-        test("endurance", self.release, &variables)
+        test(&["endurance"], self.release, &variables)
     }
 }
 
-/// Runs one test of the program, by Cargo's own runner: it sets no limit on the time.
-fn test(name: &str, release: bool, variables: &[(&str, &str)]) -> Result<()> {
-    let mut command = cargo(&["test", "--locked", "--package", "whimbrel", "--test", name]);
+/// Runs tests of the program, by Cargo's own runner: it sets no limit on the time.
+fn test(names: &[&str], release: bool, variables: &[(&str, &str)]) -> Result<()> {
+    let mut command = cargo(&["test", "--locked", "--package", "whimbrel"]);
+    command.args(names.iter().flat_map(|name| ["--test", name]));
     if release {
         command.arg("--release");
     }

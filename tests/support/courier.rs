@@ -1,0 +1,193 @@
+//! What stands between the two processes of an update, and can be brought to a stand at any message: on
+//! the channel on which descriptors are given, and on the connection of the motion.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use crate::link::frame;
+use crate::support::wait;
+use rustix::fs::{FileType, fstat};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use wire::{Kind, MAGIC};
+
+/// One message of an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mail {
+    /// On the channel, by its number in `docs/live-update.md`.
+    Letter(u32),
+    /// On the connection of the motion.
+    Frame(Kind),
+}
+
+/// The letter that has the connection of the motion with it.
+const OUTSET: u32 = 1;
+/// Descriptors that go with one byte.
+const AT_ONCE: usize = 64;
+
+/// Carries what two processes say to each other in an update, message by message.
+pub struct Courier {
+    gate: Arc<Gate>,
+    path: PathBuf,
+}
+
+/// Lets messages pass, or one of them not.
+struct Gate {
+    hold: Mutex<Hold>,
+    changed: Condvar,
+}
+
+struct Hold {
+    what: Option<Mail>,
+    came: bool,
+}
+
+impl Courier {
+    /// Waits at `path` for a process that is to be replaced, and takes it to the one that waits at `to`.
+    /// The first message like `hold` stays on the way, and so does what follows it there.
+    pub fn between(path: &Path, to: &Path, hold: Mail) -> Self {
+        let gate = Gate {
+            hold: Mutex::new(Hold { what: Some(hold), came: false }),
+            changed: Condvar::new(),
+        };
+        let gate = Arc::new(gate);
+        let listener = UnixListener::bind(path).unwrap();
+        let (carrying, to) = (gate.clone(), to.to_owned());
+        thread::spawn(move || {
+            let (old, _) = listener.accept().unwrap();
+            // It listens right after it has made its socket.
+            let new = wait("a process that takes over", || UnixStream::connect(&to).ok());
+            both_ways(&carrying, old, new, letters);
+        });
+        Self { gate, path: path.to_owned() }
+    }
+
+    /// Where the old process is to connect to.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the message that stays on the way has come.
+    pub fn has_held(&self) -> bool {
+        self.gate.hold.lock().unwrap().came
+    }
+
+    /// Carries everything from now on. What a process has said arrives, even if it is dead by then, as it
+    /// does on a socket pair.
+    pub fn go_on(&self) {
+        self.gate.hold.lock().unwrap().what = None;
+        self.gate.changed.notify_all();
+    }
+}
+
+impl Drop for Courier {
+    fn drop(&mut self) {
+        self.go_on();
+    }
+}
+
+impl Gate {
+    fn pass(&self, mail: Mail) {
+        let mut hold = self.hold.lock().unwrap();
+        while hold.what == Some(mail) {
+            hold.came = true;
+            self.changed.notify_all();
+            hold = self.changed.wait(hold).unwrap();
+        }
+    }
+}
+
+type Carry = fn(&Arc<Gate>, &UnixStream, &UnixStream) -> io::Result<()>;
+
+/// Carries both directions of a connection, each to its end.
+fn both_ways(gate: &Arc<Gate>, one: UnixStream, other: UnixStream, carry: Carry) {
+    let ways = [(one.try_clone().unwrap(), other.try_clone().unwrap()), (other, one)];
+    for (from, to) in ways {
+        let gate = gate.clone();
+        thread::spawn(move || {
+            // Its end is an end to both: the process there is gone, or wants no more of this.
+            let _ = carry(&gate, &from, &to);
+            let _ = from.shutdown(Shutdown::Both);
+            let _ = to.shutdown(Shutdown::Both);
+        });
+    }
+}
+
+/// Carries the letters of the channel.
+fn letters(gate: &Arc<Gate>, mut from: &UnixStream, mut to: &UnixStream) -> io::Result<()> {
+    loop {
+        let mut header = [0; 12];
+        from.read_exact(&mut header)?;
+        let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
+        let (kind, length, count) = (number(0), number(4), number(8));
+        let mut left = usize::try_from(count).unwrap();
+        let mut groups = Vec::new();
+        while left > 0 {
+            groups.push(take(from)?);
+            left -= groups.last().map_or(0, Vec::len);
+        }
+        let mut content = vec![0; usize::try_from(length).unwrap()];
+        from.read_exact(&mut content)?;
+        if kind == OUTSET {
+            let link = groups.iter_mut().flatten().filter(|fd| is_socket(fd)).collect::<Vec<_>>();
+            let [link] = <[&mut OwnedFd; 1]>::try_from(link).expect("one of them is a socket");
+            let (here, there) = UnixStream::pair()?;
+            let old = std::mem::replace(link, there.into());
+            both_ways(gate, old.into(), here, frames);
+        }
+        gate.pass(Mail::Letter(kind));
+        to.write_all(&header)?;
+        groups.iter().try_for_each(|group| give(to, group))?;
+        to.write_all(&content)?;
+    }
+}
+
+fn is_socket(fd: &OwnedFd) -> bool {
+    FileType::from_raw_mode(fstat(fd).unwrap().st_mode) == FileType::Socket
+}
+
+/// The descriptors that come with one byte.
+fn take(from: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let received =
+        recvmsg(from, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let rights = |message| match message {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    };
+    Ok(ancillary.drain().filter_map(rights).flatten().collect())
+}
+
+fn give(to: &UnixStream, descriptors: &[OwnedFd]) -> io::Result<()> {
+    let group: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&group)));
+    sendmsg(to, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Carries the frames of the motion.
+fn frames(gate: &Arc<Gate>, mut from: &UnixStream, mut to: &UnixStream) -> io::Result<()> {
+    let mut bytes = vec![0; MAGIC.len()];
+    from.read_exact(&mut bytes)?;
+    loop {
+        to.write_all(&bytes)?;
+        let kind = frame(&mut from, &mut bytes).map_err(io::Error::other)?;
+        gate.pass(Mail::Frame(kind));
+    }
+}

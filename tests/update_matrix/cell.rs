@@ -1,0 +1,88 @@
+//! One cell of the table: something goes wrong, and what the table says becomes of the guest.
+
+use crate::stage::Stage;
+use crate::support::{Machine, PATIENCE, wait};
+use crate::table::{Fault, Outcome, Step};
+use std::thread;
+
+/// One cell.
+#[derive(Debug, Clone, Copy)]
+pub struct Cell {
+    pub step: Step,
+    pub fault: Fault,
+    pub outcome: Outcome,
+}
+
+impl Cell {
+    /// Plays it. Panics when anything is not as the table says.
+    pub fn play(self) {
+        let mut stage = Stage::set(self.step, self.fault);
+        self.strike(&mut stage);
+        match self.outcome {
+            Outcome::Lost => self.is_lost(&mut stage),
+            Outcome::Old => self.is_in_the_old(&mut stage),
+            Outcome::New => self.is_in_the_new(&mut stage),
+        }
+    }
+
+    /// Lets it go wrong, and ends what lasts.
+    fn strike(self, stage: &mut Stage) {
+        match self.fault {
+            Fault::OldKilled => stage.old.kill(),
+            Fault::NewKilled => stage.new.kill(),
+            Fault::OldFrozen => stand_still(stage, |stage| &stage.old),
+            Fault::NewFrozen => stand_still(stage, |stage| &stage.new),
+            Fault::Cancelled => self.cancel(stage),
+        }
+        stage.courier.go_on();
+    }
+
+    /// What nobody reads while it is being given away is answered by whoever has the machine then, and
+    /// comes too late.
+    fn cancel(self, stage: &mut Stage) {
+        let Stage { clients: [client, _], courier, .. } = stage;
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| client.execute("migrate_cancel", None, Some(PATIENCE)));
+            if !self.step.is_served() {
+                courier.go_on();
+            }
+            let answer = asked.join().unwrap();
+            assert!(answer.is_ok() || !self.step.is_served(), "{answer:?}");
+        });
+    }
+
+    fn is_lost(self, stage: &mut Stage) {
+        match self.fault {
+            Fault::OldKilled => assert_eq!(stage.new.wait_for_end(), Some(1)),
+            _ => assert_eq!(stage.old.wait_for_end(), Some(0)),
+        }
+        assert_eq!(stage.host.state("a"), "gone");
+    }
+
+    fn is_in_the_old(self, stage: &mut Stage) {
+        let ended = if self.fault == Fault::Cancelled { "cancelled" } else { "failed" };
+        wait("the update to have ended", || (stage.motion() == ended).then_some(()));
+        if self.fault != Fault::NewKilled {
+            assert_eq!(stage.new.wait_for_end(), Some(1), "{}", stage.new.log());
+        }
+        let pid = stage.old.pid();
+        stage.goes_on_in(pid);
+    }
+
+    fn is_in_the_new(self, stage: &mut Stage) {
+        wait("the update to be completed", || (stage.motion() == "completed").then_some(()));
+        if self.fault != Fault::OldKilled {
+            assert_eq!(stage.old.wait_for_end(), Some(0), "{}", stage.old.log());
+        }
+        let pid = stage.new.pid();
+        stage.goes_on_in(pid);
+    }
+}
+
+/// Has a process stand still for longer than the other puts up with.
+fn stand_still(stage: &Stage, which: fn(&Stage) -> &Machine) {
+    which(stage).freeze();
+    stage.courier.go_on();
+    thread::sleep(stage.patience * 3 / 2);
+    which(stage).thaw();
+}
