@@ -1,5 +1,8 @@
 //! What is asked of a motion.
 
+use crate::MotionError;
+use crate::handover::Fate;
+use state::Code;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -63,6 +66,17 @@ pub enum RamWay {
     Passes,
     /// Not at all: the other end has the same memory file.
     Shared,
+}
+
+impl RamWay {
+    /// Refuses to share RAM where no word says whose the guest is: both would have it.
+    pub(crate) fn decided_by(self, fate: Option<&Fate>) -> Result<(), MotionError> {
+        if self == Self::Shared && fate.is_none() {
+            let why = "RAM is to be shared, and nothing decides who goes on with the guest";
+            return Err(MotionError::new(Code::Internal, why));
+        }
+        Ok(())
+    }
 }
 
 /// What is asked of a motion at its source.

@@ -628,3 +628,26 @@ fn a_process_that_cannot_be_started_leaves_the_guest_running() {
     assert_eq!(theirs.outcome(), Outcome::Open);
     drop(there);
 }
+
+#[test]
+fn ram_is_not_shared_where_no_word_decides() {
+    let (here, there) = UnixStream::pair().unwrap();
+    let given = Descriptors::one("main", there.into());
+    let listener = Listener::bind(&Address::Fd("main".into()), &given).unwrap();
+    let (builder, notes) = (Arc::new(Builder::default()), Arc::new(Notes::default()));
+    let journal = Box::new(MemoryJournal::default());
+    let (b, n) = (builder, notes.clone());
+    assert!(DestinationJob::listen(listener, b, waiting(), journal, n, None).is_err());
+
+    let particulars =
+        Particulars::new(Token([1; 16]), uuid::Uuid::new_v4(), "m", "new", 0).unwrap();
+    let peer = PeerAddress {
+        address: Address::Fd("main".into()),
+        descriptors: Arc::new(Descriptors::one("main", here.into())),
+        sibling: None,
+    };
+    let journal = Box::new(MemoryJournal::default());
+    let machine = Simulated::booted();
+    let started = SourceJob::start(machine, particulars, peer, sharing(), journal, notes);
+    assert!(started.is_err());
+}

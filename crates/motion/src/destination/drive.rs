@@ -71,7 +71,8 @@ impl DestinationJob {
     /// RAM.
     ///
     /// # Errors
-    /// When the host has no descriptors or threads left.
+    /// When the host has no descriptors or threads left; when RAM is to be shared and nothing decides who
+    /// goes on with the guest.
     pub fn listen(
         listener: Listener,
         builder: Arc<dyn MachineBuilder>,
@@ -80,6 +81,7 @@ impl DestinationJob {
         observer: Arc<dyn Observer>,
         fate: Option<Arc<Fate>>,
     ) -> Result<Self, MotionError> {
+        options.ram.decided_by(fate.as_deref())?;
         let failed = |e: std::io::Error| {
             MotionError::new(Code::HostIo, format!("starting to wait for a guest: {e}"))
         };

@@ -52,7 +52,8 @@ impl SourceJob {
     /// Starts a motion of `machine` to `peer`.
     ///
     /// # Errors
-    /// When the host has no descriptors or threads left, or has no random numbers.
+    /// When the host has no descriptors or threads left, or has no random numbers; when RAM is to be
+    /// shared and nothing decides who goes on with the guest.
     pub fn start(
         machine: Arc<dyn SourceMachine>,
         particulars: Particulars,
@@ -61,6 +62,7 @@ impl SourceJob {
         journal: Box<dyn Journal + Send>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, MotionError> {
+        options.ram.decided_by(peer.sibling.as_ref().map(|sibling| &*sibling.fate))?;
         let session = *uuid::Uuid::new_v4().as_bytes();
         let hello = Hello::new(session, *particulars.machine().as_bytes(), Role::Control, 0);
         let (stall, bandwidth) = (options.stall_limit, options.max_bandwidth);
