@@ -12,10 +12,9 @@ use crate::process::{cargo, run};
 /// What to measure
 #[derive(Args)]
 pub struct Bench {
-    /// The cases (default: all); `whimbrel bench move --list` and `whimbrel bench keep --list` name
-    /// them
+    /// The cases (default: all); `whimbrel bench move --list` names those of a suite
     cases: Vec<String>,
-    /// Moves between processes, or files: saves, snapshots and restores
+    /// Moves between processes, files (saves, snapshots and restores), or updates
     #[arg(long, value_name = "SUITE", default_value = "move")]
     suite: Suite,
     /// Which VMM to measure in turn with Whimbrel
@@ -38,6 +37,8 @@ enum Suite {
     Move,
     /// `whimbrel bench keep`
     Keep,
+    /// `whimbrel bench renew`
+    Renew,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -55,6 +56,7 @@ pub fn run_cases(bench: &Bench) -> Result<()> {
     let suite = match bench.suite {
         Suite::Move => "move",
         Suite::Keep => "keep",
+        Suite::Renew => "renew",
     };
     if matches!(bench.suite, Suite::Keep) {
         // What storage can do by itself.

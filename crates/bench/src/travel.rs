@@ -4,7 +4,7 @@
 //! but once; while another VMM has its turn it rests, stopped.
 
 use crate::BenchError;
-use crate::peer::{Account, Peer, Plan, Process, Spec, Way};
+use crate::peer::{Account, Peer, Plan, Process, Spec, Successor, Way};
 use crate::procfs::cpu_time;
 use crate::talk::Said;
 use serde_json::{Value, json};
@@ -121,6 +121,19 @@ impl<'a> Traveller<'a> {
         let after = to.talk.ask()?;
         // The old process is gone, and its memory free, before anything else is measured.
         self.at = to;
+        Ok(Hop { after, before, total, account })
+    }
+
+    /// Has a new process take the place of the one that the guest is in, asks the guest before that, and
+    /// `watch` after the end of it.
+    pub fn renew(&mut self, watch: Duration) -> Result<Hop, BenchError> {
+        self.moves += 1;
+        let name = format!("m{}", self.moves);
+        let next = Successor::start(self.peer, self.place.path(), &name, &self.spec)?;
+        let before = self.at.talk.ask()?;
+        let (total, account) = self.at.renew(next)?;
+        thread::sleep(watch);
+        let after = self.at.talk.ask()?;
         Ok(Hop { after, before, total, account })
     }
 

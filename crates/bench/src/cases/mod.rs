@@ -1,10 +1,11 @@
-//! The cases: what is measured of moves and of files, one file each.
+//! The cases: what is measured of moves, of files and of updates, one file each.
 //!
 //! A case tells how a contender runs it once ([`Course`]) and what its figures mean ([`Metric`]). Who
 //! runs when, and how often, is the [campaign](crate::campaign)'s.
 
 mod keep;
 mod moves;
+mod renew;
 
 use crate::BenchError;
 use crate::Place;
@@ -149,6 +150,8 @@ pub struct Suite {
 pub const MOVE: Suite = Suite { name: "move", cases: moves::ALL };
 /// Files: saves, snapshots and restores.
 pub const KEEP: Suite = Suite { name: "keep", cases: keep::ALL };
+/// New processes under a guest that stays where it is.
+pub const RENEW: Suite = Suite { name: "renew", cases: renew::ALL };
 
 impl Suite {
     /// The cases of these names, or all if there is none.
@@ -192,7 +195,7 @@ fn whether(holds: bool) -> f64 {
 mod tests {
     use super::*;
 
-    const SUITES: [Suite; 2] = [MOVE, KEEP];
+    const SUITES: [Suite; 3] = [MOVE, KEEP, RENEW];
 
     fn all() -> impl Iterator<Item = &'static Case> {
         SUITES.into_iter().flat_map(|suite| suite.cases)

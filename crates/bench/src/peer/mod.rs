@@ -1,21 +1,24 @@
 //! The VMMs that are measured: real processes, driven over QMP, with the same guest.
 
 mod file;
+mod program;
 mod qemu;
+mod renew;
 mod way;
 mod whimbrel;
 
 pub use qemu::Qemu;
+pub use renew::Successor;
 pub use way::{Moment, Way};
 pub use whimbrel::{EAGER, LAZY, Whimbrel};
 
 use crate::BenchError;
 use crate::talk::Talk;
+use program::Program;
 use qmp::{Client, ClientError};
 use serde_json::{Value, json};
-use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -102,6 +105,15 @@ pub trait Peer: Sync {
     fn capabilities(&self) -> &'static [&'static str];
     /// The parameters to set before a move.
     fn parameters(&self, plan: &Plan) -> Value;
+    /// The command of a process that waits at `path`, which is to be a Unix socket, to take the place of
+    /// one that runs `spec`; otherwise as [`Self::command`].
+    fn renew_command(&self, spec: &Spec, socket: &Path, path: &Path) -> Command;
+    /// What has a process give its guest to the one that waits at `path`: commands and their
+    /// arguments, one after the other.
+    fn renew(&self, path: &Path) -> Vec<(&'static str, Value)>;
+    /// Whether its guest's console and its control connections go along, and the old process ends by
+    /// itself.
+    fn carries_connections(&self) -> bool;
     /// Reads the answer to `query-migrate` after a move.
     fn account(&self, info: Value) -> Account;
 }
@@ -109,7 +121,7 @@ pub trait Peer: Sync {
 /// A process of a VMM, killed when it is dropped.
 pub struct Process<'a> {
     peer: &'a dyn Peer,
-    child: Child,
+    program: Program,
     client: Client,
     /// When it was started.
     pub started: Instant,
@@ -135,44 +147,17 @@ impl<'a> Process<'a> {
         peer: &'a dyn Peer,
         place: &Path,
         name: &str,
-        mut command: Command,
+        command: Command,
     ) -> Result<Self, BenchError> {
-        let socket = place.join(format!("{name}.sock"));
-        let said = place.join(format!("{name}.said"));
-        let starting =
-            |source| BenchError::Io { doing: format!("{}: starting", peer.name()), source };
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&said).map_err(starting)?);
         let started = Instant::now();
-        let mut child = command.spawn().map_err(starting)?;
-        let (Some(keys), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(starting(std::io::ErrorKind::BrokenPipe.into()));
-        };
-        let talk = Talk::new(peer.name(), keys, output);
-        let client = loop {
-            match Client::connect_within(&socket, PATIENCE) {
-                Ok(client) => break client,
-                Err(_) if started.elapsed() < PATIENCE && matches!(child.try_wait(), Ok(None)) => {
-                    thread::sleep(Duration::from_millis(5));
-                }
-                Err(error) => {
-                    // It hangs, or has ended; it is of no use either way.
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    let words = std::fs::read_to_string(&said).unwrap_or_default();
-                    let said = format!("{error}; {}", words.trim());
-                    return Err(BenchError::Start { peer: peer.name(), said });
-                }
-            }
-        };
-        Ok(Self { peer, child, client, started, talk })
+        let (mut program, talk) = Program::start(peer, place, name, command)?;
+        let client = program.control()?;
+        Ok(Self { peer, program, client, started, talk })
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.program.id()
     }
 
     fn execute(&mut self, command: &str, arguments: Option<Value>) -> Result<Value, BenchError> {
@@ -278,13 +263,5 @@ impl<'a> Process<'a> {
     /// Whether its guest runs.
     pub fn runs(&mut self) -> Result<bool, BenchError> {
         Ok(self.execute("query-status", None)?["running"] == true)
-    }
-}
-
-impl Drop for Process<'_> {
-    fn drop(&mut self) {
-        // It may have ended by itself. Its memory is to be free again before anything is measured.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

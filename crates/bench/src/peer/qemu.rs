@@ -9,7 +9,7 @@ use std::process::Command;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 /// The machine with the least state: no PCI, no firmware for a kernel with a PVH note.
-const MACHINE: &str = "microvm,isa-serial=on,pit=off,pic=off,rtc=off,accel=kvm";
+const MACHINE: &str = "microvm,isa-serial=on,pit=off,pic=off,rtc=off,accel=kvm,aux-ram-share=on";
 /// Connections for pages: one for each processor, as far as more still help.
 const CHANNELS: std::ops::RangeInclusive<usize> = 2..=8;
 
@@ -71,6 +71,17 @@ impl Qemu {
     }
 }
 
+/// Where the state goes when descriptors go to `path`.
+fn main_channel(path: &Path) -> PathBuf {
+    path.with_extension("main")
+}
+
+/// A channel of a motion, in QEMU's words (`MigrationChannel` of its QMP reference).
+fn channel(kind: &str, path: &Path) -> Value {
+    let addr = json!({ "transport": "socket", "type": "unix", "path": path });
+    json!({ "channel-type": kind, "addr": addr })
+}
+
 impl Peer for Qemu {
     fn name(&self) -> &'static str {
         "qemu"
@@ -84,7 +95,8 @@ impl Peer for Qemu {
         format!(
             "-M {MACHINE}; -cpu host -nodefaults; memory-backend-memfd,share=on,prealloc=off; \
              capabilities multifd, events; multifd-channels {}; \
-             downtime-limit 1 ms where the guest is idle, else as the case says; max-bandwidth as the case says, else unlimited",
+             downtime-limit 1 ms where the guest is idle, else as the case says; max-bandwidth as the case says, else unlimited; \
+             updates by cpr-transfer, with events alone",
             self.channels
         )
     }
@@ -153,6 +165,27 @@ impl Peer for Qemu {
             "downtime-limit": plan.eager_limit,
             "max-bandwidth": plan.bandwidth.unwrap_or(0),
         })
+    }
+
+    fn renew_command(&self, spec: &Spec, socket: &Path, path: &Path) -> Command {
+        let mut command = self.command(spec, socket, false);
+        command.arg("-incoming").arg(format!("unix:{}", main_channel(path).display()));
+        command.arg("-incoming").arg(channel("cpr", path).to_string());
+        command
+    }
+
+    fn renew(&self, path: &Path) -> Vec<(&'static str, Value)> {
+        let events = json!([{ "capability": "events", "state": true }]);
+        let channels = json!([channel("main", &main_channel(path)), channel("cpr", path)]);
+        vec![
+            ("migrate-set-capabilities", json!({ "capabilities": events })),
+            ("migrate-set-parameters", json!({ "mode": "cpr-transfer" })),
+            ("migrate", json!({ "channels": channels })),
+        ]
+    }
+
+    fn carries_connections(&self) -> bool {
+        false
     }
 
     fn account(&self, info: Value) -> Account {

@@ -113,6 +113,24 @@ impl Peer for Whimbrel {
         json!({ "downtime-limit": plan.limit, "max-bandwidth": plan.bandwidth.unwrap_or(0) })
     }
 
+    fn renew_command(&self, _: &Spec, socket: &Path, path: &Path) -> Command {
+        // Name, console and control sockets are those of the old process.
+        let mut command = Command::new(&self.program);
+        command.args(["run", "--incoming"]).arg(format!("update:unix:{}", path.display()));
+        if let Some(place) = socket.parent() {
+            command.env(RUNTIME_DIR, place);
+        }
+        command
+    }
+
+    fn renew(&self, path: &Path) -> Vec<(&'static str, Value)> {
+        vec![("x-whimbrel-update", json!({ "to": path }))]
+    }
+
+    fn carries_connections(&self) -> bool {
+        true
+    }
+
     fn account(&self, mut info: Value) -> Account {
         let report = info["x-whimbrel-report"].take();
         let millis = |key: &str| report["blackout"][key].as_f64().map(|ns| ns / 1e6);

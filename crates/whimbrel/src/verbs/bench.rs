@@ -4,6 +4,7 @@ mod cases;
 mod floor;
 mod keep;
 mod moves;
+mod renew;
 
 use crate::exit::Exit;
 use clap::Subcommand;
@@ -16,7 +17,8 @@ Examples:
   whimbrel bench move --list
   whimbrel bench move idle-blackout --runs 10
   whimbrel bench move --against qemu --raw figures.jsonl
-  whimbrel bench keep --against qemu --folder /var/lib/vms")]
+  whimbrel bench keep --against qemu --folder /var/lib/vms
+  whimbrel bench renew --against qemu")]
 pub struct Bench {
     #[command(subcommand)]
     what: What,
@@ -33,6 +35,9 @@ enum What {
     /// Saves, snapshots and restores, on the storage that a folder is on, by the guest's own clock,
     /// beside what storage and kernel need at least and, if wanted, beside another VMM
     Keep(keep::Keep),
+    /// Updates: a new process under a guest that stays where it is, by the guest's own clock, beside the
+    /// floor and, if wanted, beside another VMM
+    Renew(renew::Renew),
 }
 
 impl Bench {
@@ -41,6 +46,7 @@ impl Bench {
             What::Floor(floor) => floor.run(),
             What::Move(moves) => moves.run(),
             What::Keep(keep) => keep.run(),
+            What::Renew(renew) => renew.run(),
         }
     }
 
@@ -49,6 +55,7 @@ impl Bench {
             What::Floor(floor) => floor.json,
             What::Move(moves) => moves.cases.json,
             What::Keep(keep) => keep.cases.json,
+            What::Renew(renew) => renew.cases.json,
         }
     }
 }

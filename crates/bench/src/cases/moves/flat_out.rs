@@ -13,8 +13,8 @@ use std::time::Duration;
 /// The longest blackout allowed, in milliseconds.
 const LIMIT: u64 = 300;
 
-/// The guest of this case, and of those with a limited bandwidth.
-pub(super) fn spec() -> Spec {
+/// The guest of this case, of those with a limited bandwidth, and of an update.
+pub(in crate::cases) fn spec() -> Spec {
     Spec { memory: 2 << 30, vcpus: 1, cmdline: quiet("ws=900M rate=max fill=random") }
 }
 

@@ -114,7 +114,7 @@ pub(in crate::cases) fn blackout(hop: &Hop) -> Result<(f64, Option<f64>), BenchE
 }
 
 /// Whether the VMM's own figure is that of its guest: within half a millisecond or a tenth.
-fn agrees(guest: f64, own: f64) -> bool {
+pub(in crate::cases) fn agrees(guest: f64, own: f64) -> bool {
     (guest - own).abs() <= (guest / 10.0).max(0.5)
 }
 
@@ -151,12 +151,28 @@ impl Course for Idle<'_> {
     }
 }
 
+/// The handover floor: a few handovers of a guest with one vCPU that watches its clock.
+pub(in crate::cases) fn handovers(memory: u64, vcpus: u32) -> Result<Vec<Outcome>, BenchError> {
+    const HANDOVERS: usize = 5;
+    let options =
+        floor::Options { memory, backing: Backing::Small, vcpus, watchers: 1, runs: HANDOVERS };
+    let outcome = |stages: &floor::Stages| {
+        let detail = json!({
+            "stop_us": stages.pause,
+            "save_us": stages.save,
+            "restore_us": stages.restore,
+            "run_us": stages.run,
+        });
+        (figures([("blackout", stages.gap / 1e3)]), detail)
+    };
+    Ok(floor::handovers(&options, |_| {})?.iter().map(outcome).collect())
+}
+
 /// The handover floor, and the stalls of a guest that nobody moves.
 struct Floor<'a, const VCPUS: u32>(Traveller<'a>);
 
 impl<const VCPUS: u32> Course for Floor<'_, VCPUS> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
-        const HANDOVERS: usize = 5;
         self.0.at.cont()?;
         self.0.at.talk.ask()?;
         thread::sleep(WATCH);
@@ -165,25 +181,7 @@ impl<const VCPUS: u32> Course for Floor<'_, VCPUS> {
         let (longest, sum) = stalls(&clock);
         let undisturbed = figures([("longest stall", longest), ("sum of stalls", sum)]);
 
-        let options = floor::Options {
-            memory: MEMORY,
-            backing: Backing::Small,
-            vcpus: VCPUS,
-            watchers: 1,
-            runs: HANDOVERS,
-        };
-        let mut all: Vec<Outcome> = floor::handovers(&options, |_| {})?
-            .iter()
-            .map(|stages| {
-                let detail = json!({
-                    "stop_us": stages.pause,
-                    "save_us": stages.save,
-                    "restore_us": stages.restore,
-                    "run_us": stages.run,
-                });
-                (figures([("blackout", stages.gap / 1e3)]), detail)
-            })
-            .collect();
+        let mut all = handovers(MEMORY, VCPUS)?;
         if let Some((first, _)) = all.first_mut() {
             first.extend(undisturbed);
         } else {

@@ -1,7 +1,7 @@
 //! What is measured of moves.
 
 mod cancel;
-mod flat_out;
+pub(super) mod flat_out;
 pub(super) mod idle;
 mod limited;
 mod sparse;

@@ -1,4 +1,4 @@
-//! What `whimbrel bench move` and `whimbrel bench keep` have in common: cases that are run in turn.
+//! What `whimbrel bench move`, `keep` and `renew` have in common: cases that are run in turn.
 
 use crate::exit::Exit;
 use crate::output::{nanos, print_json, print_line, table};
@@ -130,6 +130,15 @@ pub struct Files {
     pub _folder: TempDir,
     /// What they are stored on, if that matters.
     pub storage: Option<String>,
+}
+
+impl Files {
+    /// A folder for a benchmark that stores nothing.
+    pub fn none() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a folder for the benchmark")?;
+        let place = Place::new(folder.path().to_owned(), false);
+        Ok(Self { place, _folder: folder, storage: None })
+    }
 }
 
 /// A file of its own for the processes that are measured: pages that this process has mapped, too,

@@ -2,8 +2,6 @@
 
 use super::cases::{Cases, Files};
 use crate::exit::Exit;
-use anyhow::Context;
-use bench::Place;
 use bench::cases::MOVE;
 
 /// Moves between real processes
@@ -15,10 +13,6 @@ pub struct Move {
 
 impl Move {
     pub fn run(self) -> anyhow::Result<Exit> {
-        self.cases.run(&MOVE, || {
-            let folder = tempfile::tempdir().context("cannot make a folder for the benchmark")?;
-            let place = Place::new(folder.path().to_owned(), false);
-            Ok(Files { place, _folder: folder, storage: None })
-        })
+        self.cases.run(&MOVE, Files::none)
     }
 }
