@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// How long it may take to give up.
 const CANCELLING: Duration = Duration::from_secs(10);
 /// How long a guest may take to touch its memory.
-const TOUCHING: Duration = Duration::from_secs(120);
+const TOUCHING: Duration = Duration::from_secs(300);
 /// How a move stands that takes too long.
 const UNDER_WAY: &str = "still under way";
 /// Size of a page in bytes.
