@@ -282,6 +282,7 @@ impl World {
     /// The next motion, or the end.
     fn move_on(&mut self) {
         let held = self.holder().is_some();
+        let became = self.outcome();
         let Some(motion) = &mut self.story.motion else { return };
         let source = self.processes.get(&motion.source).and_then(|process| process.source());
         let ended = source.is_none_or(|side| side.source.has_ended());
@@ -298,6 +299,9 @@ impl World {
             let code = source.and_then(|side| side.source.report().error.as_ref());
             let code = code.map_or("", |error| error.code.as_str());
             self.tally.count(format!("ended: {status} {code}"));
+            if let Some(outcome) = became {
+                self.tally.count(format!("{outcome:?}, {status} in updates"));
+            }
             let last = self.story.round + 1 >= self.story.scenario.rounds.len();
             let movable = self.owner().is_some() && !self.story.guest_gone;
             if last || !movable {

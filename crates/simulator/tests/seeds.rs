@@ -58,6 +58,11 @@ fn no_seed_loses_a_guest() {
             assert!(found.tally.of(&name) > 0, "no seed came to: {name}");
         }
     }
+    // Whoever has the guest in the end, and whether the other one knows or is dead.
+    let ends = ["Open, failed", "Kept, failed", "Kept, cancelled", "Kept, source dead"];
+    for end in ends.into_iter().chain(["Entered, completed", "Entered, source dead"]) {
+        assert!(found.tally.of(&format!("{end} in updates")) > 0, "no update ended: {end}");
+    }
     let troubles = ["kill", "power cut", "disk fails", "disk hangs", "cancel"];
     let saves = places_of_saves().flat_map(|at| troubles.map(|what| format!("{what} in {at}")));
     let restores = ["kill", "power cut", "disk fails", "cancel", "rival", "restored", "reclaimed"];
