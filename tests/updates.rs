@@ -421,3 +421,23 @@ fn the_mode_of_qemu_means_the_same() {
     assert_eq!(host.migrate("m", &to, &[])["status"], "completed");
     destination.check_all();
 }
+
+#[test]
+fn a_supervisor_is_told_which_process_has_the_machine_before_the_old_one_ends() {
+    let mut host = Host::new();
+    let socket = host.supervised();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let said = || {
+        let mut buffer = [0; 256];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let mut machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let _ends = Ends(&host, "m");
+    assert_eq!(said(), "READY=1\n");
+    assert_eq!(update(&host, "m", &[])["status"], "completed");
+    machine.wait_for_end();
+    // It was sent by then.
+    socket.set_nonblocking(true).unwrap();
+    assert_eq!(said(), format!("MAINPID={}\nREADY=1\n", pid(&host, "m")));
+}

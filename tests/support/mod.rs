@@ -7,7 +7,7 @@ use qmp::{Client, ClientError};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -21,6 +21,8 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 pub struct Host {
     folder: tempfile::TempDir,
     hook: Option<&'static str>,
+    /// Where somebody wants to be told of its machines' processes.
+    supervisor: Option<PathBuf>,
 }
 
 impl Host {
@@ -29,7 +31,7 @@ impl Host {
             std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok(),
             "these tests need /dev/kvm"
         );
-        Self { folder: tempfile::tempdir().unwrap(), hook: None }
+        Self { folder: tempfile::tempdir().unwrap(), hook: None, supervisor: None }
     }
 
     /// A host whose programs damage one thing in each motion (feature `mutate`).
@@ -44,11 +46,23 @@ impl Host {
             .args(arguments)
             .env("WHIMBREL_RUNTIME_DIR", self.folder.path())
             .env_remove("WHIMBREL_LOG")
+            .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null());
         if let Some(mutation) = self.hook {
             command.env("WHIMBREL_TEST_HOOK", mutation);
         }
+        if let Some(supervisor) = &self.supervisor {
+            command.env("NOTIFY_SOCKET", supervisor);
+        }
         command
+    }
+
+    /// Plays the part of a supervisor of all machines that are started from now on.
+    pub fn supervised(&mut self) -> UnixDatagram {
+        let path = self.folder().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        self.supervisor = Some(path);
+        socket
     }
 
     /// Where its machines' sockets are.

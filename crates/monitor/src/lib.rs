@@ -23,6 +23,7 @@ mod renew;
 mod restoring;
 mod runtime;
 mod signals;
+pub mod supervisor;
 mod threads;
 mod view;
 

@@ -8,7 +8,7 @@ use super::outset::{self, BUILDER, Outset, SavedBuilder, SavedReason};
 use crate::arrival::Arrivals;
 use crate::incoming::Waiting;
 use crate::monitor::Monitor;
-use crate::{Claim, Ending, Error, RunConfig, RuntimeDir};
+use crate::{Claim, Ending, Error, RunConfig, RuntimeDir, supervisor};
 use devices::console::{Console, SavedConsoleEnd};
 use devices::lock;
 use links::{Address, Descriptors, Listener};
@@ -280,6 +280,12 @@ impl Succession {
             return;
         }
         self.serve(monitor);
+        if self.parent.is_none() {
+            supervisor::main_process();
+        }
+        if let Err(error) = self.channel.send(Kind::Taken, &[], &[] as &[OwnedFd], TELLING) {
+            tracing::debug!(%error, "the old process has ended already");
+        }
         match self.channel.receive(TELLING) {
             Ok(Some(letter)) if letter.kind == Kind::Report => {
                 let info = serde_json::from_slice(&letter.content);
@@ -294,6 +300,7 @@ impl Succession {
                 return;
             }
             tracing::warn!("the guest stays in this process");
+            supervisor::main_process();
         }
         monitor.events.send(&qmp::Event::Updated {
             from: self.from.clone(),

@@ -42,11 +42,20 @@ pub(super) enum Kind {
     Prepared = 5,
     /// Old to new, when the guest runs there: how it went.
     Report = 6,
+    /// New to old: it serves everybody, and whoever supervises has been told.
+    Taken = 7,
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Outset, Self::Welcome, Self::Refused, Self::Ahead, Self::Prepared, Self::Report];
+    const ALL: [Self; 7] = [
+        Self::Outset,
+        Self::Welcome,
+        Self::Refused,
+        Self::Ahead,
+        Self::Prepared,
+        Self::Report,
+        Self::Taken,
+    ];
 }
 
 /// One message.

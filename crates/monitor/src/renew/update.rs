@@ -302,6 +302,23 @@ impl Monitor {
         info
     }
 
+    /// Tells the new process how it went, and waits until a supervisor knows of it: who ends before that
+    /// takes all that belongs to it along.
+    fn tell(&self, channel: &Channel, report: &Report) {
+        if report.status.0 == Status::Completed
+            && let Ok(info) = serde_json::to_vec(&self.story())
+            && let Err(error) = channel.send(Kind::Report, &info, &[] as &[OwnedFd], TELLING)
+        {
+            tracing::warn!(%error, "the new process was not told how the update went");
+        }
+        match channel.receive(TELLING) {
+            Ok(Some(letter)) if letter.kind == Kind::Taken => {}
+            other => {
+                tracing::warn!(?other, "the new process does not say that it serves everybody");
+            }
+        }
+    }
+
     /// It is decided where the machine is.
     fn updated(&self, renewal: &Renewal, leaving: &Leaving, report: &Report) {
         if renewal.fate.outcome() != Outcome::Entered {
@@ -315,12 +332,9 @@ impl Monitor {
         if let Some(successor) = lock(&renewal.successor).as_mut() {
             successor.let_go();
         }
-        if report.status.0 == Status::Completed
-            && let Ok(channel) = renewal.channel()
-            && let Ok(info) = serde_json::to_vec(&self.story())
-            && let Err(error) = channel.send(Kind::Report, &info, &[] as &[OwnedFd], TELLING)
-        {
-            tracing::warn!(%error, "the new process was not told how the update went");
+        match renewal.channel() {
+            Ok(channel) => self.tell(&channel, report),
+            Err(error) => tracing::warn!(%error, "telling the new process how the update went"),
         }
         *lock(&self.image) = lock(&renewal.image).take();
         self.end(Ending::Renewed);

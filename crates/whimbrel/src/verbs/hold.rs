@@ -119,6 +119,7 @@ pub fn hold(
             ending => exit(ending, json),
         });
     }
+    monitor::supervisor::ready();
     if background {
         detach::report_success(&machine, &runtime)?;
     } else if json {
