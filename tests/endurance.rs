@@ -1,12 +1,14 @@
-//! Moves without end, moves that fail without end, saves and restores without end: the guest stays whole,
-//! and nothing is used up.
+//! Moves without end, moves that fail without end, saves and restores without end, updates without end: the
+//! guest stays whole, and nothing is used up.
 //!
-//! `WHIMBREL_SOAK_MOVES`, `WHIMBREL_SOAK_FAILURES` and `WHIMBREL_SOAK_SAVES` say how many (`cargo xtask
-//! soak`); unless they do, it is a short form of the same.
+//! `WHIMBREL_SOAK_MOVES`, `WHIMBREL_SOAK_FAILURES`, `WHIMBREL_SOAK_SAVES` and `WHIMBREL_SOAK_UPDATES` say how
+//! many (`cargo xtask soak`); unless they do, it is a short form of the same.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
+#[path = "endurance/updates.rs"]
+mod updates;
 #[path = "endurance/usage.rs"]
 mod usage;
 

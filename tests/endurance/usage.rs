@@ -1,6 +1,7 @@
 //! What a process has of the host.
 
 use crate::support::wait;
+use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -10,9 +11,10 @@ const MEMORY_SLACK: u64 = 1 << 20;
 
 /// Descriptors, threads and memory of a process. The guest's RAM is shared memory and not counted:
 /// how much of it there is, is up to the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
-    pub descriptors: usize,
+    /// What they are: each kind, or path, with how many there are of it.
+    pub descriptors: BTreeMap<String, usize>,
     pub threads: usize,
     /// Anonymous memory in RAM, in bytes.
     pub memory: u64,
@@ -25,7 +27,7 @@ impl Usage {
         let kib =
             |line: &str| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse().ok();
         let memory: u64 = status.lines().find_map(kib).unwrap();
-        Self { descriptors: count("fd"), threads: count("task"), memory: memory << 10 }
+        Self { descriptors: descriptors(pid), threads: count("task"), memory: memory << 10 }
     }
 
     /// What it has when whatever was just done is done: connections close and threads end a little
@@ -36,10 +38,10 @@ impl Usage {
         wait("a process to come to rest", || {
             thread::sleep(Duration::from_millis(100));
             let now = Self::of(pid);
-            let alike = (now.descriptors, now.threads) == (last.descriptors, last.threads);
+            let alike = now.descriptors == last.descriptors && now.threads == last.threads;
             same = if alike { same + 1 } else { 0 };
             last = now;
-            (same >= 15).then_some(now)
+            (same >= 15).then(|| last.clone())
         })
     }
 
@@ -47,10 +49,23 @@ impl Usage {
     pub fn is_still_that_of(self, pid: u32, who: &str) -> Self {
         let now = Self::at_rest(pid);
         println!("{who}: {self:?} before, {now:?} now");
-        assert_eq!(now.descriptors, self.descriptors, "descriptors of {who}");
-        assert_eq!(now.threads, self.threads, "threads of {who}");
+        assert_eq!(self.descriptors, now.descriptors, "descriptors of {who}");
+        assert_eq!(self.threads, now.threads, "threads of {who}");
         let grown = now.memory.saturating_sub(self.memory);
         assert!(grown <= MEMORY_SLACK, "{who} has grown by {grown} bytes");
         now
     }
+}
+
+/// The descriptors of a process. What the kernel has for it alone goes by its kind.
+fn descriptors(pid: u32) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map_while(Result::ok) {
+        // One that is closed meanwhile was not there.
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        let target = target.to_string_lossy().into_owned();
+        let kind = target.split(":[").next().unwrap_or(&target);
+        *found.entry(kind.to_owned()).or_insert(0) += 1;
+    }
+    found
 }

@@ -72,7 +72,7 @@ impl Stage {
         }
         self.old.check_all();
         assert!(self.old.faults().is_empty(), "{:#?}", self.old.faults());
-        self.host.ok(&["update", "a", "--max-blackout", "unlimited"]);
+        self.host.ok(&["update", "a", "--mode", "transfer", "--max-blackout", "unlimited"]);
         assert_ne!(self.pid(), u64::from(pid));
         self.old.check_all();
     }

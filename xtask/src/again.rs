@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::process::{cargo, run};
+use crate::test::qmp_client;
 
 /// How often everything that can go wrong in a move, or in an update, goes wrong.
 #[derive(clap::Args)]
@@ -18,7 +19,7 @@ pub struct Matrix {
     release: bool,
 }
 
-/// For how long a guest moves, and is saved and restored.
+/// For how long a guest moves, is saved and restored, and has its process replaced.
 #[derive(clap::Args)]
 pub struct Soak {
     /// Moves in a row
@@ -30,6 +31,9 @@ pub struct Soak {
     /// Saves and restores in a row
     #[arg(long, value_name = "N", default_value_t = 100)]
     saves: u32,
+    /// Updates in a row
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    updates: u32,
     /// Test what people run, instead of what checks itself
     #[arg(long)]
     release: bool,
@@ -48,13 +52,16 @@ impl Soak {
     /// Moves. The last lines say what was used before and after.
     pub fn run(&self) -> Result<()> {
         let (moves, failures) = (self.moves.to_string(), self.failures.to_string());
-        let saves = self.saves.to_string();
+        let (saves, updates) = (self.saves.to_string(), self.updates.to_string());
         let variables = [
             ("WHIMBREL_SOAK_MOVES", &*moves),
             ("WHIMBREL_SOAK_FAILURES", &*failures),
             ("WHIMBREL_SOAK_SAVES", &*saves),
+            ("WHIMBREL_SOAK_UPDATES", &*updates),
         ];
-        test(&["endurance"], self.release, &variables)
+        test(&["endurance"], self.release, &variables)?;
+        // The same number of updates with the client that QEMU's users have.
+        qmp_client::run(self.updates).map(drop)
     }
 }
 

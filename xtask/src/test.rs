@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that has to hold before a change goes in.
 
 mod absence;
-mod qmp_client;
+pub mod qmp_client;
 mod step;
 mod suite;
 
@@ -15,6 +15,8 @@ use step::{Log, Tally};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 20;
+/// How often the machine that QEMU's client drives is updated.
+const UPDATES: u32 = 5;
 
 /// What is to be tested.
 #[derive(clap::Args)]
@@ -40,7 +42,7 @@ pub fn run(args: &Test) -> ExitCode {
     log.step("mutations", suite::run_mutations);
     log.step("doc tests", suite::run_doc_tests);
     log.step("test hook absent", absence::run);
-    log.step("qmp client", qmp_client::run);
+    log.step("qmp client", || qmp_client::run(UPDATES));
     log.step("fuzz", || Ok(Tally::passed(fuzz::run(&fuzz::Fuzz::all(FUZZ_SECONDS))?)));
     log.step("lab", || {
         if !debian::is_here() {

@@ -12,15 +12,18 @@ use crate::process::{cargo, run as run_command};
 
 const LIBRARY: &str = "qemu.qmp==0.0.6";
 const SCRIPT: &str = "tests/qmp_client.py";
+const NAME: &str = "driven";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Starts a machine and runs the script against its control socket.
-pub fn run() -> Result<Tally> {
+/// Starts a machine and runs the script against its control socket, with so many updates.
+pub fn run(updates: u32) -> Result<Tally> {
     let folder = places::target().join("lab");
     let python = install(&folder.join("venv"))?;
     run_command(&mut cargo(&["build", "--locked", "--package", "whimbrel"]))?;
     let machine = Machine::start(&folder)?;
-    run_command(Command::new(python).arg(places::workspace().join(SCRIPT)).arg(&machine.socket))?;
+    let script = places::workspace().join(SCRIPT);
+    let updates = updates.to_string();
+    run_command(Command::new(python).arg(script).arg(&machine.socket).arg(updates))?;
     Ok(Tally::passed(1))
 }
 
@@ -37,15 +40,25 @@ fn install(environment: &Path) -> Result<PathBuf> {
     Ok(python)
 }
 
+/// The program, which finds its machines in this folder.
+fn whimbrel(runtime: &Path) -> Command {
+    let mut command = Command::new(places::target().join("debug/whimbrel"));
+    command.env("XDG_RUNTIME_DIR", runtime);
+    command
+}
+
 /// A running machine with a built-in guest.
 struct Machine {
+    /// The first one: an update has another take its place.
     process: Child,
     socket: PathBuf,
+    runtime: PathBuf,
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Both fail when it has ended already.
+        // All of it fails when it has ended already.
+        let _ = whimbrel(&self.runtime).args(["kill", "--force", NAME]).output();
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -56,15 +69,14 @@ impl Machine {
         let (socket, runtime) = (folder.join("qmp.sock"), folder.join("runtime"));
         let _ = std::fs::remove_file(&socket);
         std::fs::create_dir_all(&runtime)?;
-        let process = Command::new(places::target().join("debug/whimbrel"))
-            .args(["run", "--name", "driven", "--guest", "workload", "--console", "off"])
+        let process = whimbrel(&runtime)
+            .args(["run", "--name", NAME, "--guest", "workload", "--console", "off"])
             .arg("--qmp")
             .arg(format!("unix:{}", socket.display()))
-            .env("XDG_RUNTIME_DIR", &runtime)
             .stdin(Stdio::null())
             .spawn()
             .context("cannot start whimbrel")?;
-        let mut machine = Self { process, socket };
+        let mut machine = Self { process, socket, runtime };
         let deadline = Instant::now() + PATIENCE;
         while !machine.socket.exists() {
             if let Some(status) = machine.process.try_wait()? {
