@@ -46,7 +46,7 @@ impl Usage {
     }
 
     /// Requires that this process has, at rest, what another one had, or what it had itself before.
-    pub fn is_still_that_of(self, pid: u32, who: &str) -> Self {
+    pub fn is_still_that_of(&self, pid: u32, who: &str) -> Self {
         let now = Self::at_rest(pid);
         println!("{who}: {self:?} before, {now:?} now");
         assert_eq!(self.descriptors, now.descriptors, "descriptors of {who}");
