@@ -26,7 +26,7 @@ use table::{Fault, TABLE};
 
 #[test]
 fn whatever_goes_wrong_with_an_update_the_guest_is_where_the_table_says() {
-    play_often("update matrix", cells, name, Cell::play);
+    play_often("update matrix", 6, cells, name, Cell::play);
 }
 
 #[test]

@@ -269,11 +269,14 @@ fn what_was_set_goes_along() {
     host.ask("m", "migrate-set-parameters", set).unwrap();
     let capability = json!({ "capabilities": [{ "capability": "postcopy-ram", "state": true }] });
     host.ask("m", "migrate-set-capabilities", capability).unwrap();
+    let up = || host.view("m").unwrap()["uptime-seconds"].as_f64().unwrap();
+    let before = up();
     assert_eq!(update(&host, "m", &[])["status"], "completed");
     let mut client = Client::connect(&host.folder().join("m.sock")).unwrap();
     let parameters = client.execute("query-migrate-parameters", None, Some(PATIENCE)).unwrap();
     assert_eq!(parameters["max-bandwidth"], 12_345_678);
     assert_eq!(parameters["x-whimbrel-stall-limit"], 7000);
+    assert!(up() > before, "up for {before} s, and after the update for {} s", up());
     let capabilities = client.execute("query-migrate-capabilities", None, Some(PATIENCE)).unwrap();
     let is_on = |c: &Value| c["capability"] == "postcopy-ram" && c["state"] == true;
     assert!(capabilities.as_array().unwrap().iter().any(is_on), "{capabilities:#}");

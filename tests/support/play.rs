@@ -6,12 +6,11 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
-/// Cells played at once: most of the time of most of them is spent waiting.
-const AT_ONCE: usize = 3;
-
-/// Plays all `cells` whose `name` is wanted, and fails when any of them panics.
+/// Plays all `cells` whose `name` is wanted, so many `at_once` since most of the time of most of them is
+/// spent waiting, and fails when any of them panics.
 pub fn play_often<C: Copy + Send + 'static>(
     what: &str,
+    at_once: usize,
     cells: fn() -> Vec<C>,
     name: fn(&C) -> String,
     play: fn(C),
@@ -24,7 +23,7 @@ pub fn play_often<C: Copy + Send + 'static>(
         let wanted: Vec<_> =
             cells().into_iter().filter(|cell| name(cell).contains(&only)).collect();
         played += wanted.len();
-        let surprised = play_all(wanted, name, play);
+        let surprised = play_all(wanted, at_once, name, play);
         println!(
             "{what} {time} of {times}: {} surprises, {:.1} s",
             surprised.len(),
@@ -40,6 +39,7 @@ pub fn play_often<C: Copy + Send + 'static>(
 /// Plays these cells, and names those that did not go as the table says.
 fn play_all<C: Copy + Send + 'static>(
     mut cells: Vec<C>,
+    at_once: usize,
     name: fn(&C) -> String,
     play: fn(C),
 ) -> Vec<String> {
@@ -47,7 +47,7 @@ fn play_all<C: Copy + Send + 'static>(
     let (cells, surprises) = (Mutex::new(cells), Mutex::new(Vec::new()));
     let next = || cells.lock().unwrap().pop();
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..at_once {
             scope.spawn(|| {
                 while let Some(cell) = next() {
                     let begun = Instant::now();

@@ -17,7 +17,7 @@ pub struct MachineView {
     pub status: RunState,
     /// Why it is in that state, where that is not plain.
     pub reason: Option<String>,
-    /// Seconds since the guest came to be here: booted, or received.
+    /// Seconds since the guest came to be here: booted, or received. An update changes nothing of it.
     pub uptime_seconds: Option<f64>,
     /// Its RAM; none while it waits for a guest.
     pub memory: Option<MemoryView>,

@@ -24,7 +24,7 @@ use qmp::reply::MigrationInfo;
 use state::{Bundle, Code, Refusal};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vmm::{Builder, RamOrigin, Vm, Wishes};
 
 /// How long the old process may take to say what machine it is.
@@ -92,6 +92,8 @@ struct Heard {
 struct Ahead {
     server: Server,
     settings: SavedSettings,
+    /// When the guest came to be here: in an older process than this one.
+    since: Option<Instant>,
 }
 
 impl Succession {
@@ -248,7 +250,9 @@ impl Succession {
         let settings: SavedSettings = bundle.take("").map_err(wrong)?;
         bundle.finish().map_err(wrong)?;
         held.finish()?;
-        self.stage().ahead = Some(Ahead { server, settings });
+        let since =
+            settings.uptime.and_then(|ms| Instant::now().checked_sub(Duration::from_millis(ms)));
+        self.stage().ahead = Some(Ahead { server, settings, since });
         Ok(())
     }
 
@@ -356,7 +360,10 @@ impl Succession {
                 Err(error) => tracing::error!(%error, "the machine's name was not taken over"),
             }
         }
-        let Some(Ahead { mut server, settings }) = ahead else { return };
+        let Some(Ahead { mut server, settings, since }) = ahead else { return };
+        if since.is_some() {
+            monitor.state().since = since;
+        }
         monitor.adopt_settings(&settings.parameters, &settings.capabilities);
         server.deliver(late);
         if let Err(error) = monitor.serve(server) {

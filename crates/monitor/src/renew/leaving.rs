@@ -44,6 +44,9 @@ pub(super) struct SavedSettings {
     /// Its capabilities.
     #[n(1)]
     pub capabilities: String,
+    /// How long the guest has been here, in milliseconds.
+    #[n(2)]
+    pub uptime: Option<u64>,
 }
 
 impl Saved for SavedSettings {
@@ -87,6 +90,7 @@ impl Leaving {
             let settings = SavedSettings {
                 parameters: text(serde_json::to_string(&state.parameters))?,
                 capabilities: text(serde_json::to_string(&state.capabilities.list()))?,
+                uptime: state.since.and_then(|since| since.elapsed().as_millis().try_into().ok()),
             };
             // The guest runs meanwhile, and nobody is served.
             (settings, Duration::from_millis(state.parameters.stall_limit))
