@@ -214,8 +214,7 @@ impl Vm {
         act: impl Fn(usize, &mut Vcpu) -> Result<T, MachineError> + Sync,
     ) -> Result<Vec<T>, MachineError> {
         let count = self.shared().vcpus.len();
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let share = count.div_ceil(processors).max(LEAST_SHARE);
+        let share = count.div_ceil(self.processors()).max(LEAST_SHARE);
         let some = |indices: Range<usize>| -> Result<Vec<T>, MachineError> {
             indices.map(|index| act(index, &mut self.vcpu(index))).collect()
         };

@@ -77,6 +77,9 @@ pub struct Vm {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     control: Mutex<Control>,
+    /// Processors among which work is shared out. Asked before there is a guest: the answer comes out
+    /// of several files of the kernel's, which takes a tenth of a millisecond.
+    processors: usize,
 }
 
 /// What only one at a time may change.
@@ -147,6 +150,7 @@ impl Vm {
             console,
             shared,
             threads: Vec::new(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
             control: Mutex::new(Control {
                 permit: None,
                 boot: None,
@@ -247,6 +251,11 @@ impl Vm {
     /// A vCPU, once it is stopped.
     pub(crate) fn vcpu(&self, index: usize) -> MutexGuard<'_, Vcpu> {
         lock(&self.shared.vcpus[index])
+    }
+
+    /// How many processors the host has for this process.
+    pub(crate) fn processors(&self) -> usize {
+        self.processors
     }
 
     pub(crate) fn shared(&self) -> &Shared {
