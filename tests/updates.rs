@@ -444,3 +444,30 @@ fn a_supervisor_is_told_which_process_has_the_machine_before_the_old_one_ends() 
     socket.set_nonblocking(true).unwrap();
     assert_eq!(said(), format!("MAINPID={}\nREADY=1\n", pid(&host, "m")));
 }
+
+#[test]
+fn a_guest_with_a_long_initrd_can_be_reset_afterwards() {
+    let host = Host::new();
+    let path = |name: &str| host.folder().join(name).to_str().unwrap().to_owned();
+    let (kernel, initrd) = (path("kernel"), path("initrd"));
+    host.ok(&["guest", "export", "clock", &kernel]);
+    // More than travels with a machine's description.
+    std::fs::write(&initrd, vec![7; 20 << 20]).unwrap();
+    let machine = host.start(
+        "m",
+        &["--kernel", &kernel, "--initrd", &initrd, "--memory", "64M", "--cmdline", "report=20ms"],
+    );
+    let _ends = Ends(&host, "m");
+    machine.wait_for("CLOCK", |_| true);
+    for _ in 0..2 {
+        assert_eq!(update(&host, "m", &[])["status"], "completed");
+        // They are as they were when the machine began with them.
+        let _ = std::fs::remove_file(&kernel);
+        let _ = std::fs::remove_file(&initrd);
+        let starts = || machine.lines().iter().filter(|line| line.contains("HELLO")).count();
+        let before = starts();
+        host.ask("m", "system_reset", None).unwrap();
+        wait("the guest to boot again", || (starts() > before).then_some(()));
+        assert_eq!(host.state("m"), "running");
+    }
+}

@@ -1,7 +1,9 @@
 //! What describes a machine.
 
-use crate::boot::Image;
+use crate::boot::{BootError, Image};
 use memory::Backing;
+use std::io;
+use std::os::fd::OwnedFd;
 use uuid::Uuid;
 
 /// Most vCPUs that a machine can have.
@@ -22,6 +24,17 @@ pub struct MachineConfig {
     pub vcpus: u32,
 }
 
+/// What a machine boots, as another process of this host has it.
+#[derive(Debug)]
+pub struct BootFiles {
+    /// The kernel's name and file.
+    pub kernel: (String, OwnedFd),
+    /// The initial RAM disk's.
+    pub initrd: Option<(String, OwnedFd)>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
 /// What a machine boots, now and whenever its guest resets it.
 #[derive(Debug)]
 pub struct BootSource {
@@ -31,4 +44,24 @@ pub struct BootSource {
     pub initrd: Option<Image>,
     /// The kernel's command line.
     pub cmdline: String,
+}
+
+impl BootSource {
+    /// Its files, for another process.
+    pub(crate) fn files(&self) -> io::Result<BootFiles> {
+        let Self { kernel, initrd, cmdline } = self;
+        let named = |image: &Image| Ok::<_, io::Error>((image.name().to_owned(), image.file()?));
+        Ok(BootFiles {
+            kernel: named(kernel)?,
+            initrd: initrd.as_ref().map(named).transpose()?,
+            cmdline: cmdline.clone(),
+        })
+    }
+
+    /// What another process had.
+    pub(crate) fn of_files(files: BootFiles) -> Result<Self, BootError> {
+        let BootFiles { kernel: (name, file), initrd, cmdline } = files;
+        let initrd = initrd.map(|(name, file)| Image::from_file(name, file)).transpose()?;
+        Ok(Self { kernel: Image::from_file(name, file)?, initrd, cmdline })
+    }
 }

@@ -32,7 +32,7 @@ mod vm;
 
 pub use builder::{Builder, ConsoleSource, RamOrigin, Wishes};
 pub use clock::{GuestClock, SavedClock};
-pub use config::{BootSource, MOST_VCPUS, MachineConfig};
+pub use config::{BootFiles, BootSource, MOST_VCPUS, MachineConfig};
 pub use description::{MOST_BOOT_BYTES, SavedBoot, SavedCpuid, SavedMachine, SavedSchemas};
 pub use error::VmError;
 pub use kvm::{Hypervisor, OpenError};

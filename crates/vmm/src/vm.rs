@@ -4,7 +4,7 @@ use crate::acpi;
 use crate::board::{Board, Power};
 use crate::boot::{self, BootError};
 use crate::clock::{Clock, GuestClock};
-use crate::config::{BootSource, MOST_VCPUS, MachineConfig};
+use crate::config::{BootFiles, BootSource, MOST_VCPUS, MachineConfig};
 use crate::dirty::{self, DirtyBitmap};
 use crate::error::VmError;
 use crate::gate::Gate;
@@ -166,6 +166,23 @@ impl Vm {
         let stuck = |e| VmError::kvm("starting the vCPUs' threads")(io::Error::other(e));
         machine.shared.gate.stop().map_err(stuck)?;
         Ok(machine)
+    }
+
+    /// The files that its guest boots from when it is reset, if it can be, for another process.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn boot_files(&self) -> io::Result<Option<BootFiles>> {
+        self.control().boot.as_ref().map(BootSource::files).transpose()
+    }
+
+    /// Boots from these when its guest resets it, which came from another process.
+    ///
+    /// # Errors
+    /// [`VmError`] when they are no files that could be read.
+    pub fn reset_from(&self, files: BootFiles) -> Result<(), VmError> {
+        self.control().boot = Some(BootSource::of_files(files)?);
+        Ok(())
     }
 
     /// Loads a kernel, and sets the first vCPU to its entry. The others wait to be woken by it. The

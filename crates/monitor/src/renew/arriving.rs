@@ -25,7 +25,7 @@ use state::{Bundle, Code, Refusal};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use vmm::{Builder, RamOrigin, Vm, Wishes};
+use vmm::{BootFiles, Builder, RamOrigin, Vm, Wishes};
 
 /// How long the old process may take to say what machine it is.
 const OUTSET: Duration = Duration::from_secs(10);
@@ -55,6 +55,8 @@ pub(crate) struct Succession {
     fate: Arc<Fate>,
     link: Mutex<Option<OwnedFd>>,
     ram: Mutex<Option<Arc<GuestRam>>>,
+    /// What the guest boots when it is reset.
+    boot: Mutex<Option<BootFiles>>,
     name: Mutex<Option<OwnedFd>>,
     /// The server that nobody serves yet.
     vacant: Mutex<Option<Server>>,
@@ -108,7 +110,7 @@ impl Succession {
         let begun = Self::hear(&channel, &mut program);
         match begun {
             Ok(Heard { outset, fate, link, name, parent }) => {
-                let Outset { builder, pid, config, runtime, ram, stall, held: _ } = outset;
+                let Outset { builder, pid, boot, config, runtime, ram, stall, held: _ } = outset;
                 let succession = Self {
                     channel,
                     from: builder,
@@ -120,6 +122,7 @@ impl Succession {
                     fate: Arc::new(fate),
                     link: Mutex::new(Some(link)),
                     ram: Mutex::new(Some(Arc::new(ram))),
+                    boot: Mutex::new(boot),
                     name: Mutex::new(Some(name)),
                     vacant: Mutex::default(),
                     stage: Mutex::default(),
@@ -470,6 +473,10 @@ impl MachineBuilder for Successors {
         let vm = self.arrivals.built().ok_or_else(|| {
             vec![Refusal::new(Code::Internal, "machine", "it was built and is not there", "")]
         })?;
+        if let Some(boot) = lock(&self.succession.boot).take() {
+            vm.reset_from(boot)
+                .map_err(|e| vec![Refusal::new(Code::BadKernel, "kernel", e.to_string(), "")])?;
+        }
         // Else the guest would wait for each of its pages once.
         if let Err(error) = vm.ram().populate(POPULATING, &|| true) {
             tracing::warn!(%error, "page tables are filled in as the guest touches its pages");

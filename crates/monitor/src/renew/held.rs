@@ -38,6 +38,12 @@ pub(super) enum Role {
     /// The program that the process ran that was to be replaced in the first place.
     #[n(8)]
     Program,
+    /// The kernel that the guest boots when it is reset.
+    #[n(9)]
+    Kernel,
+    /// Its initial RAM disk.
+    #[n(10)]
+    Initrd,
 }
 
 /// The table, as it travels beside the descriptors.

@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vmm::BootFiles;
 
 /// This program, by name and version.
 pub(super) const BUILDER: &str = concat!("whimbrel ", env!("CARGO_PKG_VERSION"));
@@ -63,6 +64,9 @@ pub(super) struct SavedOutset {
     /// How long either process may be silent before it counts as gone, in milliseconds.
     #[n(13)]
     pub stall: Option<u64>,
+    /// The command line of the kernel that the guest boots when it is reset.
+    #[n(14)]
+    pub cmdline: Option<String>,
 }
 
 impl Saved for SavedOutset {
@@ -113,6 +117,8 @@ pub(super) struct Outset {
     pub builder: String,
     /// The process that sends it.
     pub pid: u32,
+    /// What the guest boots when it is reset.
+    pub boot: Option<BootFiles>,
     pub config: RunConfig,
     pub runtime: RuntimeDir,
     pub ram: GuestRam,
@@ -128,6 +134,7 @@ pub(super) fn of(
     ram: &GuestRam,
     mut held: Held,
     origin: Option<String>,
+    cmdline: Option<String>,
 ) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
     // Whatever is added to a machine's configuration is decided about here.
     let RunConfig {
@@ -179,6 +186,7 @@ pub(super) fn of(
         origin,
         pid: std::process::id(),
         stall: Some(monitor.state().parameters.stall_limit),
+        cmdline,
     };
     let (table, descriptors) = held.into_parts();
     let mut bundle = Bundle::new();
@@ -217,6 +225,7 @@ pub(super) fn read(
         origin,
         pid,
         stall,
+        cmdline,
     } = outset;
     let bad = |what: &str, why: String| {
         Error::new(
@@ -248,8 +257,10 @@ pub(super) fn read(
     };
     let builder = origin.unwrap_or(builder);
     let runtime = RuntimeDir::at(&path(runtime))?;
+    let (kernel, initrd) = (held.take_optional(Role::Kernel)?, held.take_optional(Role::Initrd)?);
+    let boot = kernel.zip(cmdline).map(|(kernel, cmdline)| BootFiles { kernel, initrd, cmdline });
     let stall = stall.map(Duration::from_millis);
-    Ok((Outset { builder, pid, config, runtime, ram, stall, held }, back))
+    Ok((Outset { builder, pid, boot, config, runtime, ram, stall, held }, back))
 }
 
 fn path(bytes: ByteVec) -> PathBuf {

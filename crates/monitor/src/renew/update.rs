@@ -23,6 +23,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use vmm::Vm;
@@ -49,6 +50,8 @@ pub(crate) struct Renewal {
     /// This side's end of the motion's connection; the other is the new process's.
     there: Mutex<Option<OwnedFd>>,
     successor: Mutex<Option<Successor>>,
+    /// It is over: nothing is started any more.
+    over: AtomicBool,
     channel: Mutex<Option<Arc<Channel>>>,
     /// Who the new process says it is.
     builder: Mutex<Option<SavedBuilder>>,
@@ -82,12 +85,16 @@ impl Renewal {
 
     /// Starts the new process and tells it what machine it is to build.
     fn start(&self, monitor: &Weak<Monitor>, guest: &Vm) -> Result<(), Error> {
-        let gone = || Error::new(Code::Cancelled, "this process ends");
+        let gone = || Error::new(Code::Cancelled, "the update is over, or this process ends");
         let monitor = monitor.upgrade().ok_or_else(gone)?;
         let channel = match &self.whom {
             Whom::Started(program) => {
                 let (successor, channel) = Successor::start(program)?;
-                *lock(&self.successor) = Some(successor);
+                let mut place = lock(&self.successor);
+                if self.over.load(Ordering::Acquire) {
+                    return Err(gone());
+                }
+                *place = Some(successor);
                 Arc::new(channel)
             }
             Whom::Waiting(path) => Channel::connect(path).map(Arc::new).map_err(|e| {
@@ -110,6 +117,15 @@ impl Renewal {
         if let Ok(stdin) = stdin {
             held.put(Role::Stdin, "stdin", stdin);
         }
+        let boot = guest.boot_files().map_err(|e| Error::host("looking for the kernel", &e))?;
+        let cmdline = boot.map(|boot| {
+            let (name, file) = boot.kernel;
+            held.put(Role::Kernel, name, file);
+            if let Some((name, file)) = boot.initrd {
+                held.put(Role::Initrd, name, file);
+            }
+            boot.cmdline
+        });
         let mut origin = None;
         if let Some(back) = lock(&self.back).take() {
             held.put(Role::Back, "the way back", back);
@@ -121,7 +137,7 @@ impl Renewal {
             let program = parent.program.try_clone();
             held.put(Role::Program, parent.builder.as_str(), duplicate("a program", program)?);
         }
-        let (content, descriptors) = outset::of(&monitor, guest.ram(), held, origin)?;
+        let (content, descriptors) = outset::of(&monitor, guest.ram(), held, origin, cmdline)?;
         let limit = if self.parent.is_some() { RETURNING } else { STARTING };
         let answer = channel
             .send(Kind::Outset, &content, &descriptors, limit)
@@ -238,6 +254,7 @@ impl Monitor {
             fate: fate.clone(),
             there: Mutex::new(Some(there)),
             successor: Mutex::default(),
+            over: AtomicBool::new(false),
             channel: Mutex::default(),
             builder: Mutex::default(),
         });
@@ -324,7 +341,11 @@ impl Monitor {
         if renewal.fate.outcome() != Outcome::Entered {
             leaving.stay();
             // It ends with this, if it has not ended already.
-            let successor = lock(&renewal.successor).take();
+            let successor = {
+                let mut place = lock(&renewal.successor);
+                renewal.over.store(true, Ordering::Release);
+                place.take()
+            };
             drop(successor);
             *lock(&renewal.channel) = None;
             return;

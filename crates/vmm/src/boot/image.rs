@@ -2,9 +2,11 @@
 
 use super::BootError;
 use super::error::memory_error;
+use rustix::fs::MemfdFlags;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -57,6 +59,36 @@ impl Image {
     pub fn from_bytes(name: impl Into<String>, bytes: impl Into<Cow<'static, [u8]>>) -> Self {
         let bytes = bytes.into();
         Self { name: name.into(), length: bytes.len() as u64, data: Data::Bytes(bytes) }
+    }
+
+    /// An image in a file that is open already, as another process of this host had it.
+    ///
+    /// # Errors
+    /// [`BootError::Open`] when it is no regular file.
+    pub fn from_file(name: impl Into<String>, file: OwnedFd) -> Result<Self, BootError> {
+        let (name, file) = (name.into(), File::from(file));
+        let failed = |source| BootError::Open { file: name.clone(), source };
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        }
+        Ok(Self { name, length: metadata.len(), data: Data::File(file) })
+    }
+
+    /// A file that holds it: its own, or one in memory.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn file(&self) -> io::Result<OwnedFd> {
+        match &self.data {
+            Data::File(file) => file.try_clone().map(Into::into),
+            Data::Bytes(bytes) => {
+                let made = rustix::fs::memfd_create("whimbrel-image", MemfdFlags::CLOEXEC)?;
+                let file = File::from(made);
+                file.write_all_at(bytes, 0)?;
+                Ok(file.into())
+            }
+        }
     }
 
     /// Its name, for messages.
