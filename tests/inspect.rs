@@ -43,6 +43,7 @@ fn file(host: &Host, name: &str, pages: &[(u64, u8)], count: u32) -> String {
         builder: "0.1.0".to_owned(),
         regions: Layout::new(RAM, PAGE_SIZE).unwrap().regions().to_vec(),
         backing: Backing::Small,
+        apart: false,
     };
     let path = host.folder().join(name);
     let target = Target::Path { path: path.clone(), offset: 0, force: false };

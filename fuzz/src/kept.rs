@@ -215,7 +215,7 @@ impl<'a> Play<'a> {
         let target =
             Target::Descriptor { file: copy(file), direct: None, offset: 0, name: "it".into() };
         let place = FilePlace { target, direct: false, builder: "fuzz".into() };
-        let desk = FileDesk::new(&*machine, &particulars, purpose, place);
+        let desk = FileDesk::new(&*machine, &particulars, &options, place);
         let journal = Box::new(journal);
         let source =
             Source::new(machine.clone(), particulars, options, SESSION, journal, Arc::new(Quiet));

@@ -60,6 +60,7 @@ impl Sound {
             builder: "0.1.0".to_owned(),
             regions: Layout::new(RAM, PAGE_SIZE).expect("16 MiB are allowed").regions().to_vec(),
             backing: Backing::Small,
+            apart: false,
         };
         let ram = GuestRam::new(RAM, Backing::Small).expect("memory is left");
         let target =

@@ -1,4 +1,4 @@
-//! Guest RAM: one sealed memfd, seen as pages.
+//! Guest RAM: one sealed memfd, or one [`MemoryFile`] that survives its process, seen as pages.
 //!
 //! All of a machine's RAM lies in one memory file. A page is known by its place in that file (page
 //! number × [`PAGE_SIZE`]), which is the same at the source, on the wire, in a snapshot file and at
@@ -11,6 +11,7 @@ mod guarding;
 mod image;
 mod layout;
 mod mapping;
+mod named;
 mod page;
 mod populate;
 mod ram;
@@ -25,6 +26,7 @@ pub use filling::Filling;
 pub use guarding::Guarding;
 pub use image::RamImage;
 pub use layout::{HIGH_RAM, Layout, LayoutError, PCI_HOLE, Region};
+pub use named::{MemoryFile, MemoryFileError};
 pub use page::{HUGE_1G, HUGE_2M, PAGE_SIZE, PageRange};
 pub use ram::{GuestMemory, GuestRam, RamError};
 pub use set::PageSet;

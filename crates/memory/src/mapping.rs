@@ -1,6 +1,6 @@
 //! All of RAM, mapped once.
 
-use crate::{Backing, HUGE_2M, RamImage};
+use crate::{Backing, HUGE_2M, MemoryFile, RamImage};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::fs::File;
 use std::io;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 pub(crate) enum Store {
     /// A memory file of its own.
     File(File),
+    /// A file with a name, which lasts longer than the process.
+    Named(Arc<MemoryFile>),
     /// A file that others may use, and private pages over it.
     Image(Arc<RamImage>),
 }
@@ -65,14 +67,15 @@ impl Mapping {
         let mapping = Self { base, length };
         let (fd, offset, manner) = match store {
             Store::File(file) => (file.as_fd(), 0, MapFlags::SHARED),
+            Store::Named(file) => (file.as_fd(), 0, MapFlags::SHARED),
             Store::Image(image) => {
                 (image.as_fd(), image.offset(), MapFlags::PRIVATE | MapFlags::NORESERVE)
             }
         };
         // SAFETY: replaces our own reservation. A memory file has `length` bytes and is sealed
-        // against shrinking, so that no access can end in SIGBUS for want of a file. An image may
-        // be cut short by others: all that reads its pages in passing goes through the kernel, which
-        // fails instead (`GuestRam::copy`).
+        // against shrinking, so that no access can end in SIGBUS for want of a file. An image and
+        // a named file may be cut short by others, and storage may fail: all that reads their pages in
+        // passing goes through the kernel, which fails instead (`GuestRam::copy`).
         unsafe {
             let access = ProtFlags::READ | ProtFlags::WRITE;
             rustix::mm::mmap(base, length, access, manner | MapFlags::FIXED, fd, offset)

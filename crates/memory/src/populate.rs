@@ -18,13 +18,14 @@ impl GuestRam {
     ///
     /// So many `threads` share the work, in steps of some MiB; before each they ask whether to `go_on`.
     /// Says how many pages there are now. Pages that are left out cost time and nothing else: so does a
-    /// kernel that cannot do it (before Linux 5.14), RAM of private pages over a file, and RAM that
+    /// kernel that cannot do it (before Linux 5.14), RAM of private pages over a file, RAM in a file with
+    /// a name, all of which would have to be written back for it, and RAM that
     /// [awaits](Self::awaits_touched) what was touched, of which none are entered.
     ///
     /// # Errors
     /// What the kernel said when it had no memory for page tables, or was asked what was touched.
     pub fn populate(&self, threads: usize, go_on: &(dyn Fn() -> bool + Sync)) -> io::Result<u64> {
-        if self.image().is_some() || self.awaits_touched() {
+        if self.image().is_some() || self.memory_file().is_some() || self.awaits_touched() {
             return Ok(0);
         }
         let runs = self.resident(PageRange::new(0, self.pages()))?;

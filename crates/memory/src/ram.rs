@@ -2,8 +2,8 @@
 
 use crate::mapping::{Mapping, Store, copy_own};
 use crate::{
-    Backing, Filling, Guarding, HugePool, Layout, LayoutError, PAGE_SIZE, PageRange, PageSet,
-    RamImage, touched,
+    Backing, Filling, Guarding, HugePool, Layout, LayoutError, MemoryFile, PAGE_SIZE, PageRange,
+    PageSet, RamImage, touched,
 };
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::Advice;
@@ -81,8 +81,8 @@ pub enum RamError {
     },
 }
 
-/// All RAM of one machine: a sealed memory file, mapped once as a whole; or the pages of a file that
-/// has them already, mapped so that what is written stays here.
+/// All RAM of one machine: a sealed memory file, or one with a name, mapped once as a whole; or the
+/// pages of a file that has them already, mapped so that what is written stays here.
 ///
 /// Pages of which it is not known that they were touched are read through the file
 /// ([`GuestRam::read`]): a read through the mapping would allocate the page, and cost would follow
@@ -145,6 +145,18 @@ impl GuestRam {
         let ram = Self::map(Store::Image(image.clone()), layout, Backing::Small)?;
         ram.set_filling(Some(image));
         Ok(ram)
+    }
+
+    /// RAM in a file with a name, which is what that holds.
+    ///
+    /// It has pages of 4 KiB. The file is not sealed: what becomes of it is noticed
+    /// ([`Self::trouble`]).
+    ///
+    /// # Errors
+    /// [`RamError`] when it is laid out as no machine's RAM is, or cannot be mapped.
+    pub fn named(file: Arc<MemoryFile>) -> Result<Self, RamError> {
+        let layout = Layout::new(file.size(), PAGE_SIZE)?;
+        Self::map(Store::Named(file), layout, Backing::Small)
     }
 
     /// Takes over the memory file of a machine that ran elsewhere on this host, or still does.
@@ -253,15 +265,34 @@ impl GuestRam {
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         match &self.store {
             Store::File(file) => Some(file.as_fd()),
+            Store::Named(file) => Some(file.as_fd()),
             Store::Image(_) => None,
         }
+    }
+
+    /// The memory file, where it has a name.
+    #[must_use]
+    pub fn memory_file(&self) -> Option<&Arc<MemoryFile>> {
+        match &self.store {
+            Store::Named(file) => Some(file),
+            Store::File(_) | Store::Image(_) => None,
+        }
+    }
+
+    /// Why pages cannot be had at present, if that is known.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        if let Some(file) = self.memory_file() {
+            return file.check().err().map(|error| error.to_string());
+        }
+        self.filling().and_then(|filling| filling.trouble())
     }
 
     /// What RAM was begun [over](Self::over).
     #[must_use]
     pub fn image(&self) -> Option<&Arc<RamImage>> {
         match &self.store {
-            Store::File(_) => None,
+            Store::File(_) | Store::Named(_) => None,
             Store::Image(image) => Some(image),
         }
     }
@@ -335,6 +366,7 @@ impl GuestRam {
                 self.bring(range)?;
                 file.read_exact_at(buffer, range.offset())
             }
+            Store::Named(file) => file.file().read_exact_at(buffer, range.offset()),
             Store::Image(_) => {
                 buffer.fill(0);
                 for run in self.touched(range)? {
@@ -370,6 +402,10 @@ impl GuestRam {
                 // What was copied of a file that is being cut short is not to be used.
                 image.check().and(copied)
             }
+            Store::Named(file) => {
+                let copied = copy_own(slice.ptr_guard().as_ptr(), buffer);
+                file.check().and(copied)
+            }
         }
     }
 
@@ -397,7 +433,7 @@ impl GuestRam {
     pub fn is_zero(&self, page: u64) -> io::Result<bool> {
         const ZERO: [u8; 4096] = [0; 4096];
         let mut bytes = [0; 4096];
-        if self.image().is_some() {
+        if !matches!(self.store, Store::File(_)) {
             self.copy(PageRange::new(page, 1), &mut bytes)?;
             return Ok(bytes == ZERO);
         }
@@ -472,6 +508,12 @@ impl GuestRam {
         match (&self.store, self.backing) {
             (Store::Image(image), _) => {
                 touched::by_ownership(self.host_base(), within, image.present())
+            }
+            // Where the file cannot tell, all of it counts.
+            (Store::Named(file), _) if !file.tells_touched() => Ok(vec![within]),
+            (Store::Named(file), _) => {
+                let mut known = self.known.lock().expect("no one panics while holding it");
+                touched::by_seek(&**file, within, &mut known)
             }
             (Store::File(file), Backing::Small | Backing::Transparent) => {
                 let mut known = self.known.lock().expect("no one panics while holding it");

@@ -24,6 +24,8 @@ pub struct RunConfig {
     pub memory: Option<u64>,
     /// What backs the RAM; by default pages of 4 KiB, or as the source has it.
     pub backing: Option<Backing>,
+    /// The file that the RAM is in, if it is to have a name.
+    pub memory_file: Option<MemoryPlace>,
     /// How many processors; by default one.
     pub cpus: Option<u8>,
     /// Where its serial line goes.
@@ -48,6 +50,15 @@ pub struct RunConfig {
 impl RunConfig {
     /// RAM of a machine of which nothing else was said, in bytes.
     pub const DEFAULT_MEMORY: u64 = 256 << 20;
+}
+
+/// A file that a machine's RAM is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryPlace {
+    /// The file.
+    pub path: PathBuf,
+    /// A machine that is booted may discard what is in it.
+    pub discard: bool,
 }
 
 /// Where a guest comes from.

@@ -27,7 +27,7 @@ pub mod supervisor;
 mod threads;
 mod view;
 
-pub use config::{BootSource, Incoming, QmpSocket, RunConfig};
+pub use config::{BootSource, Incoming, MemoryPlace, QmpSocket, RunConfig};
 pub use devices::console::Spec as Console;
 pub use ending::Ending;
 pub use error::Error;

@@ -4,16 +4,16 @@ use crate::monitor::{Monitor, State};
 use crate::renew::Succession;
 use crate::restoring::OpenFile;
 use crate::{
-    BootSource, Claim, Ending, Error, Incoming, MachineName, Restore, RunConfig, RuntimeDir,
-    Signals, Woken,
+    BootSource, Claim, Ending, Error, Incoming, MachineName, MemoryPlace, Restore, RunConfig,
+    RuntimeDir, Signals, Woken,
 };
 use devices::console::Spec;
 use devices::event_loop::EventLoop;
 use devices::lock;
 use links::{Address, Descriptors};
-use memory::GuestRam;
+use memory::{Backing, GuestRam, MemoryFile};
 use motion::handover::{DirJournal, RunPermit};
-use motion::{Machine as _, Progress};
+use motion::{Machine as _, MotionError, Progress};
 use qmp::{BindError, Event, Server};
 use state::Code;
 use std::os::fd::OwnedFd;
@@ -335,6 +335,7 @@ fn begin(monitor: &Arc<Monitor>) -> Result<(), Error> {
 
 fn build(monitor: &Arc<Monitor>, boot: vmm::BootSource) -> Result<Vm, Error> {
     let config = &monitor.config;
+    let failed = |e: Error| Error::new(e.code, format!("cannot start `{}`: {}", monitor.name, e));
     let machine = MachineConfig {
         name: monitor.name.to_string(),
         uuid: config.uuid.unwrap_or_else(Uuid::new_v4),
@@ -342,15 +343,35 @@ fn build(monitor: &Arc<Monitor>, boot: vmm::BootSource) -> Result<Vm, Error> {
         backing: config.backing.unwrap_or_default(),
         vcpus: config.cpus.unwrap_or(1).into(),
     };
-    check_memory(machine.memory, config.overcommit)?;
-    let failed = |e: Error| Error::new(e.code, format!("cannot start `{}`: {}", monitor.name, e));
+    let ram = match &config.memory_file {
+        Some(place) => named(place, &machine, config.overcommit).map_err(failed)?,
+        None => {
+            check_memory(machine.memory, config.overcommit)?;
+            GuestRam::new(machine.memory, machine.backing)
+                .map_err(|e| failed(Error::new(Code::MemoryUnavailable, e.to_string())))?
+        }
+    };
     let console =
         monitor.open_console().map_err(|e| failed(Error::new(Code::HostIo, e.to_string())))?;
-    let made = GuestRam::new(machine.memory, machine.backing)
-        .map_err(vmm::VmError::from)
-        .and_then(|ram| Vm::new(&monitor.hypervisor, machine, ram, console, monitor.sink()))
+    let made = Vm::new(&monitor.hypervisor, machine, ram, console, monitor.sink())
         .and_then(|vm| vm.boot(boot).map(|()| vm));
     made.map_err(|e| failed(Error::new(e.code(), e.to_string())))
+}
+
+/// RAM in a file with a name, begun anew.
+fn named(place: &MemoryPlace, machine: &MachineConfig, room: bool) -> Result<GuestRam, Error> {
+    let MemoryPlace { path, discard } = place;
+    if machine.backing != Backing::Small {
+        let why =
+            format!("a memory file has pages of 4 KiB, and not --hugepages {}", machine.backing);
+        return Err(Error::new(Code::InvalidArgument, why));
+    }
+    let (of, identity) = (machine.uuid.into_bytes(), Uuid::new_v4().into_bytes());
+    let path = std::path::absolute(path)
+        .map_err(|e| Error::host(format!("looking for {}", path.display()), &e))?;
+    let file = MemoryFile::create(&path, machine.memory, of, identity, *discard, room)
+        .map_err(MotionError::from)?;
+    GuestRam::named(Arc::new(file)).map_err(|e| Error::new(Code::MemoryUnavailable, e.to_string()))
 }
 
 /// A guest that may use more memory than there is will one day be killed for it.

@@ -12,7 +12,7 @@ use motion::{
     TimeoutAction,
 };
 use qmp::SetFiles;
-use qmp::command::{At, Migrate, Parameters};
+use qmp::command::{At, Migrate, Mode, Parameters};
 use snapshot::Target;
 use state::Code;
 use std::num::NonZeroU64;
@@ -64,7 +64,8 @@ impl Monitor {
         }
         let (peer, destination) = self.destination(command, given, set, &doing)?;
         self.check_background(&destination, &doing)?;
-        let options = self.options(command, &destination);
+        let reboots = self.reboots(command, &destination, &doing)?;
+        let options = self.options(command, &destination, reboots);
         let journal = DirJournal::open(&self.journal)
             .map_err(|e| Error::new(Code::Journal, format!("{doing}: {e}")))?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -170,7 +171,32 @@ impl Monitor {
         Ok(())
     }
 
-    fn options(&self, command: &Migrate, destination: &Destination) -> SourceOptions {
+    /// Whether RAM stays where it is while the host starts anew: `cpr-reboot`.
+    ///
+    /// # Errors
+    /// When that makes no sense for what else is asked.
+    fn reboots(&self, command: &Migrate, to: &Destination, doing: &str) -> Result<bool, Error> {
+        let mode = command.mode.unwrap_or(self.state().parameters.mode);
+        let against = match mode {
+            // As an update it went another way.
+            Mode::Normal | Mode::CprTransfer | Mode::CprExec => return Ok(false),
+            Mode::CprReboot if !matches!(to, Destination::File(_)) => {
+                "mode `cpr-reboot` writes a machine's state to a file, and this is none"
+            }
+            Mode::CprReboot if command.snapshot || command.at.is_some() => {
+                "mode `cpr-reboot` takes no snapshot: the guest goes on from its memory file"
+            }
+            Mode::CprReboot => return Ok(true),
+        };
+        Err(Error::new(Code::InvalidArgument, format!("{doing}: {against}")))
+    }
+
+    fn options(
+        &self,
+        command: &Migrate,
+        destination: &Destination,
+        reboots: bool,
+    ) -> SourceOptions {
         let state = self.state();
         let Parameters {
             mode: _,
@@ -195,14 +221,19 @@ impl Monitor {
         };
         SourceOptions {
             purpose: match destination {
+                Destination::File(_) if reboots => Purpose::Move,
                 Destination::File(_) if at_start && !command.frozen => Purpose::CopyAtStart,
                 Destination::File(_) if command.snapshot => Purpose::Copy,
                 Destination::File(_) if !command.frozen => Purpose::CopyAndStop,
                 _ => Purpose::Move,
             },
-            ram: RamWay::Passes,
+            ram: if reboots { RamWay::Shared } else { RamWay::Passes },
             connections,
-            blackout: blackout(&state.parameters),
+            // The guest stands still until the host is there again.
+            blackout: match reboots {
+                true => Blackout::Unlimited,
+                false => blackout(&state.parameters),
+            },
             max_bandwidth: NonZeroU64::new(max_bandwidth),
             switchover_bandwidth: NonZeroU64::new(avail_switchover_bandwidth),
             timeout: command.timeout.map(Duration::from_millis),
@@ -255,6 +286,7 @@ impl Monitor {
 /// What is being done, for messages.
 fn verb(command: &Migrate) -> Result<&'static str, Error> {
     Ok(match command.address()? {
+        qmp::command::Address::File { .. } if command.mode == Some(Mode::CprReboot) => "update",
         qmp::command::Address::File { .. } if command.frozen => "save",
         qmp::command::Address::File { .. } => "write a snapshot of",
         _ => "move",

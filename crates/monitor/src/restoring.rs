@@ -3,11 +3,11 @@
 use crate::arrival::{Arrivals, Arrived};
 use crate::monitor::Monitor;
 use crate::{Ending, Error, MachineName};
-use memory::Backing;
 use memory::userfault::{Userfault, UserfaultError};
+use memory::{Backing, GuestRam, MemoryFile};
 use motion::restore::{Claimant, How, Phase, RestoreJob, RestoreOptions, Terms, admit};
 use motion::{Progress, Report, Status};
-use snapshot::{Origin, Reader};
+use snapshot::{Apart, Origin, Reader};
 use state::Code;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,8 +100,16 @@ impl OpenFile {
         let reader = Reader::open(origin, direct).map_err(motion::MotionError::from);
         let checked = reader.and_then(|reader| admit(&reader, manner.terms).map(|_| reader));
         let reader = checked.map_err(|e| fail(e.code, e.why))?;
-        let how = when_to_fill(manner.how, backing.unwrap_or(reader.header().backing))
-            .map_err(|e| fail(Code::Unsupported, e.to_string()))?;
+        let how = match (reader.apart().is_some(), manner.how) {
+            // All of it is there before the guest runs, as it is when it was read.
+            (true, None | Some(How::Eager | How::InPlace)) => How::InPlace,
+            (true, Some(how @ (How::Lazy | How::Mapped))) => {
+                let why = format!("its RAM stays in its memory file: leave --{} out", how.as_str());
+                return Err(fail(Code::ConfigConflict, why));
+            }
+            (false, how) => when_to_fill(how, backing.unwrap_or(reader.header().backing))
+                .map_err(|e| fail(Code::Unsupported, e.to_string()))?,
+        };
         Ok(Self { reader, name, manner, how })
     }
 
@@ -115,7 +123,7 @@ impl OpenFile {
 /// waits for all of it, so that it has to be asked for.
 fn when_to_fill(how: Option<How>, backing: Backing) -> Result<How, UserfaultError> {
     match (how, Userfault::check(None)) {
-        (Some(how @ (How::Eager | How::Mapped)), _) => Ok(how),
+        (Some(how @ (How::Eager | How::Mapped | How::InPlace)), _) => Ok(how),
         (None, _) if backing == Backing::Huge1G => Ok(How::Eager),
         (_, Ok(())) => Ok(How::Lazy),
         (Some(How::Lazy), Err(e)) => Err(e),
@@ -169,6 +177,23 @@ impl Monitor {
         Ok(())
     }
 
+    /// The RAM that the state in a file belongs to, in its memory file.
+    fn ram_in_place(&self, reader: &Reader) -> Result<GuestRam, Error> {
+        let none = || Error::new(Code::Internal, "its RAM is in no memory file");
+        let Apart { identity, generation, path } = reader.apart().ok_or_else(none)?;
+        let path = self.config.memory_file.as_ref().map_or(path, |place| &place.path);
+        let path = std::path::absolute(path)
+            .map_err(|e| Error::host(format!("looking for {}", path.display()), &e))?;
+        let header = reader.header();
+        let file = MemoryFile::open(&path).and_then(|file| {
+            let of = *header.machine.as_bytes();
+            file.check_fits(*identity.as_bytes(), of, header.ram(), *generation).map(|()| file)
+        });
+        let file = file.map_err(motion::MotionError::from)?;
+        GuestRam::named(Arc::new(file))
+            .map_err(|e| Error::new(Code::MemoryUnavailable, e.to_string()))
+    }
+
     /// `restore`, and `migrate-incoming` with a file. It is vacant.
     pub fn restore(
         self: &Arc<Self>,
@@ -180,8 +205,17 @@ impl Monitor {
         let doing = format!("cannot restore {} as `{}`", file.name, self.name);
         let fail = |code, why: String| Error::new(code, format!("{doing}: {why}"));
         let config = &self.config;
+        if config.memory_file.is_some() && file.how != How::InPlace {
+            let why =
+                "its RAM is in the snapshot: --memory-file is for a state that was saved without";
+            return Err(fail(Code::ConfigConflict, why.to_owned()));
+        }
         let ram = match file.how {
             How::Eager | How::Lazy => RamOrigin::New,
+            How::InPlace => {
+                let ram = self.ram_in_place(&file.reader).map_err(|e| fail(e.code, e.message))?;
+                RamOrigin::Shared(Arc::new(ram))
+            }
             How::Mapped => {
                 let image = file.reader.image().map_err(motion::MotionError::from);
                 RamOrigin::Image(Arc::new(image.map_err(|e| fail(e.code, e.why))?))

@@ -64,7 +64,8 @@ pub enum RamWay {
     /// In passes, over data connections or into a file.
     #[default]
     Passes,
-    /// Not at all: the other end has the same memory file.
+    /// Not at all: the other end has the same memory file, or, where that end is a file, RAM stays in
+    /// a memory file that outlives the process.
     Shared,
 }
 

@@ -53,6 +53,7 @@ impl Saved {
             builder: "test".to_owned(),
             regions: ram.layout().regions().to_vec(),
             backing: Backing::Small,
+            apart: false,
         };
         let target = Target::Path { path: self.path(), offset: 0, force: true };
         let description = self.guest.describe().unwrap().encode();

@@ -93,6 +93,7 @@ fn write(ram: &GuestRam, path: &Path, direct: bool, lanes: u64) -> Result<()> {
         builder: env!("CARGO_PKG_VERSION").to_owned(),
         regions: Layout::new(ram.pages() * PAGE_SIZE, PAGE_SIZE)?.regions().to_vec(),
         backing: Backing::Small,
+        apart: false,
     };
     let target = Target::Path { path: path.to_owned(), offset: 0, force: true };
     let writer = Writer::create(target, header, b"", &WriteOptions { direct })?;

@@ -151,6 +151,14 @@ pub enum ReadError {
         /// Bytes it has.
         found: u64,
     },
+    /// The guest's RAM is in a memory file, and no page of it here.
+    #[error("{name} has the state of a machine and none of its RAM, which is in {}", path.display())]
+    Apart {
+        /// The file.
+        name: String,
+        /// The memory file.
+        path: std::path::PathBuf,
+    },
     /// Another file is at its path now, or none.
     #[error("{0} has been replaced or removed since it was opened")]
     Replaced(String),

@@ -11,8 +11,10 @@ use uuid::Uuid;
 pub(crate) const MAGIC: [u8; 8] = *b"\x89WHIMB\x1a\n";
 /// The version of the format that this build writes, and the newest that it restores.
 pub const VERSION: u32 = 1;
-/// The required features that this build knows. None has been given a bit so far.
-const KNOWN: u64 = 0;
+/// A required feature: RAM is not in the file but in a memory file, which a section names.
+const APART: u64 = 1;
+/// The required features that this build knows.
+const KNOWN: u64 = APART;
 /// x86-64, in the numbers that ELF has for architectures (`EM_X86_64`).
 const X86_64: u32 = 62;
 
@@ -100,6 +102,8 @@ pub struct Header {
     pub regions: Vec<Region>,
     /// What backed the RAM when it was saved. It may be restored onto any other.
     pub backing: Backing,
+    /// RAM is not in the file: it stays in a memory file of its own.
+    pub apart: bool,
 }
 
 impl Header {
@@ -107,6 +111,11 @@ impl Header {
     #[must_use]
     pub fn ram(&self) -> u64 {
         self.regions.iter().fold(0, |sum, region| sum.saturating_add(region.length))
+    }
+
+    /// Bytes that are kept in the file for RAM.
+    pub(crate) fn room(&self) -> u64 {
+        if self.apart { 0 } else { self.ram() }
     }
 
     /// Where the guest has a page of RAM's file; the end of the address space for one that it has
@@ -132,6 +141,7 @@ impl Header {
         let mut page = vec![0; PAGE];
         put(&mut page, 0, &MAGIC);
         put(&mut page, FORMAT, &VERSION.to_le_bytes());
+        put(&mut page, REQUIRED, &(u64::from(self.apart) * APART).to_le_bytes());
         put(&mut page, ARCHITECTURE, &X86_64.to_le_bytes());
         put(&mut page, PAGE_BYTES, &4096u32.to_le_bytes());
         put(&mut page, KIND, &self.kind.number().to_le_bytes());
@@ -251,6 +261,11 @@ impl HeaderPage {
         })
     }
 
+    /// Bytes that are kept in the file for RAM.
+    pub(crate) fn room(&self) -> u64 {
+        if self.required & APART == 0 { self.ram } else { 0 }
+    }
+
     /// The architecture in a word.
     #[must_use]
     pub fn architecture(&self) -> String {
@@ -299,6 +314,7 @@ impl HeaderPage {
             builder: self.builder.clone(),
             regions: self.regions.clone(),
             backing,
+            apart: self.required & APART != 0,
         })
     }
 }
@@ -319,6 +335,7 @@ pub(crate) mod tests {
             builder: "0.1.0".to_owned(),
             regions: Layout::new(ram, PAGE_SIZE).unwrap().regions().to_vec(),
             backing: Backing::Small,
+            apart: false,
         }
     }
 
@@ -368,13 +385,13 @@ pub(crate) mod tests {
         #[test]
         fn every_header_reads_as_it_was_written(
             name in ".{0,64}", builder in ".{0,32}", taken: u64, ids: (u128, u128),
-            ram in 4096u64..1 << 24, save: bool, pages_offset: u64,
+            ram in 4096u64..1 << 24, save: bool, pages_offset: u64, apart: bool,
         ) {
             let header = Header {
                 kind: if save { Kind::Save } else { Kind::Snapshot },
                 machine: Uuid::from_u128(ids.0),
                 snapshot: Uuid::from_u128(ids.1),
-                name, builder, taken,
+                name, builder, taken, apart,
                 backing: if save { Backing::Huge2M } else { Backing::Huge1G },
                 ..header(ram * PAGE_SIZE)
             };

@@ -10,6 +10,7 @@
 //!   continued twice.
 #![forbid(unsafe_code)]
 
+mod apart;
 mod blocks;
 mod buffer;
 mod bytes;
@@ -35,6 +36,7 @@ mod tests;
 mod verify;
 mod writer;
 
+pub use apart::Apart;
 pub use buffer::Buffer;
 pub use error::{ClaimError, Damage, ReadError, WriteError};
 #[cfg(any(test, feature = "simulate"))]

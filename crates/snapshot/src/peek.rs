@@ -69,7 +69,7 @@ impl Peek {
             }
         });
         let claim = Claim::decode(part(CLAIM), page.snapshot);
-        let reach = page.pages_offset.checked_add(page.ram);
+        let reach = page.pages_offset.checked_add(page.room());
         let sections = match reach {
             Some(reach) => section::decode(part(SECTIONS), (page.pages_offset, reach), length),
             None => Err(Damage::Nonsense("the header", "its pages have no end".to_owned())),

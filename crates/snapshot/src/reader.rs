@@ -1,5 +1,6 @@
 //! Reading a snapshot.
 
+use crate::apart::{self, Apart};
 use crate::buffer::Buffer;
 use crate::header::Header;
 use crate::origin::{Opened, Origin, io};
@@ -25,6 +26,7 @@ pub struct Reader {
     present: PageSet,
     recent: PageSet,
     sums: Sums,
+    apart: Option<Apart>,
     trusts: bool,
     pub(crate) claim: Result<Option<Claim>, Damage>,
 }
@@ -49,7 +51,7 @@ impl Reader {
         if !page.pages_offset.is_multiple_of(HUGE_2M) {
             return Err(nonsense("its pages begin at no multiple of 2 MiB"));
         }
-        let reach = page.pages_offset.checked_add(page.ram).filter(|_| page.pages_offset > 0);
+        let reach = page.pages_offset.checked_add(page.room()).filter(|_| page.pages_offset > 0);
         let Some(reach) = reach else { return Err(nonsense("its pages cannot lie there")) };
         let needed = file.storage.place(reach);
         if size < needed {
@@ -58,9 +60,16 @@ impl Reader {
         let sections = sections.map_err(damaged)?;
         let lengths = Lengths::of(page.ram);
         let tables = Tables { file: &file, sections: &sections };
-        let present = tables.set(SectionKind::Presence, &lengths)?;
-        let recent = tables.recent(&lengths)?;
-        let sums = tables.sums(&present, &lengths)?;
+        let apart = header.apart.then(|| tables.apart(apart::MOST)).transpose()?;
+        let (present, recent, sums) = match &apart {
+            // None of RAM is in the file.
+            Some(_) => (PageSet::new(lengths.pages), PageSet::new(lengths.pages), Sums::new()),
+            None => {
+                let present = tables.set(SectionKind::Presence, &lengths)?;
+                let sums = tables.sums(&present, &lengths)?;
+                (present, tables.recent(&lengths)?, sums)
+            }
+        };
         let description = tables.read(SectionKind::Description, MOST_SECTION)?;
         let state = tables.read(SectionKind::State, MOST_SECTION)?;
         Ok(Self {
@@ -72,6 +81,7 @@ impl Reader {
             present,
             recent,
             sums,
+            apart,
             trusts: false,
             claim,
             file,
@@ -103,7 +113,13 @@ impl Reader {
         &self.state
     }
 
-    /// The pages that are in the file. The others are zero.
+    /// The memory file in which RAM is, where it is not in this file: then no page is.
+    #[must_use]
+    pub fn apart(&self) -> Option<&Apart> {
+        self.apart.as_ref()
+    }
+
+    /// The pages that are in the file. The others are zero, unless RAM is [elsewhere](Self::apart).
     #[must_use]
     pub fn present(&self) -> &PageSet {
         &self.present
@@ -133,6 +149,7 @@ impl Reader {
     /// [`ReadError`]: they do not begin at the start of a page of the file, or the host has no
     /// descriptors left.
     pub fn image(&self) -> Result<RamImage, ReadError> {
+        self.check_here()?;
         let file = &self.file;
         let failed = |source| io(&file.name, "preparing to map its pages", source);
         let fd = rustix::io::fcntl_dupfd_cloexec(file.storage.file(), 0);
@@ -145,6 +162,7 @@ impl Reader {
     /// # Errors
     /// [`ReadError`]; then what is in the buffer is not to be used.
     pub fn read(&self, range: PageRange, buffer: &mut Buffer) -> Result<(), ReadError> {
+        self.check_here()?;
         let pages = self.present.pages();
         if !range.is_within(pages) || range.count > buffer.pages() {
             return Err(ReadError::OutOfRange { name: self.file.name.clone(), range, pages });
@@ -166,6 +184,19 @@ impl Reader {
         }
         bytes[index(next)..index(range.end())].fill(0);
         Ok(())
+    }
+
+    /// Whether RAM is in this file, so that what is not in it is zero.
+    ///
+    /// # Errors
+    /// [`ReadError::Apart`].
+    pub fn check_here(&self) -> Result<(), ReadError> {
+        match &self.apart {
+            None => Ok(()),
+            Some(Apart { path, .. }) => {
+                Err(ReadError::Apart { name: self.file.name.clone(), path: path.clone() })
+            }
+        }
     }
 
     /// The checksum of a page, if it is in the file.

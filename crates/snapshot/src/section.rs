@@ -30,18 +30,21 @@ pub enum SectionKind {
     Checksums,
     /// A bit for each page that was touched last.
     Recent,
+    /// The memory file in which RAM is, where it is not here.
+    MemoryFile,
     /// Something that this build does not know.
     Other(u32),
 }
 
 impl SectionKind {
-    const KNOWN: [Self; 6] = [
+    const KNOWN: [Self; 7] = [
         Self::Description,
         Self::State,
         Self::Presence,
         Self::Index,
         Self::Checksums,
         Self::Recent,
+        Self::MemoryFile,
     ];
 
     /// The word for it.
@@ -54,6 +57,7 @@ impl SectionKind {
             Self::Index => "checksum-index",
             Self::Checksums => "checksums",
             Self::Recent => "recent",
+            Self::MemoryFile => "memory-file",
             Self::Other(_) => "unknown",
         }
     }
@@ -66,6 +70,7 @@ impl SectionKind {
             Self::Index => 4,
             Self::Checksums => 5,
             Self::Recent => 6,
+            Self::MemoryFile => 7,
             Self::Other(number) => number,
         }
     }

@@ -1,5 +1,6 @@
 //! Reading what is in the file apart from pages.
 
+use crate::apart::Apart;
 use crate::buffer::Buffer;
 use crate::bytes::{u32_at, u64_at};
 use crate::origin::Opened;
@@ -71,6 +72,13 @@ impl Tables<'_> {
         let mut all = Vec::new();
         self.each_piece(section, |bytes| all.extend_from_slice(bytes))?;
         Ok(all)
+    }
+
+    /// The memory file in which RAM is, said in at most so many bytes.
+    pub(crate) fn apart(&self, most: u64) -> Result<Apart, ReadError> {
+        let kind = SectionKind::MemoryFile;
+        let bytes = self.read(kind, most)?;
+        Apart::decode(&bytes).ok_or_else(|| self.nonsense(kind, "it names no file"))
     }
 
     /// A section whose length follows from the size of RAM.

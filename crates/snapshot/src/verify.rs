@@ -72,6 +72,7 @@ impl Reader {
     /// # Errors
     /// [`ReadError::BadPage`] for the first that is not; [`ReadError::Io`] when it cannot be read.
     pub fn check_absent(&self) -> Result<(), ReadError> {
+        self.check_here()?;
         let mut buffer = Buffer::new(PIECE);
         let mut gap = 0;
         let pages = self.present().pages();

@@ -1,11 +1,12 @@
 //! Writing a snapshot.
 
+use crate::apart::Apart;
 use crate::blocks::Blocks;
 use crate::checksum;
 use crate::lane::Lane;
 use crate::place::{Beside, Place};
 use crate::places::{
-    COMMIT, HEADER, Lengths, PAGE, Places, SECTIONS, most_bytes, most_description,
+    COMMIT, HEADER, Lengths, PAGE, Places, SECTIONS, most_bytes, most_description, padded,
 };
 use crate::record::Commit;
 use crate::section::{self, Section, SectionKind};
@@ -98,6 +99,8 @@ pub struct Writer {
     /// Pages of which the space was taken beforehand.
     reserved: Mutex<Vec<PageRange>>,
     snapshot: Uuid,
+    /// RAM is elsewhere.
+    apart: bool,
     header_sum: u32,
     description: Section,
     buffered: Option<String>,
@@ -119,9 +122,9 @@ impl Writer {
     ) -> Result<Arc<Self>, WriteError> {
         // Checks the regions first: the size of everything else follows from them.
         header.page(0)?;
-        let places = Places::of(header.ram(), description.len() as u64);
-        if description.len() as u64 > most_description(header.ram()) {
-            let (total, most) = (places.state, most_bytes(header.ram()));
+        let places = Places::of(header.room(), description.len() as u64);
+        if description.len() as u64 > most_description(header.room()) {
+            let (total, most) = (places.state, most_bytes(header.room()));
             return Err(WriteError::TooLarge { total, most });
         }
         let page = header.page(places.pages)?;
@@ -150,6 +153,7 @@ impl Writer {
             blocks: Blocks::new(places.lengths.blocks),
             reserved: Mutex::default(),
             snapshot: header.snapshot,
+            apart: header.apart,
             header_sum: checksum::of(&page),
             description: Section {
                 kind: SectionKind::Description,
@@ -205,13 +209,48 @@ impl Writer {
     /// # Errors
     /// [`WriteError`]. The file is not complete then, and can only be abandoned.
     pub fn finish(&self, state: &[u8], recent: &PageSet) -> Result<(), WriteError> {
+        if self.apart {
+            return Err(self.misused("it has no pages, and does not say where they are"));
+        }
+        self.finish_with(state.len() as u64, |size| self.write_rest(state, recent, size))
+    }
+
+    /// The same where RAM is [apart](Header::apart): writes which memory file it is in, and the state.
+    ///
+    /// # Errors
+    /// [`WriteError`]. The file is not complete then, and can only be abandoned.
+    pub fn finish_apart(&self, state: &[u8], apart: &Apart) -> Result<(), WriteError> {
+        if !self.apart {
+            return Err(self.misused("its pages are to be in the file"));
+        }
+        let too_long = || WriteError::Header("the memory file's path is too long".to_owned());
+        let apart = apart.encode().ok_or_else(too_long)?;
+        let behind = padded(state.len() as u64);
+        self.finish_with(behind + apart.len() as u64, |size| {
+            let at = self.places.state + behind;
+            self.storage.write_padded("naming the memory file", &apart, at)?;
+            let sections = [
+                self.description,
+                described(SectionKind::State, self.places.state, state),
+                described(SectionKind::MemoryFile, at, &apart),
+            ];
+            Ok((self.write_end(state, &sections, size)?, 0))
+        })
+    }
+
+    /// Has the rest written: so many bytes from the state's place on. `write` gives the checksum of the
+    /// table of sections, and how many pages there are.
+    fn finish_with(
+        &self,
+        bytes: u64,
+        write: impl FnOnce(u64) -> Result<(u32, u64), Failure>,
+    ) -> Result<(), WriteError> {
         let mut stage = self.stage.lock().expect("no one panics while holding it");
         if *stage != Stage::Pages {
             return Err(self.misused("it has been finished, or given up"));
         }
-        let size = self.places.total(state.len() as u64)?;
-        let (sections, pages) =
-            self.write_rest(state, recent, size).map_err(|failure| in_file(&self.name, failure))?;
+        let size = self.places.total(bytes)?;
+        let (sections, pages) = write(size).map_err(|failure| in_file(&self.name, failure))?;
         *stage = Stage::Finished { size, pages, sections };
         Ok(())
     }
@@ -244,12 +283,18 @@ impl Writer {
             sections.push(Section { required: false, ..hint });
             self.write_sparse("writing which pages were touched last", &bytes, places.recent)?;
         }
-        self.storage.write_padded("writing the machine's state", state, places.state)?;
+        Ok((self.write_end(state, &sections, size)?, pages))
+    }
+
+    /// Writes the state and where everything is, and makes all of it durable. Gives the checksum of the
+    /// table of sections.
+    fn write_end(&self, state: &[u8], sections: &[Section], size: u64) -> Result<u32, Failure> {
+        self.storage.write_padded("writing the machine's state", state, self.places.state)?;
         self.storage.set_length(size)?;
-        let page = section::encode(&sections);
+        let page = section::encode(sections);
         self.storage.write_padded("writing the table of sections", &page, SECTIONS)?;
         self.storage.sync()?;
-        Ok((checksum::of(&page), pages))
+        Ok(checksum::of(&page))
     }
 
     /// Writes those pages of the checksum table that have anything, and gives the index of them all.

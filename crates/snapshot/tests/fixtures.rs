@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 use whimbrel_snapshot::{
-    Buffer, Claim, Header, Kind, Mark, Origin, Peek, Reader, Target, WriteOptions, Writer,
+    Apart, Buffer, Claim, Header, Kind, Mark, Origin, Peek, Reader, Target, WriteOptions, Writer,
 };
 
 const RAM: u64 = 16 << 20;
@@ -22,6 +22,9 @@ const STATE: &[u8] = b"a state";
 /// The pages that are there, and what they begin with.
 const PAGES: [(u64, &[u8]); 4] =
     [(0, b"the first page"), (255, b"another"), (256, b"its neighbour"), (4095, b"the last page")];
+/// Their RAM is in a memory file.
+const V1_APART: (&str, &str) = ("v1-apart", include_str!("fixtures/v1-apart.txt"));
+
 const V1: [(&str, &str); 2] = [
     ("v1-save", include_str!("fixtures/v1-save.txt")),
     ("v1-claimed", include_str!("fixtures/v1-claimed.txt")),
@@ -37,6 +40,15 @@ fn header() -> Header {
         builder: "0.1.0".to_owned(),
         regions: Layout::new(RAM, PAGE_SIZE).unwrap().regions().to_vec(),
         backing: Backing::Transparent,
+        apart: false,
+    }
+}
+
+fn apart() -> Apart {
+    Apart {
+        identity: Uuid::from_u128(0x01020304_0506_0708_090a_0b0c0d0e0f10),
+        generation: 3,
+        path: "/pmem/web.ram".into(),
     }
 }
 
@@ -75,6 +87,16 @@ fn written(path: &Path, is_claimed: bool) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
+fn written_apart(path: &Path) -> Vec<u8> {
+    let header = Header { apart: true, ..header() };
+    let target = Target::Path { path: path.to_owned(), offset: 0, force: false };
+    let writer =
+        Writer::create(target, header, DESCRIPTION, &WriteOptions { direct: false }).unwrap();
+    writer.finish_apart(STATE, &apart()).unwrap();
+    writer.commit().unwrap();
+    std::fs::read(path).unwrap()
+}
+
 /// Bytes of a line, at most.
 const LINE: usize = 40;
 
@@ -107,7 +129,7 @@ fn expand(text: &str, path: &Path) {
 
 fn expanded(name: &str, folder: &Path) -> PathBuf {
     let path = folder.join(name);
-    let (_, text) = V1.iter().find(|(other, _)| *other == name).unwrap();
+    let (_, text) = V1.iter().chain([&V1_APART]).find(|(other, _)| *other == name).unwrap();
     expand(text, &path);
     path
 }
@@ -139,11 +161,25 @@ fn every_fixture_is_read_as_it_was_written() {
 }
 
 #[test]
+fn a_state_without_ram_is_read_as_it_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Origin::Path { path: expanded(V1_APART.0, folder.path()), offset: 0 };
+    let reader = Reader::open(origin, false).unwrap();
+    assert_eq!(reader.header(), &Header { apart: true, ..header() });
+    assert_eq!(reader.apart(), Some(&apart()));
+    assert_eq!((reader.description(), reader.state()), (DESCRIPTION, STATE));
+    assert!(reader.present().is_empty());
+}
+
+#[test]
 fn what_this_version_writes_is_the_newest_fixture_byte_for_byte() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, text) in V1 {
+    for (name, text) in V1.into_iter().chain([V1_APART]) {
         let path = folder.path().join("new");
-        let new = written(&path, name == "v1-claimed");
+        let new = match name {
+            "v1-apart" => written_apart(&path),
+            _ => written(&path, name == "v1-claimed"),
+        };
         std::fs::remove_file(&path).unwrap();
         let old = std::fs::read(expanded(name, folder.path())).unwrap();
         // When it was complete is another time each time, and with it the checksum of the mark.
@@ -163,14 +199,15 @@ fn what_this_version_writes_is_the_newest_fixture_byte_for_byte() {
     }
 }
 
-/// Which bytes of `v1-claimed` the specification says are where: each table has its place in the
-/// heading before it, and its rows have an offset, a length and, in the last column, the bytes.
-fn specified() -> Vec<(u64, Vec<u8>, String)> {
+/// Which bytes of which fixture the specification says are where: each table has its place in the
+/// heading before it, which also names the fixture unless it is `v1-claimed`, and its rows have an offset, a length and, in the last column, the bytes.
+fn specified() -> Vec<(&'static str, u64, Vec<u8>, String)> {
     let text = include_str!("../../../docs/snapshot-format.md");
-    let mut place = None;
+    let (mut place, mut fixture) = (None, "v1-claimed");
     let mut rows = Vec::new();
     for line in text.lines() {
         if line.starts_with('#') {
+            fixture = if line.contains(V1_APART.0) { V1_APART.0 } else { "v1-claimed" };
             place = line.rsplit_once(" at ").and_then(|(_, at)| at.parse::<u64>().ok());
         }
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
@@ -187,7 +224,7 @@ fn specified() -> Vec<(u64, Vec<u8>, String)> {
         };
         let bytes = unhex(&hex.replace(' ', ""));
         assert!(!is_whole || bytes.len() == length, "{line}");
-        rows.push((place + offset, bytes, (*field).to_owned()));
+        rows.push((fixture, place + offset, bytes, (*field).to_owned()));
     }
     rows
 }
@@ -195,10 +232,12 @@ fn specified() -> Vec<(u64, Vec<u8>, String)> {
 #[test]
 fn the_specification_says_what_is_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let file = File::open(expanded("v1-claimed", folder.path())).unwrap();
+    let open = |name| File::open(expanded(name, folder.path())).unwrap();
+    let files = ["v1-claimed", V1_APART.0].map(|name| (name, open(name)));
     let rows = specified();
     assert!(rows.len() > 40, "only {} rows were understood", rows.len());
-    for (at, bytes, field) in rows {
+    for (fixture, at, bytes, field) in rows {
+        let (_, file) = files.iter().find(|(name, _)| *name == fixture).unwrap();
         let mut found = vec![0; bytes.len()];
         file.read_exact_at(&mut found, at).unwrap();
         assert_eq!(found, bytes, "{field}, at {at}");

@@ -126,12 +126,20 @@ impl Vm {
             let why = format!("it is in state {state}; reset it first");
             return Err(failed(Code::InvalidState, why));
         }
+        // From here on the RAM is another one than any state was saved with.
+        if let Some(file) = self.ram().memory_file() {
+            file.enter().map_err(|e| {
+                let path = file.path().display();
+                let why = format!("raising the generation of its memory file {path}: {e}");
+                failed(Code::HostIo, why)
+            })?;
+        }
         self.wind_clocks(control)?;
         control.halted = None;
         shared.status.set(RunState::Running);
         shared.gate.open();
         // An outage that came before this had nothing to stop.
-        if let Some(why) = self.ram().filling().and_then(|filling| filling.trouble()) {
+        if let Some(why) = self.ram().trouble() {
             self.stop_on_io_error(&why);
         }
         self.console().thaw();

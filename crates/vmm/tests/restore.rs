@@ -44,6 +44,7 @@ fn save(vm: &Vm, folder: &TempDir) -> PathBuf {
         builder: "test".to_owned(),
         regions: ram.layout().regions().to_vec(),
         backing: ram.backing(),
+        apart: false,
     };
     let path = folder.path().join("guest.save");
     let target = Target::Path { path: path.clone(), offset: 0, force: true };

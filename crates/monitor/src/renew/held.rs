@@ -44,6 +44,9 @@ pub(super) enum Role {
     /// Its initial RAM disk.
     #[n(10)]
     Initrd,
+    /// What lies beside RAM that is in a file with a name.
+    #[n(11)]
+    Sidecar,
 }
 
 /// The table, as it travels beside the descriptors.

@@ -4,7 +4,7 @@ use super::held::{Held, Role, SavedHeld};
 use crate::monitor::Monitor;
 use crate::{BootSource, Error, Incoming, MachineName, QmpSocket, RunConfig, RuntimeDir};
 use devices::console::Spec;
-use memory::{Backing, GuestRam};
+use memory::{Backing, GuestRam, MemoryFile};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use state::{Bundle, Code, Saved};
@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use vmm::BootFiles;
 
@@ -67,6 +68,21 @@ pub(super) struct SavedOutset {
     /// The command line of the kernel that the guest boots when it is reset.
     #[n(14)]
     pub cmdline: Option<String>,
+    /// The file that RAM is in, where it has a name.
+    #[n(15)]
+    pub memory_file: Option<SavedMemoryFile>,
+}
+
+/// RAM in a file with a name.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct SavedMemoryFile {
+    /// Where it is.
+    #[n(0)]
+    pub path: ByteVec,
+    /// Its generation was raised for this guest.
+    #[n(1)]
+    pub entered: bool,
 }
 
 impl Saved for SavedOutset {
@@ -145,6 +161,8 @@ pub(super) fn of(
         cmdline: _,
         memory: _,
         backing: _,
+        // That of the machine, below.
+        memory_file: _,
         cpus: _,
         console,
         qmp,
@@ -163,6 +181,12 @@ pub(super) fn of(
     })?;
     let ram_file = file.try_clone_to_owned().map_err(|e| Error::host("duplicating RAM", &e))?;
     held.put(Role::Ram, "RAM", ram_file);
+    let memory_file = ram.memory_file();
+    if let Some(file) = memory_file {
+        let sidecar = file.sidecar_fd().try_clone_to_owned();
+        let sidecar = sidecar.map_err(|e| Error::host("duplicating RAM's sidecar", &e))?;
+        held.put(Role::Sidecar, "sidecar", sidecar);
+    }
     let absolute = |path: &Path| {
         let path = std::path::absolute(path)
             .map_err(|e| Error::host(format!("looking for {}", path.display()), &e))?;
@@ -187,6 +211,12 @@ pub(super) fn of(
         pid: std::process::id(),
         stall: Some(monitor.state().parameters.stall_limit),
         cmdline,
+        memory_file: memory_file
+            .map(|file| {
+                let path = absolute(file.path())?;
+                Ok::<_, Error>(SavedMemoryFile { path, entered: file.has_entered() })
+            })
+            .transpose()?,
     };
     let (table, descriptors) = held.into_parts();
     let mut bundle = Bundle::new();
@@ -226,6 +256,7 @@ pub(super) fn read(
         pid,
         stall,
         cmdline,
+        memory_file,
     } = outset;
     let bad = |what: &str, why: String| {
         Error::new(
@@ -236,8 +267,17 @@ pub(super) fn read(
     let name: MachineName = name.parse().map_err(|e| bad("name", format!("{e}")))?;
     let console: Spec = console.parse().map_err(|e| bad("console", format!("{e}")))?;
     let backing: Backing = backing.parse().map_err(|e: String| bad("kind of page", e))?;
-    let ram = GuestRam::from_file(held.take(Role::Ram)?, memory, backing, None)
-        .map_err(|e| Error::new(Code::MemoryUnavailable, e.to_string()))?;
+    let file = held.take(Role::Ram)?;
+    let ram = match memory_file {
+        None => GuestRam::from_file(file, memory, backing, None),
+        Some(SavedMemoryFile { path: at, entered }) => {
+            let sidecar = held.take(Role::Sidecar)?;
+            let file = MemoryFile::inherit(&path(at), file, sidecar, entered)
+                .map_err(motion::MotionError::from)?;
+            GuestRam::named(Arc::new(file))
+        }
+    };
+    let ram = ram.map_err(|e| Error::new(Code::MemoryUnavailable, e.to_string()))?;
     let config = RunConfig {
         name: Some(name),
         uuid: None,
@@ -245,6 +285,7 @@ pub(super) fn read(
         cmdline: String::new(),
         memory: None,
         backing: None,
+        memory_file: None,
         cpus: None,
         console,
         qmp: qmp.into_iter().map(|(at, mode)| QmpSocket { path: path(at), mode }).collect(),

@@ -51,6 +51,10 @@ pub(crate) fn refusals(ram: &Arc<GuestRam>) -> Vec<Refusal> {
         let why = "the guest runs on the pages of a snapshot file (--mmap), which cannot be write-protected";
         return refusal(why.to_owned(), "take the snapshot with --at end");
     }
+    if ram.memory_file().is_some() {
+        let why = "it is in a memory file (--memory-file), which cannot be write-protected";
+        return refusal(why.to_owned(), "take the snapshot with --at end");
+    }
     if ram.backing() == Backing::Huge1G {
         let why = "pages of 1 GiB can only be copied whole, and the guest would wait for that";
         return refusal(why.to_owned(), "take the snapshot with --at end");

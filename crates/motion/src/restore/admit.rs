@@ -14,6 +14,12 @@ use std::time::{Duration, SystemTime};
 /// [`Code::HostIo`] for one that cannot be claimed because its file cannot be written.
 pub fn admit(reader: &Reader, terms: Terms) -> Result<Entitlement, MotionError> {
     match (reader.header().kind, terms) {
+        (Kind::Save, Terms::Clone) if reader.apart().is_some() => {
+            let why = "its RAM is in a memory file, which a copy of the guest cannot share";
+            let advice = "leave --clone out, and take a snapshot of the guest once it runs";
+            let refusal = Refusal::new(Code::SnapshotUnsupported, "ram", why, advice);
+            return Err(MotionError::refused(vec![refusal]));
+        }
         (Kind::Snapshot, _) | (Kind::Save, Terms::Clone) => return Ok(Entitlement::Copies),
         (Kind::Save, Terms::Reclaim) => {}
         (Kind::Save, Terms::AsSaved) => {

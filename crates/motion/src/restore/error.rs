@@ -1,12 +1,29 @@
 //! What is wrong with a file, in the engine's words.
 
 use crate::MotionError;
+use memory::MemoryFileError;
 use snapshot::{ClaimError, Damage, ReadError};
 use state::Code;
 
 impl From<ReadError> for MotionError {
     fn from(error: ReadError) -> Self {
         Self::new(of_read(&error), error.to_string())
+    }
+}
+
+impl From<MemoryFileError> for MotionError {
+    fn from(error: MemoryFileError) -> Self {
+        let code = match &error {
+            MemoryFileError::InUse { .. } => Code::Busy,
+            MemoryFileError::Occupied { .. } => Code::FileExists,
+            MemoryFileError::NotUsable { .. } => Code::InvalidArgument,
+            MemoryFileError::NoRoom { .. } => Code::MemoryUnavailable,
+            MemoryFileError::Unknown { .. } => Code::SnapshotCorrupt,
+            MemoryFileError::Other { .. } => Code::ConfigConflict,
+            MemoryFileError::RanOn { .. } => Code::SnapshotClaimed,
+            MemoryFileError::System { .. } => Code::HostIo,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
@@ -28,7 +45,7 @@ fn of_read(error: &ReadError) -> Code {
         ReadError::Incomplete(_) | ReadError::Truncated { .. } => Code::SnapshotIncomplete,
         ReadError::Damaged { damage, .. } => of_damage(damage),
         ReadError::BadPage { .. } => Code::SnapshotCorrupt,
-        ReadError::NotRegular { .. } => Code::SnapshotUnsupported,
+        ReadError::NotRegular { .. } | ReadError::Apart { .. } => Code::SnapshotUnsupported,
         ReadError::OutOfRange { .. } => Code::Internal,
     }
 }

@@ -3,7 +3,7 @@
 use super::admit::admit;
 use super::ownership::denied;
 use super::view::View;
-use super::{RestoreOptions, Terms};
+use super::{How, RestoreOptions, Terms};
 use crate::clock::nanos;
 use crate::fill::{Outage, PageService};
 use crate::handover::{Denial, Entitlement, FileHandover, FileInput, Token};
@@ -130,6 +130,10 @@ impl RestoreJob {
         observer: Arc<dyn Observer>,
     ) -> Result<Prepared, MotionError> {
         let entitlement = admit(&reader, options.terms)?;
+        if reader.apart().is_some() != (options.how == How::InPlace) {
+            let why = "RAM stays in place where it is in a memory file, and only there";
+            return Err(MotionError::new(Code::InvalidArgument, why));
+        }
         let description = Bundle::decode(reader.description())
             .map_err(|e| MotionError::new(Code::IncompatibleDevice, e.to_string()))?;
         let refusals = builder.check(&description);

@@ -29,6 +29,9 @@ pub enum How {
     /// writes. The file has to stay as it is for as long as the guest lives. The machine has to be
     /// built so: [`memory::GuestRam::over`].
     Mapped,
+    /// Not at all: RAM is in a memory file, on which the machine has to be built
+    /// ([`memory::GuestRam::named`]), and only its state comes out of the file.
+    InPlace,
 }
 
 impl How {
@@ -39,6 +42,7 @@ impl How {
             Self::Eager => "eager",
             Self::Lazy => "lazy",
             Self::Mapped => "mmap",
+            Self::InPlace => "in-place",
         }
     }
 }

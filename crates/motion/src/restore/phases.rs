@@ -11,7 +11,7 @@ use crate::handover::FileInput;
 use crate::{DestinationMachine, MachineBuilder, MotionError, Status};
 use memory::userfault::Userfault;
 use memory::{GuestRam, PAGE_SIZE};
-use snapshot::Reader;
+use snapshot::{Apart, Reader};
 use state::{Bundle, Code};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -50,6 +50,7 @@ impl Restore {
         match self.options.how {
             How::Eager => self.fill(&reader, Some(machine.ram()))?,
             How::Mapped => self.check_mapped(&reader, machine.as_ref())?,
+            How::InPlace => check_in_place(&reader, machine.as_ref())?,
             How::Lazy => self.fill_on_demand(&reader, machine.as_ref())?,
         }
         self.enter(Phase::Loading, Status::Device);
@@ -177,6 +178,18 @@ impl Restore {
         self.note(|_, restore| restore.state_ns = nanos(begun.elapsed()));
         Ok(())
     }
+}
+
+/// RAM is there already, and is the one that the state belongs to.
+fn check_in_place(reader: &Reader, machine: &dyn DestinationMachine) -> Result<(), MotionError> {
+    let both = reader.apart().zip(machine.ram().memory_file());
+    let Some((Apart { identity, generation, path: _ }, file)) = both else {
+        let why = "RAM is to stay in place, and the machine was built with RAM of its own";
+        return Err(MotionError::new(Code::Internal, why));
+    };
+    let of = *reader.header().machine.as_bytes();
+    file.check_fits(*identity.as_bytes(), of, reader.header().ram(), *generation)
+        .map_err(MotionError::from)
 }
 
 /// Hears what becomes of RAM that comes on demand.

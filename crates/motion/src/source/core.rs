@@ -179,6 +179,7 @@ impl Source {
         if self.options.purpose == Purpose::CopyAtStart {
             refusals.extend(crate::guard::refusals(self.machine.ram()));
         }
+        refusals.extend(io.refusals());
         if !refusals.is_empty() {
             self.fail(io, MotionError::refused(refusals));
             return;

@@ -122,6 +122,10 @@ pub trait SourceIo {
     /// No sending over the control connection may wait beyond this moment; `None` leaves only the
     /// stall limit.
     fn send_by(&mut self, moment: Option<Moment>);
+    /// All that is against it for this end's sake.
+    fn refusals(&self) -> Vec<Refusal> {
+        Vec::new()
+    }
     /// The longest description that the other end takes, in bytes.
     fn most_description(&self) -> u64 {
         u64::MAX

@@ -13,7 +13,7 @@ impl Source {
         self.machine.send_ahead()?;
         let predicted = self.cost.total();
         self.progress.predicted_blackout_ns = crate::clock::nanos(predicted);
-        let why = "the destination has the same RAM: there is nothing to send but state".to_owned();
+        let why = "RAM stays where it is: there is nothing to send but state".to_owned();
         self.switchover(predicted, why, io)
     }
 

@@ -41,6 +41,9 @@ pub struct Migrate {
     /// `background-snapshot` decides.
     #[serde(default, rename = "x-whimbrel-at", skip_serializing_if = "Option::is_none")]
     pub at: Option<At>,
+    /// What it is for; by default as the parameter `mode` says.
+    #[serde(default, rename = "x-whimbrel-mode", skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// To a file: replace one that is there, once the new one is complete.
     #[serde(default, rename = "x-whimbrel-force", skip_serializing_if = "is_false")]
     pub force: bool,
@@ -93,8 +96,8 @@ impl Migrate {
     /// The update that this is in a mode that means one.
     pub fn update(&self, parameters: &Parameters) -> Result<Option<Update>, Error> {
         let check = self.check;
-        let update = match parameters.mode {
-            Mode::Normal => return Ok(None),
+        let update = match self.mode.unwrap_or(parameters.mode) {
+            Mode::Normal | Mode::CprReboot => return Ok(None),
             Mode::CprTransfer => {
                 let to = Some(self.successor()?);
                 Update { to, mode: Some(UpdateMode::Transfer), check, ..Update::default() }

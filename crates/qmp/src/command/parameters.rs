@@ -98,6 +98,8 @@ pub enum Mode {
     CprTransfer,
     /// This process becomes the program of `cpr-exec-command`.
     CprExec,
+    /// The host is about to start anew: RAM stays in its memory file, and the state goes into a file.
+    CprReboot,
 }
 
 /// Arguments of `migrate-set-parameters`; what is left out stays as it is.

@@ -136,7 +136,7 @@ impl Keep {
             direct: false,
             builder: "simulator".into(),
         };
-        let desk = FileDesk::new(&*machine, &particulars, purpose, place);
+        let desk = FileDesk::new(&*machine, &particulars, &options, place);
         let snapshot = desk.snapshot();
         let watcher = Watcher::new(self.book.clone(), "save", machine.is_running());
         let watcher = Arc::new(watcher);

@@ -1,5 +1,6 @@
 //! What a snapshot promises, shown on files.
 
+mod apart;
 mod claims;
 mod corruption;
 mod differences;

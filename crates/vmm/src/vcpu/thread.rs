@@ -56,11 +56,7 @@ fn serve(shared: &Shared, index: usize, order: Order) {
         Ok(Err(Halt::NoPage)) => {
             vcpu.was_stopped = true;
             gate.close();
-            let trouble = ram.filling().and_then(|filling| filling.trouble());
-            status.fail_io(
-                &trouble
-                    .unwrap_or_else(|| "the host could not provide a page of its RAM".to_owned()),
-            );
+            status.fail_io(&ram.trouble().unwrap_or_else(|| no_page(ram)));
             return;
         }
         Err(_) => Some("a defect of Whimbrel: serving it panicked".to_owned()),
@@ -68,10 +64,27 @@ fn serve(shared: &Shared, index: usize, order: Order) {
     vcpu.was_stopped = true;
     if let Some(reason) = failed {
         gate.close();
+        // Whatever it looks like to the processor: what it ran on is gone.
+        if let Some(trouble) = ram.memory_file().and_then(|_| ram.trouble()) {
+            status.fail_io(&trouble);
+            return;
+        }
         let registers = vcpu.dump();
         if status.fail(vcpu.index, &reason, registers.clone()) {
             tracing::error!(vcpu = vcpu.index, %registers, "{reason}");
         }
+    }
+}
+
+/// What to say where nothing but the lack of a page is known.
+fn no_page(ram: &GuestRam) -> String {
+    let why = "the host could not provide a page of its RAM";
+    match ram.memory_file() {
+        Some(file) => format!(
+            "{why}: the file system of {} is full, or its disk has failed",
+            file.path().display()
+        ),
+        None => why.to_owned(),
     }
 }
 

@@ -63,13 +63,13 @@ impl Inspect {
             };
         }
         if let Some(address) = self.page {
-            return page::run(&self.open(&self.file, false)?, address, self.json);
+            return page::run(&self.with_pages(&self.file)?, address, self.json);
         }
         if self.state {
             return state::run(&self.open(&self.file, false)?);
         }
         if let Some(other) = &self.diff {
-            let (one, other) = (self.open(&self.file, false)?, self.open(other, false)?);
+            let (one, other) = (self.with_pages(&self.file)?, self.with_pages(other)?);
             return diff::run(&one, &other, self.json);
         }
         let peek = Peek::at(self.origin(&self.file)).map_err(error)?;
@@ -79,6 +79,13 @@ impl Inspect {
 
     fn origin(&self, path: &Path) -> Origin {
         Origin::Path { path: path.to_owned(), offset: self.offset }
+    }
+
+    /// One whose pages are to be looked at.
+    fn with_pages(&self, path: &Path) -> Result<Reader, Error> {
+        let reader = self.open(path, false)?;
+        reader.check_here().map_err(error)?;
+        Ok(reader)
     }
 
     fn open(&self, path: &Path, direct: bool) -> Result<Reader, Error> {

@@ -3,7 +3,9 @@
 use super::hold::{Manner, Outside, hold};
 use crate::exit::Exit;
 use crate::units::{Time, UnitError};
-use monitor::{BootSource, GuestClock, How, Manner as Taking, Restore as File, RunConfig, Terms};
+use monitor::{
+    BootSource, GuestClock, How, Manner as Taking, MemoryPlace, Restore as File, RunConfig, Terms,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use std::time::Duration;
 Examples:
   whimbrel restore web.save
   whimbrel restore web.save --paused --detach
+  whimbrel restore web.state --memory-file /pmem/web.ram
   whimbrel restore golden.snapshot --clone --name copy-1 --detach
 
 A file of `save` continues its guest once: it is marked as used before the guest runs, and refused
@@ -53,6 +56,10 @@ pub struct Restore {
     #[arg(long, value_name = "TIME", conflicts_with_all = ["eager", "mmap"],
         value_parser = stall)]
     io_stall: Option<Duration>,
+    /// Where the memory file is that its RAM is in, for a state of `update --mode reboot` [default:
+    /// where it was]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["eager", "lazy", "mmap", "clone"])]
+    memory_file: Option<PathBuf>,
     /// Whether the guest's clocks go on where they stopped, or by the time that it was away
     #[arg(long, value_name = "continue|realtime", default_value_t = GuestClock::Continue)]
     clock: GuestClock,
@@ -83,7 +90,8 @@ impl Restore {
             (.., true) => Some(How::Mapped),
             _ => None,
         };
-        let Self { file, offset, clock, paused, outside, no_verify, io_stall, .. } = self;
+        let Self { file, offset, clock, paused, outside, no_verify, io_stall, memory_file, .. } =
+            self;
         let manner = Taking { terms, how, verify: !no_verify, io_stall, clock };
         Ok(RunConfig {
             name: outside.name,
@@ -92,6 +100,7 @@ impl Restore {
             cmdline: String::new(),
             memory: None,
             backing: outside.hugepages,
+            memory_file: memory_file.map(|path| MemoryPlace { path, discard: false }),
             cpus: None,
             console,
             qmp: outside.qmp,
@@ -161,6 +170,8 @@ mod tests {
             panic!("a file is restored")
         };
         assert_eq!((manner.how, manner.verify), (Some(How::Mapped), false));
+        let memory_file = super::tests::config("f --memory-file m").unwrap().memory_file;
+        assert_eq!(memory_file, Some(MemoryPlace { path: "m".into(), discard: false }));
         assert_eq!(config.name.unwrap().as_str(), "b");
         assert_eq!((config.backing, config.console), (Some(Backing::Huge2M), Console::Off));
         assert!(config.paused && config.overcommit && config.exit_after_move);
@@ -174,6 +185,8 @@ mod tests {
             ("f --clone --reclaim", "cannot be used with"),
             ("f --lazy --eager", "cannot be used with"),
             ("f --mmap --lazy", "cannot be used with"),
+            ("f --memory-file m --clone", "cannot be used with"),
+            ("f --memory-file m --lazy", "cannot be used with"),
             ("f --no-verify", "--mmap"),
             ("f --eager --io-stall 1s", "cannot be used with"),
             ("f --io-stall 1ms", "10 ms"),

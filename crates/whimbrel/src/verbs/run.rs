@@ -4,7 +4,7 @@ use super::hold::{Manner, Outside, hold, succeed};
 use crate::exit::Exit;
 use crate::units::{Size, Time};
 use guest::Builtin;
-use monitor::{BootSource, Incoming, RunConfig};
+use monitor::{BootSource, Incoming, MemoryPlace, RunConfig};
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -15,6 +15,7 @@ Examples:
   whimbrel run --name a --guest clock --console stdio
   whimbrel run --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0 --memory 1G --cpus 2
   whimbrel run --name b --incoming tcp:127.0.0.1:4444 --detach
+  whimbrel run --name c --guest workload --memory 4G --memory-file /pmem/c.ram --detach
 
 A machine that comes from elsewhere is described by its source: of what describes a machine, only
 --name, --console, --qmp and --hugepages are this side's own; the others are checked against what
@@ -39,6 +40,13 @@ pub struct Run {
     /// RAM, as 64M or 2G [default: 256M]
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
+    /// Keep its RAM in this file, made if there is none: on storage that lasts, the guest outlives a
+    /// reboot of the host (`whimbrel update --mode reboot`)
+    #[arg(long, value_name = "PATH", conflicts_with = "incoming")]
+    memory_file: Option<PathBuf>,
+    /// With --memory-file: boot although the file holds a guest's RAM, which is lost
+    #[arg(long, requires = "memory_file")]
+    discard_memory: bool,
     /// How many processors [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     cpus: Option<u8>,
@@ -101,6 +109,9 @@ impl Run {
             cmdline: self.cmdline.unwrap_or_default(),
             memory: self.memory.map(|size| size.0),
             backing: outside.hugepages,
+            memory_file: self
+                .memory_file
+                .map(|path| MemoryPlace { path, discard: self.discard_memory }),
             cpus: self.cpus,
             console,
             qmp: outside.qmp,

@@ -71,13 +71,21 @@ impl Writing {
     /// # Errors
     /// When the path cannot be said over QMP.
     pub fn command(&self, file: &Path) -> anyhow::Result<Migrate> {
-        // The machine's process has a working folder of its own.
-        let path = std::path::absolute(file)?;
-        let path = path.to_str().ok_or_else(|| {
-            anyhow::anyhow!("cannot write {}: its name is no UTF-8", path.display())
-        })?;
-        Ok(Migrate { uri: Some(format!("file:{path}")), force: self.force, ..Migrate::default() })
+        to_file(file, self.force)
     }
+}
+
+/// The command that writes to a file, and replaces one only if it is to (`force`).
+///
+/// # Errors
+/// When the path cannot be said over QMP.
+pub fn to_file(file: &Path, force: bool) -> anyhow::Result<Migrate> {
+    // The machine's process has a working folder of its own.
+    let path = std::path::absolute(file)?;
+    let path = path
+        .to_str()
+        .ok_or_else(|| anyhow::anyhow!("cannot write {}: its name is no UTF-8", path.display()))?;
+    Ok(Migrate { uri: Some(format!("file:{path}")), force, ..Migrate::default() })
 }
 
 impl Save {

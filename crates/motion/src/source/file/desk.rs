@@ -3,15 +3,15 @@
 
 use super::lane::FileLane;
 use super::patience::{LIMIT, SLOWEST_DISK};
-use super::{FilePlace, code};
+use super::{FilePlace, apart, code};
 use crate::clock::nanos;
 use crate::handover::{self, Particulars, Token, Verdict};
 use crate::ram::{Pass, PassKind};
 use crate::report::FileReport;
 use crate::rules::{Rule, keeps};
 use crate::source::Event;
-use crate::{MotionError, Purpose, SourceMachine};
-use memory::{GuestRam, PageRange, PageSet};
+use crate::{MotionError, Purpose, RamWay, SourceMachine, SourceOptions};
+use memory::{GuestRam, MemoryFile, PageRange, PageSet};
 use snapshot::{Header, Kind, WriteError, WriteOptions, Writer, Written};
 use state::{Code, Refusal};
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub struct FileDesk {
     /// Until it is made: where it goes, and what goes into it.
     place: Option<(FilePlace, Arc<GuestRam>)>,
     writer: Option<Arc<Writer>>,
+    /// What RAM stays in, where it is not to be written.
+    apart: Option<Arc<MemoryFile>>,
     pass: Option<Arc<Pass>>,
     /// What the guest wrote last.
     recent: PageSet,
@@ -56,8 +58,23 @@ pub struct Errand {
 }
 
 enum Task {
-    Create { place: FilePlace, header: Header, description: Vec<u8>, ram: Arc<GuestRam> },
-    Finish { writer: Arc<Writer>, state: Vec<u8>, recent: PageSet },
+    Create {
+        place: FilePlace,
+        header: Header,
+        description: Vec<u8>,
+        ram: Arc<GuestRam>,
+        apart: Option<Arc<MemoryFile>>,
+    },
+    Finish {
+        writer: Arc<Writer>,
+        state: Vec<u8>,
+        recent: PageSet,
+    },
+    FinishApart {
+        writer: Arc<Writer>,
+        state: Vec<u8>,
+        memory_file: Arc<MemoryFile>,
+    },
     Complete(Arc<Writer>),
     Abandon(Arc<Writer>),
 }
@@ -88,7 +105,7 @@ impl Errand {
     pub fn name(&self) -> &'static str {
         match self.task {
             Task::Create { .. } => "file-create",
-            Task::Finish { .. } => "file-finish",
+            Task::Finish { .. } | Task::FinishApart { .. } => "file-finish",
             Task::Complete(_) => "file-complete",
             Task::Abandon(_) => "file-abandon",
         }
@@ -100,6 +117,7 @@ impl Errand {
         match self.task {
             Task::Create { .. } => "making the file",
             Task::Finish { .. } => "making the file durable",
+            Task::FinishApart { .. } => "making the memory file and the state durable",
             Task::Complete(_) => "completing the file",
             Task::Abandon(_) => "removing the file",
         }
@@ -115,18 +133,23 @@ impl Errand {
     #[must_use]
     pub fn run(self) -> Outcome {
         Outcome(match self.task {
-            Task::Create { place, header, description, ram } => {
+            Task::Create { place, header, description, ram, apart } => {
                 let options = WriteOptions { direct: place.direct };
                 let made = Writer::create(place.target, header, &description, &options);
-                // What is in use now is what will be written, or most of it.
-                let all = PageRange::new(0, ram.pages());
-                if let (Ok(writer), Ok(touched)) = (&made, ram.resident(all)) {
-                    writer.reserve(&touched);
-                }
-                Done::Created(made)
+                Done::Created(made.and_then(|writer| {
+                    match apart {
+                        // The guest still runs.
+                        Some(file) => apart::write_back(&file)?,
+                        None => reserve(&writer, &ram),
+                    }
+                    Ok(writer)
+                }))
             }
             Task::Finish { writer, state, recent } => {
                 Done::Finished(writer.finish(&state, &recent))
+            }
+            Task::FinishApart { writer, state, memory_file } => {
+                Done::Finished(apart::finish(&writer, &state, &memory_file))
             }
             Task::Complete(writer) => Done::Completed(
                 writer
@@ -139,17 +162,19 @@ impl Errand {
 }
 
 impl FileDesk {
-    /// A guest is to be written to a file, for this purpose.
+    /// A guest is to be written to a file, as these options say.
     pub fn new(
         machine: &dyn SourceMachine,
         particulars: &Particulars,
-        purpose: Purpose,
+        options: &SourceOptions,
         place: FilePlace,
     ) -> Self {
+        let memory_file = machine.ram().memory_file().cloned();
         Self {
             peer: particulars.peer().to_owned(),
             token: particulars.token(),
-            header: header(machine, particulars, purpose, &place),
+            header: header(machine, particulars, options, &place),
+            apart: memory_file.filter(|_| options.ram == RamWay::Shared),
             recent: PageSet::new(machine.ram().pages()),
             place: Some((place, machine.ram().clone())),
             writer: None,
@@ -170,7 +195,7 @@ impl FileDesk {
     /// The longest description that fits into the file, in bytes.
     #[must_use]
     pub fn most_description(&self) -> u64 {
-        snapshot::most_description(self.header.ram())
+        snapshot::most_description(if self.header.apart { 0 } else { self.header.ram() })
     }
 
     /// A source says this.
@@ -181,8 +206,16 @@ impl FileDesk {
                 Todo::Event(Event::Message(Message::Pong(*number, self.bytes)))
             }
             Message::State(state) => {
-                let (state, recent) = (state.state.clone(), self.recent.clone());
-                self.errand(|writer| Task::Finish { writer, state, recent })
+                let state = state.state.clone();
+                match self.apart.clone() {
+                    Some(memory_file) => {
+                        self.errand(|writer| Task::FinishApart { writer, state, memory_file })
+                    }
+                    None => {
+                        let recent = self.recent.clone();
+                        self.errand(|writer| Task::Finish { writer, state, recent })
+                    }
+                }
             }
             Message::Commit(_) => self.complete(),
             Message::Abort(_) => self.abandon(),
@@ -319,8 +352,10 @@ impl FileDesk {
 
     fn create(&mut self, description: Vec<u8>) -> Todo {
         let Some((place, ram)) = self.place.take() else { return Todo::Nothing };
-        let task = Task::Create { place, header: self.header.clone(), description, ram };
-        Todo::Errand(Box::new(Errand { task, limit: LIMIT }))
+        let (header, apart) = (self.header.clone(), self.apart.clone());
+        let limit = LIMIT + self.longest();
+        let task = Task::Create { place, header, description, ram, apart };
+        Todo::Errand(Box::new(Errand { task, limit }))
     }
 
     fn complete(&mut self) -> Todo {
@@ -336,7 +371,8 @@ impl FileDesk {
         match self.writer.clone() {
             // What may be written back at once takes its time, even where nothing hangs.
             Some(writer) => {
-                let limit = LIMIT + Duration::from_secs(self.bytes / SLOWEST_DISK);
+                let bytes = Duration::from_secs(self.bytes / SLOWEST_DISK);
+                let limit = LIMIT + bytes + self.longest();
                 Todo::Errand(Box::new(Errand { task: task(writer), limit }))
             }
             // There is no file yet, and will be none.
@@ -346,6 +382,11 @@ impl FileDesk {
                 Todo::Event(Event::Message(refused))
             }
         }
+    }
+
+    /// How long it may take to write RAM back that is elsewhere.
+    fn longest(&self) -> Duration {
+        self.apart.as_deref().map_or(Duration::ZERO, apart::longest)
     }
 
     fn failed(&self, doing: &str, error: &WriteError) -> MotionError {
@@ -361,15 +402,22 @@ impl FileDesk {
     }
 }
 
+/// What is in use now is what will be written, or most of it.
+fn reserve(writer: &Writer, ram: &GuestRam) {
+    if let Ok(touched) = ram.resident(PageRange::new(0, ram.pages())) {
+        writer.reserve(&touched);
+    }
+}
+
 fn header(
     machine: &dyn SourceMachine,
     particulars: &Particulars,
-    purpose: Purpose,
+    options: &SourceOptions,
     place: &FilePlace,
 ) -> Header {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Header {
-        kind: match purpose {
+        kind: match options.purpose {
             Purpose::Move => Kind::Save,
             Purpose::Copy | Purpose::CopyAtStart | Purpose::CopyAndStop => Kind::Snapshot,
         },
@@ -380,5 +428,6 @@ fn header(
         builder: place.builder.clone(),
         regions: machine.ram().layout().regions().to_vec(),
         backing: machine.ram().backing(),
+        apart: options.ram == RamWay::Shared,
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! READY means that everything but the mark of completeness is durable, COMMIT that the file is to be
 //! marked as complete and put in its place, RUNNING that it is, and `refused` that it never will be.
+//!
+//! Where RAM is [shared](crate::RamWay::Shared) it stays in its memory file, and only state goes here.
 
+mod apart;
 mod before_write;
 mod desk;
 mod lane;
@@ -19,11 +22,11 @@ use crate::clock::{Moment, nanos};
 use crate::guard::Guard;
 use crate::handover::{self, Journal, Particulars};
 use crate::ram::{Pacer, Pass};
-use crate::{MotionError, Observer, Purpose, SourceMachine, SourceOptions};
+use crate::{MotionError, Observer, Purpose, RamWay, SourceMachine, SourceOptions};
 use links::wait_readable;
 use memory::PageSet;
 use snapshot::{Target, WriteError};
-use state::Code;
+use state::{Code, Refusal};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::thread;
@@ -69,7 +72,11 @@ impl SourceJob {
         let io_stall = options.stall_limit;
         let options = SourceOptions { stall_limit: NEVER, ..options };
         let keeps = options.purpose == Purpose::CopyAtStart;
-        let desk = FileDesk::new(&*machine, &particulars, options.purpose, place);
+        let desk = FileDesk::new(&*machine, &particulars, &options, place);
+        let refusals = match options.ram {
+            RamWay::Passes => Vec::new(),
+            RamWay::Shared => apart::refusals(machine.ram()),
+        };
         let bandwidth = options.max_bandwidth;
         let kept = machine.clone();
         Self::begin(
@@ -82,6 +89,7 @@ impl SourceJob {
                 setting,
                 machine,
                 desk,
+                refusals,
                 keeps,
                 io_stall,
                 guard: None,
@@ -117,6 +125,8 @@ struct FileEnd {
     machine: Arc<dyn SourceMachine>,
     bandwidth: Bandwidth,
     desk: FileDesk,
+    /// What is against it.
+    refusals: Vec<Refusal>,
     /// RAM is to be kept as it is at the beginning.
     keeps: bool,
     /// The guest waits no longer than this for the disk.
@@ -228,6 +238,10 @@ impl SourceIo for FileEnd {
     }
 
     fn send_by(&mut self, _: Option<Moment>) {}
+
+    fn refusals(&self) -> Vec<Refusal> {
+        self.refusals.clone()
+    }
 
     fn most_description(&self) -> u64 {
         self.desk.most_description()

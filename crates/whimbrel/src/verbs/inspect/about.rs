@@ -8,7 +8,7 @@ use memory::PAGE_SIZE;
 use motion::MotionError;
 use serde::Serialize;
 use serde_json::{Value, json};
-use snapshot::{Claim, HeaderPage, Mark, Peek, Reader};
+use snapshot::{Apart, Claim, HeaderPage, Mark, Peek, Reader};
 use state::Bundle;
 use std::io::stdout;
 use std::path::Path;
@@ -44,7 +44,12 @@ pub fn run(
     match reader {
         Ok(reader) => {
             let regions = &reader.header().regions;
-            for line in picture::draw(regions, reader.present(), &style) {
+            // Of RAM that is elsewhere there is nothing to show.
+            let picture = match reader.apart() {
+                Some(_) => Vec::new(),
+                None => picture::draw(regions, reader.present(), &style),
+            };
+            for line in picture {
                 print_line(&line.whole(&style));
             }
         }
@@ -140,12 +145,19 @@ fn object(
             "regions": regions,
             "pages": reader.as_ref().ok().map(|reader| reader.present().count()),
             "offset": page.pages_offset,
+            "file": reader.as_ref().ok().and_then(Reader::apart).map(memory_file),
         },
         "claim": claim,
         "sections": sections,
         "devices": devices,
         "problem": problem(reader),
     })
+}
+
+/// The memory file that RAM is in.
+fn memory_file(apart: &Apart) -> Value {
+    let Apart { identity, generation, path } = apart;
+    json!({ "path": path.to_string_lossy(), "identity": identity, "generation": generation })
 }
 
 /// What keeps it from being restored.
@@ -221,6 +233,11 @@ fn memory(page: &HeaderPage, reader: &Result<Reader, MotionError>) -> String {
         None => "pages of an unknown kind",
     };
     let size = bytes(page.ram);
+    if let Some(apart) = reader.as_ref().ok().and_then(Reader::apart) {
+        let Apart { path, generation, identity: _ } = apart;
+        let file = path.display();
+        return format!("{size} in {backing}, in the memory file {file} (generation {generation})");
+    }
     match reader {
         Ok(reader) => {
             let pages = reader.present().count();

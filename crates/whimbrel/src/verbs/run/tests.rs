@@ -32,10 +32,19 @@ fn every_flag_reaches_the_configuration() {
     assert_eq!(config.memory, Some(1 << 30));
     assert_eq!(config.backing, Some(Backing::Huge2M));
     assert_eq!(config.cpus, Some(8));
+    assert_eq!(config.memory_file, None);
     assert_eq!(config.console, Console::Pty);
     let qmp = |path: &str, mode| QmpSocket { path: path.into(), mode };
     assert_eq!(config.qmp, [qmp("/a", 0o600), qmp("/b", 0o660)]);
     assert!(config.paused && config.exit_after_move);
+}
+
+#[test]
+fn ram_may_have_a_name() {
+    let place = |line| config(line).unwrap().memory_file;
+    let at = |discard| Some(MemoryPlace { path: "/m".into(), discard });
+    assert_eq!(place("--guest clock --memory-file /m"), at(false));
+    assert_eq!(place("--guest clock --memory-file /m --discard-memory"), at(true));
 }
 
 #[test]
@@ -75,6 +84,8 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         ("", "nothing to run"),
         ("--guest nope", "workload"),
         ("--guest clock --kernel k", "cannot be used with"),
+        ("--guest clock --discard-memory", "--memory-file"),
+        ("--incoming defer --memory-file m", "cannot be used with"),
         ("--guest clock --incoming defer", "cannot be used with"),
         ("--guest clock --initrd i", "cannot be used with"),
         ("--guest clock --memory lots", "64M, 2G"),
