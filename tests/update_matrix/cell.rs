@@ -3,7 +3,12 @@
 use crate::stage::Stage;
 use crate::support::{Machine, PATIENCE, wait};
 use crate::table::{Fault, Outcome, Step};
+use rustix::process::Signal;
 use std::thread;
+use std::time::Duration;
+
+/// What is logged is done right after.
+const AFTER_WORDS: Duration = Duration::from_millis(200);
 
 /// One cell.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +38,7 @@ impl Cell {
             Fault::OldFrozen => stand_still(stage, |stage| &stage.old),
             Fault::NewFrozen => stand_still(stage, |stage| &stage.new),
             Fault::Cancelled => self.cancel(stage),
+            Fault::OldEnded => self.tell_to_end(stage),
         }
         stage.courier.go_on();
     }
@@ -51,9 +57,30 @@ impl Cell {
         });
     }
 
+    /// What is heard while the old process waits for the new one shows in what it logs, and it does it when
+    /// it waits no more.
+    fn tell_to_end(self, stage: &mut Stage) {
+        if self.step == Step::Report {
+            // It has ended already.
+            return;
+        }
+        stage.old.signal(Signal::TERM);
+        let heard = if self.outcome == Outcome::Lost { "the machine ends" } else { "cannot end" };
+        wait("the signal to be heard", || stage.old.log().contains(heard).then_some(()));
+        if self.outcome == Outcome::Lost && !matches!(self.step, Step::Ahead | Step::Prepared) {
+            stage.old.wait_for_end();
+        } else {
+            thread::sleep(AFTER_WORDS);
+        }
+    }
+
     fn is_lost(self, stage: &mut Stage) {
         match self.fault {
             Fault::OldKilled => assert_eq!(stage.new.wait_for_end(), Some(1)),
+            Fault::OldEnded => {
+                assert_eq!(stage.new.wait_for_end(), Some(1), "{}", stage.new.log());
+                stage.old.wait_for_end();
+            }
             _ => assert_eq!(stage.old.wait_for_end(), Some(0)),
         }
         assert_eq!(stage.host.state("a"), "gone");

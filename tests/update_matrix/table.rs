@@ -40,6 +40,8 @@ pub enum Fault {
     NewFrozen,
     /// `migrate_cancel`
     Cancelled,
+    /// SIGTERM
+    OldEnded,
 }
 
 /// What becomes of the guest.
@@ -58,19 +60,19 @@ use Outcome::*;
 /// The table: a row for each step, a column for each of [`Fault::ALL`]. `docs/failures.md` has the same
 /// one.
 #[rustfmt::skip]
-pub const TABLE: [(Step, [Outcome; 5]); 10] = [
-    //                old     new    old     new
-    //                killed  killed frozen  frozen cancelled
-    (Step::Started,  [Lost,   Old,   New,    New,   Old]),
-    (Step::Welcomed, [Lost,   Old,   New,    Old,   Old]),
-    (Step::Built,    [Lost,   Old,   Old,    Old,   Old]),
-    (Step::Ahead,    [Lost,   Old,   Old,    Old,   New]),
-    (Step::Prepared, [Lost,   Old,   Old,    Old,   New]),
-    (Step::State,    [New,    Old,   New,    Old,   New]),
-    (Step::Ready,    [New,    Old,   New,    Old,   New]),
-    (Step::Commit,   [New,    Old,   New,    Old,   New]),
-    (Step::Running,  [New,    Lost,  New,    New,   New]),
-    (Step::Report,   [New,    Lost,  New,    New,   New]),
+pub const TABLE: [(Step, [Outcome; 6]); 10] = [
+    //                old     new    old     new              old
+    //                killed  killed frozen  frozen cancelled  told to end
+    (Step::Started,  [Lost,   Old,   New,    New,   Old, Lost]),
+    (Step::Welcomed, [Lost,   Old,   New,    Old,   Old, Lost]),
+    (Step::Built,    [Lost,   Old,   Old,    Old,   Old, Lost]),
+    (Step::Ahead,    [Lost,   Old,   Old,    Old,   New, Lost]),
+    (Step::Prepared, [Lost,   Old,   Old,    Old,   New, Lost]),
+    (Step::State,    [New,    Old,   New,    Old,   New, Lost]),
+    (Step::Ready,    [New,    Old,   New,    Old,   New, Lost]),
+    (Step::Commit,   [New,    Old,   New,    Old,   New, New]),
+    (Step::Running,  [New,    Lost,  New,    New,   New, New]),
+    (Step::Report,   [New,    Lost,  New,    New,   New, New]),
 ];
 
 impl Step {
@@ -97,8 +99,14 @@ impl Step {
 }
 
 impl Fault {
-    pub const ALL: [Self; 5] =
-        [Self::OldKilled, Self::NewKilled, Self::OldFrozen, Self::NewFrozen, Self::Cancelled];
+    pub const ALL: [Self; 6] = [
+        Self::OldKilled,
+        Self::NewKilled,
+        Self::OldFrozen,
+        Self::NewFrozen,
+        Self::Cancelled,
+        Self::OldEnded,
+    ];
 
     /// Whether it is by silence that anybody notices.
     pub fn is_silent(self) -> bool {
@@ -131,6 +139,7 @@ impl fmt::Display for Fault {
             Self::OldFrozen => "old process frozen",
             Self::NewFrozen => "new process frozen",
             Self::Cancelled => "update cancelled",
+            Self::OldEnded => "old process told to end",
         })
     }
 }

@@ -194,11 +194,19 @@ impl Machine {
     /// Holds the machine until it ends, for whatever reason.
     #[must_use]
     pub fn wait(self) -> Ending {
-        let ending = self.until_the_end();
+        let mut ending = self.until_the_end();
         let Self { monitor, signals: _signals, _events: _ } = self;
         tracing::info!(%ending, "the machine ends");
         if let Some(motion) = monitor.motion_under_way() {
             motion.abandon();
+        }
+        let motion = monitor.state().outgoing.clone();
+        if motion.is_some_and(|motion| motion.has_renewed()) {
+            // Whatever this process was to end for: the machine is another's.
+            ending = Ending::Renewed;
+        } else {
+            // Who was not served for the sake of an update hears of the end.
+            monitor.serve_again();
         }
         if let Some(waiting) = monitor.state().incoming.clone() {
             waiting.leave();

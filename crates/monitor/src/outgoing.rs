@@ -344,6 +344,14 @@ impl Outgoing {
         self.renewal.as_ref().map(|renewal| renewal.versions())
     }
 
+    /// Whether it is an update, and another process has taken the machine over. Waits until it is known.
+    pub fn has_renewed(&self) -> bool {
+        self.renewal.as_ref().is_some_and(|renewal| {
+            let _ = self.job.wait();
+            renewal.has_taken_over()
+        })
+    }
+
     /// When it began.
     pub fn begun(&self) -> SystemTime {
         self.begun

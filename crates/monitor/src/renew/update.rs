@@ -172,6 +172,11 @@ impl Renewal {
         Error::new(code, format!("{became}{error}"))
     }
 
+    /// Whether the guest is the new process's.
+    pub fn has_taken_over(&self) -> bool {
+        self.fate.outcome() == Outcome::Entered
+    }
+
     /// The versions of both processes, as people call them.
     pub fn versions(&self) -> (String, Option<String>) {
         let to = lock(&self.builder).as_ref().map(|builder| builder.builder.clone());
@@ -338,7 +343,7 @@ impl Monitor {
 
     /// It is decided where the machine is.
     fn updated(&self, renewal: &Renewal, leaving: &Leaving, report: &Report) {
-        if renewal.fate.outcome() != Outcome::Entered {
+        if !renewal.has_taken_over() {
             leaving.stay();
             // It ends with this, if it has not ended already.
             let successor = {
