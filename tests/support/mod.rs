@@ -20,6 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// A folder of machines that know nothing of other tests'.
 pub struct Host {
     folder: tempfile::TempDir,
+    program: PathBuf,
     hook: Option<&'static str>,
     /// Where somebody wants to be told of its machines' processes.
     supervisor: Option<PathBuf>,
@@ -31,7 +32,13 @@ impl Host {
             std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok(),
             "these tests need /dev/kvm"
         );
-        Self { folder: tempfile::tempdir().unwrap(), hook: None, supervisor: None }
+        let program = env!("CARGO_BIN_EXE_whimbrel").into();
+        Self { folder: tempfile::tempdir().unwrap(), program, hook: None, supervisor: None }
+    }
+
+    /// Its machines and commands are of this program from now on.
+    pub fn runs(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
     }
 
     /// A host whose programs damage one thing in each motion (feature `mutate`).
@@ -41,7 +48,7 @@ impl Host {
 
     /// A command of `whimbrel`, which knows only this host's machines.
     pub fn whimbrel(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_whimbrel"));
+        let mut command = Command::new(&self.program);
         command
             .args(arguments)
             .env("WHIMBREL_RUNTIME_DIR", self.folder.path())
