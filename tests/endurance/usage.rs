@@ -2,7 +2,9 @@
 
 use crate::support::wait;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -65,6 +67,11 @@ fn descriptors(pid: u32) -> BTreeMap<String, usize> {
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let target = target.to_string_lossy().into_owned();
         let kind = target.split(":[").next().unwrap_or(&target);
+        // What is a machine's own is called after it.
+        let kind = match Path::new(kind).extension().and_then(OsStr::to_str) {
+            Some(own @ ("lock" | "log")) => own,
+            _ => kind,
+        };
         *found.entry(kind.to_owned()).or_insert(0) += 1;
     }
     found
