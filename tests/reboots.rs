@@ -6,10 +6,11 @@
 mod support;
 
 use serde_json::{Value, json};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
-use support::{Host, Machine, wait};
+use std::time::{Duration, Instant};
+use support::{Host, Machine, PATIENCE, wait};
 
 const GUEST: [&str; 4] = ["--memory", "64M", "--cmdline", "ws=16M rate=2000"];
 
@@ -293,8 +294,15 @@ fn a_process_killed_at_any_time_while_it_restores_a_guest_never_lets_it_run_twic
         let state = disk.path(&format!("state-{round}"));
         let mut machine = begin(&host, "m", &ram, &["--discard-memory"]);
         leave(&host, &mut machine, &state);
-        let mut machine = host.begin_restore("m", &state, &[]);
-        std::thread::sleep(Duration::from_millis(15 + round * 8));
+        // By another name: whoever waits for the console of a process that was killed would take that
+        // of the next one.
+        let mut machine = host.begin_restore("killed", &state, &[]);
+        if round % 2 == 0 {
+            std::thread::sleep(Duration::from_millis(15 + round * 8));
+        } else {
+            wait_for_claim(&state);
+            std::thread::sleep(Duration::from_micros(round / 2 * 500));
+        }
         machine.kill();
         // Whether it ran is in the sidecar, whatever else is known.
         let output = host.run(&["inspect", &state, "--json"]);
@@ -313,6 +321,17 @@ fn a_process_killed_at_any_time_while_it_restores_a_guest_never_lets_it_run_twic
                 refused(&host, &["restore", &state, "--reclaim"], "ran on in the memory file");
             }
         }
+    }
+}
+
+/// Waits until there is something where the claim is: docs/snapshot-format.md.
+fn wait_for_claim(state: &str) {
+    let file = std::fs::File::open(state).unwrap();
+    let begun = Instant::now();
+    let mut magic = [0; 8];
+    while magic == [0; 8] {
+        assert!(begun.elapsed() < PATIENCE, "the guest was not claimed");
+        file.read_exact_at(&mut magic, 8192).unwrap();
     }
 }
 

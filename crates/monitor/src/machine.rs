@@ -235,10 +235,13 @@ impl Machine {
                 }
             };
         }
-        if let Some(guest) = &guest
-            && let Err(error) = guest.halt()
-        {
-            tracing::warn!(%error, "stopping the guest at the end");
+        if let Some(guest) = &guest {
+            match (guest.halt(), guest.ram().memory_file()) {
+                // Whoever waits for the machine to be gone may want it at once.
+                (Ok(()), Some(file)) => file.release(),
+                (Ok(()), None) => {}
+                (Err(error), _) => tracing::warn!(%error, "stopping the guest at the end"),
+            }
         }
         let by_guest = ending == Ending::PoweredOff;
         monitor.events.send(&Event::Shutdown { guest: by_guest, reason: ending.cause() });

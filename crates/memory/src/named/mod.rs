@@ -11,7 +11,7 @@ mod sidecar;
 
 use self::sidecar::{Record, Sidecar, failed, flock};
 pub use error::MemoryFileError;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -40,6 +40,8 @@ struct Use {
     entered: bool,
     /// The sidecar may say more than `record`.
     in_doubt: bool,
+    /// Others may have it by now.
+    released: bool,
 }
 
 impl MemoryFile {
@@ -132,7 +134,7 @@ impl MemoryFile {
             file,
             path: path.to_owned(),
             sidecar,
-            used: Mutex::new(Use { record, entered, in_doubt: false }),
+            used: Mutex::new(Use { record, entered, in_doubt: false, released: false }),
             tells_touched,
             lost: AtomicBool::new(false),
         })
@@ -219,6 +221,9 @@ impl MemoryFile {
     /// What the kernel said. No guest may run then.
     pub fn enter(&self) -> io::Result<()> {
         let mut used = self.lock();
+        if used.released {
+            return Err(io::Error::other("it was let go, and another machine may have it by now"));
+        }
         if used.entered {
             return Ok(());
         }
@@ -242,6 +247,18 @@ impl MemoryFile {
         }
         used.entered = false;
         Ok(used.record.generation)
+    }
+
+    /// Lets others have it: no guest runs on it here any more. Not for a process whose machine another
+    /// one has taken over, which has the same locks.
+    pub fn release(&self) {
+        let mut used = self.lock();
+        used.released = true;
+        for file in [&self.file, self.sidecar.file()] {
+            if let Err(error) = rustix::fs::flock(file, FlockOperation::Unlock) {
+                tracing::warn!(%error, path = %self.path.display(), "unlocking a memory file");
+            }
+        }
     }
 
     fn write(&self, used: &mut Use, record: Record) -> io::Result<()> {

@@ -170,6 +170,17 @@ fn another_process_takes_it_over_with_its_locks() {
 }
 
 #[test]
+fn what_was_let_go_is_somebody_elses_and_runs_no_guest() {
+    let rig = Rig::new();
+    let file = rig.create().unwrap();
+    file.enter().unwrap();
+    file.release();
+    let next = MemoryFile::open(&rig.path()).unwrap();
+    assert!(file.enter().is_err());
+    next.enter().unwrap();
+}
+
+#[test]
 fn more_than_fits_is_refused_unless_it_will_not_be_used() {
     let rig = Rig::new();
     let huge = 1 << 44;
