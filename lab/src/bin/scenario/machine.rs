@@ -222,11 +222,29 @@ impl<'p> Machine<'p> {
     /// Writes the guest to a file, with this verb, while it is followed.
     pub fn write(&self, verb: &str, more: &[&str], consoles: &mut Consoles) -> Result<PathBuf> {
         let file = self.programs.folder.join(format!("{}.{verb}", self.name));
+        let mut command = self.programs.whimbrel(verb);
+        command.arg(self.name).arg(&file).args(more);
+        self.carry_out(verb, command, consoles)?;
+        let answer = self.programs.whimbrel("inspect").arg(&file).arg("--verify").output()?;
+        if !answer.status.success() {
+            bail!("{} is damaged: {}", file.display(), String::from_utf8_lossy(&answer.stdout));
+        }
+        Ok(file)
+    }
+
+    /// Has this process run its program anew: the guest goes over to another process and back.
+    pub fn update(&self, consoles: &mut Consoles) -> Result<()> {
+        let mut command = self.programs.whimbrel("update");
+        command.args([self.name, "--mode", "exec", "--max-blackout", BLACKOUT]);
+        self.carry_out("update", command, consoles)
+    }
+
+    /// Carries out a verb while the guest is followed.
+    fn carry_out(&self, verb: &str, mut command: Command, consoles: &mut Consoles) -> Result<()> {
         let started = Instant::now();
         let said = self.programs.folder.join(format!("{}-{verb}.err", self.name));
-        let mut command = self.programs.whimbrel(verb);
-        command.arg(self.name).arg(&file).args(more).stdout(Stdio::null());
-        let mut child = command.stderr(File::create(&said)?).spawn()?;
+        let log = File::create(&said)?;
+        let mut child = command.stdout(log.try_clone()?).stderr(log).spawn()?;
         let status = loop {
             if let Some(status) = child.try_wait()? {
                 break status;
@@ -242,11 +260,7 @@ impl<'p> Machine<'p> {
             bail!("whimbrel {verb} {} failed, {status}: {error}", self.name);
         }
         println!("{}: {verb} in {:.1} s", self.name, started.elapsed().as_secs_f64());
-        let answer = self.programs.whimbrel("inspect").arg(&file).arg("--verify").output()?;
-        if !answer.status.success() {
-            bail!("{} is damaged: {}", file.display(), String::from_utf8_lossy(&answer.stdout));
-        }
-        Ok(file)
+        Ok(())
     }
 
     /// Saves the guest, which ends this process, and lets it go on elsewhere while its RAM comes.

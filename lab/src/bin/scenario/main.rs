@@ -1,4 +1,4 @@
-//! What is done to the lab's guest, inside the emulated host: boot, a snapshot and two moves while it
+//! What is done to the lab's guest, inside the emulated host: boot, a snapshot, an update and two moves while it
 //! works, a move while it is stopped, a report, a reboot, a save and a lazy restore, another report, the end.
 //!
 //! Run as `scenario WHIMBREL KERNEL INITRAMFS FOLDER`; consoles, logs and reports of the moves are
@@ -75,8 +75,10 @@ fn scenario(programs: &Programs, consoles: &mut Consoles, moves: &mut Vec<Move>)
 
     let snapshot = first.write("snapshot", &["--max-blackout", "10s"], consoles)?;
     std::fs::remove_file(snapshot)?;
-    let before = consoles.transcript().here("tick");
-    consoles.wait("the guest to go on", PATIENCE, |seen| seen.here("tick") > before + TICKS / 2)?;
+    go_on(consoles)?;
+
+    first.update(consoles)?;
+    go_on(consoles)?;
 
     let mut second = Machine::awaiting(programs, "b", "tcp:127.0.0.1:4444", Console::File)?;
     moves.push(first.move_to(&second, How::Live, consoles)?);
@@ -122,6 +124,12 @@ fn scenario(programs: &Programs, consoles: &mut Consoles, moves: &mut Vec<Move>)
     }
     println!("the guest has powered off, and its process ended with {status}");
     consoles.check_all_read()
+}
+
+/// Lets the guest go on where it is, for some lines.
+fn go_on(consoles: &mut Consoles) -> Result<()> {
+    let before = consoles.transcript().here("tick");
+    consoles.wait("the guest to go on", PATIENCE, |seen| seen.here("tick") > before + TICKS / 2)
 }
 
 /// Lets the guest work for some lines.

@@ -5,7 +5,7 @@ use super::stage::Stage;
 use super::told::{Step, Teller, Told};
 use anyhow::{Context, bail};
 use monitor::{Error, Signals, Woken};
-use qmp::command::{Command, Migrate, Mode, SetParameters, TimeoutAction};
+use qmp::command::{Command, Migrate, Mode, SetParameters, TimeoutAction, Update, UpdateMode};
 use qmp::reply::{MigrationInfo, MigrationStatus};
 use state::Code;
 use std::time::{Duration, Instant};
@@ -66,6 +66,10 @@ pub fn tell(stage: &Stage, signals: &Signals, teller: &Teller) -> anyhow::Result
     teller.done(&step)?;
     told.push(step);
     next += 1;
+    teller.begin("an update: the process runs its program anew, under the running guest");
+    let step = renew(&mut there, &mut guest, signals)?;
+    teller.done(&step)?;
+    told.push(step);
     teller.begin("a snapshot, while the guest runs");
     let step = copy(stage, &mut there, &mut guest, signals)?;
     teller.done(&step)?;
@@ -140,6 +144,28 @@ fn die(
     };
     let sent_bytes = half.ram.map_or(0, |ram| ram.transferred);
     Ok(Step { ok: failed, sent_bytes, ..step("move, killed", outcome, &info, None, Some(gap)) })
+}
+
+/// Has the process become its program anew. Whoever is connected stays so: this function, for one.
+fn renew(
+    here: &mut Process,
+    guest: &mut super::guest::Guest,
+    signals: &Signals,
+) -> anyhow::Result<Step> {
+    guest.longest_gap(CPUS)?;
+    let update = Update { mode: Some(UpdateMode::Exec), ..Update::default() };
+    here.machine.run(&Command::Update(update))?;
+    let info = wait(here, signals, has_ended)?;
+    if info.status != Some(MigrationStatus::Completed) {
+        bail!("the update failed: {}", info.error_desc.unwrap_or_default());
+    }
+    let gap = guest.longest_gap(CPUS)?;
+    let blackout = info.report.as_ref().and_then(|report| {
+        let first = report["update"]["first-blackout-ns"].as_u64();
+        report["blackout"]["ns"].as_u64().max(first)
+    });
+    let outcome = format!("goes on in {}", here.name);
+    Ok(step("update", outcome, &info, blackout, Some(gap)))
 }
 
 /// Writes a copy of the guest to a file, while it runs.
