@@ -380,9 +380,9 @@ fn the_demo_ends_well_and_leaves_nothing_behind() {
     let (last, steps) = lines.split_last().unwrap();
     assert_eq!((&last["ok"], &last["faults"]), (&true.into(), &0.into()), "{text}");
     assert!(last["pages-checked"].as_u64().unwrap() > 0);
-    // Five moves and a snapshot; one move that fails, and a save that is restored.
+    // Five moves, an update and a snapshot; one move that fails, and a save that is restored.
     let stopped = steps.iter().filter(|step| step["blackout-ns"].is_u64()).count();
     let others = steps.iter().filter(|step| step["blackout-ns"].is_null()).count();
-    assert_eq!((stopped, others), (6, 2), "{text}");
+    assert_eq!((stopped, others), (7, 2), "{text}");
     assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
 }
