@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    /// How much the reactor would wake up for now.
+    /// How many descriptors would wake the reactor at this moment.
     fn ready(reactor: &Reactor) -> usize {
         let mut events = [MaybeUninit::uninit(); 8];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
