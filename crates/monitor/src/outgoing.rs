@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::time::{SystemTime, UNIX_EPOCH};
+use vmm::Vm;
 
 /// A motion from here: under way, or how the last one ended.
 pub(crate) struct Outgoing {
@@ -54,29 +55,14 @@ impl Monitor {
         let doing = format!("cannot {} `{}`", verb(command)?, self.name);
         self.check_postcopy(&doing)?;
         let guest = self.guest("move")?;
-        if let Some(motion) = self.state().outgoing.clone() {
-            if !motion.has_ended() {
-                return Err(motion.in_the_way(&doing));
-            }
-            if motion.has_moved() {
-                return Err(Error::new(Code::NotOwner, format!("{doing}: {}", motion.gone())));
-            }
-        }
+        self.may_begin(&doing)?;
         let (peer, destination) = self.destination(command, given, set, &doing)?;
         self.check_background(&destination, &doing)?;
         let reboots = self.reboots(command, &destination, &doing)?;
         let options = self.options(command, &destination, reboots);
         let journal = DirJournal::open(&self.journal)
             .map_err(|e| Error::new(Code::Journal, format!("{doing}: {e}")))?;
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let particulars = Particulars::new(
-            Token(*uuid::Uuid::new_v4().as_bytes()),
-            guest.config().uuid,
-            self.name.as_str(),
-            peer.clone(),
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-        )
-        .map_err(|e| Error::new(Code::InvalidArgument, format!("{doing}: {e}")))?;
+        let particulars = self.particulars(&guest, &peer, &doing)?;
         let purpose = options.purpose;
         let gives_away = purpose == Purpose::Move && !options.check_only;
         let on_end = {
@@ -114,6 +100,33 @@ impl Monitor {
         };
         self.state().outgoing = Some(Arc::new(motion));
         Ok(())
+    }
+
+    /// Whether the guest is here, and nothing else is done with it.
+    ///
+    /// # Errors
+    /// The motion that is in the way, or with which the guest has gone.
+    pub fn may_begin(&self, doing: &str) -> Result<(), Error> {
+        match self.state().outgoing.clone() {
+            Some(motion) if !motion.has_ended() => Err(motion.in_the_way(doing)),
+            Some(motion) if motion.has_moved() => {
+                Err(Error::new(Code::NotOwner, format!("{doing}: {}", motion.gone())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a handover of this guest to `peer` is known by.
+    pub fn particulars(&self, guest: &Vm, peer: &str, doing: &str) -> Result<Particulars, Error> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Particulars::new(
+            Token(*uuid::Uuid::new_v4().as_bytes()),
+            guest.config().uuid,
+            self.name.as_str(),
+            peer,
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        )
+        .map_err(|e| Error::new(Code::InvalidArgument, format!("{doing}: {e}")))
     }
 
     /// Where the guest is to go, and what that is called.

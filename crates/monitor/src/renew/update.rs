@@ -12,7 +12,7 @@ use crate::outgoing::{Outgoing, blackout};
 use crate::{Ending, Error};
 use devices::lock;
 use links::{Address, Descriptors};
-use motion::handover::{Fate, MemoryJournal, Outcome, Particulars, Token};
+use motion::handover::{Fate, MemoryJournal, Outcome};
 use motion::source::{PeerAddress, Sibling, SourceJob};
 use motion::{Machine, MotionError, RamWay, Report, SourceMachine, SourceOptions, Status};
 use qmp::command::{Update, UpdateMode};
@@ -25,7 +25,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use vmm::Vm;
 
 /// How long a new process may take to say who it is: it has to be read from disk.
@@ -226,14 +226,7 @@ impl Monitor {
     ) -> Result<(), Error> {
         let doing = format!("cannot update `{}`", self.name);
         let guest = self.guest("update")?;
-        if let Some(motion) = self.state().outgoing.clone() {
-            if !motion.has_ended() {
-                return Err(motion.in_the_way(&doing));
-            }
-            if motion.has_moved() {
-                return Err(Error::new(Code::NotOwner, format!("{doing}: {}", motion.gone())));
-            }
-        }
+        self.may_begin(&doing)?;
         let restoring = self.state().restoring.clone();
         if restoring.is_some_and(|restoring| restoring.is_held()) {
             let why =
@@ -263,15 +256,7 @@ impl Monitor {
             channel: Mutex::default(),
             builder: Mutex::default(),
         });
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let particulars = Particulars::new(
-            Token(*uuid::Uuid::new_v4().as_bytes()),
-            guest.config().uuid,
-            self.name.as_str(),
-            peer.clone(),
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-        )
-        .map_err(|e| Error::new(Code::InvalidArgument, format!("{doing}: {e}")))?;
+        let particulars = self.particulars(&guest, &peer, &doing)?;
         let start = {
             let (renewal, monitor, guest) = (renewal.clone(), Arc::downgrade(self), guest.clone());
             move || renewal.start(&monitor, &guest).map_err(|e| MotionError::new(e.code, e.message))
