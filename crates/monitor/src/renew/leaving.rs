@@ -82,6 +82,11 @@ impl Leaving {
         let monitor = &self.monitor;
         let mut bundle = Bundle::new();
         let mut held = Held::default();
+        *lock(&self.ahead) = true;
+        let (server, descriptors) = monitor.suspend_server(COMMANDS)?;
+        bundle.put("", &server);
+        descriptors.into_iter().for_each(|fd| held.put(Role::Qmp, "QMP", fd));
+        // Nobody can set anything any more: what was set last is in it.
         let (settings, looking) = {
             let state = monitor.state();
             let text = |value: Result<String, serde_json::Error>| {
@@ -96,10 +101,6 @@ impl Leaving {
             (settings, Duration::from_millis(state.parameters.stall_limit))
         };
         bundle.put("", &settings);
-        *lock(&self.ahead) = true;
-        let (server, descriptors) = monitor.suspend_server(COMMANDS)?;
-        bundle.put("", &server);
-        descriptors.into_iter().for_each(|fd| held.put(Role::Qmp, "QMP", fd));
         let console = self.vm.console();
         // What the guest prints from now on waits, and travels with its state.
         let _ = console.freeze();
