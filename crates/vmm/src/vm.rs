@@ -355,7 +355,13 @@ pub fn time_of_slots(hypervisor: &Hypervisor, ram: GuestRam) -> Result<Duration,
 /// A VM with nothing in it but what has to be decided first.
 pub(crate) fn create(hypervisor: &Hypervisor) -> Result<VmFd, VmError> {
     let failed = |action: &'static str| move |e| VmError::kvm(action)(io_error(e));
-    let vm = hypervisor.kvm().create_vm().map_err(failed("creating a VM"))?;
+    let vm = loop {
+        match hypervisor.kvm().create_vm() {
+            // It starts a thread, and waiting for that ends with any signal (or a SIGCONT).
+            Err(error) if error.errno() == libc::EINTR => {}
+            created => break created.map_err(failed("creating a VM"))?,
+        }
+    };
     vm.set_identity_map_address(IDENTITY_MAP).map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
     vm.set_tss_address(TSS).map_err(failed("KVM_SET_TSS_ADDR"))?;
     let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };

@@ -53,7 +53,13 @@ impl Guest {
     /// Starts a guest with these parameters
     pub fn boot(builtin: Builtin, parameters: &str) -> Self {
         let kvm = Kvm::new().expect("/dev/kvm can be opened, which these tests need");
-        let vm = kvm.create_vm().unwrap();
+        // The ticker of an earlier guest of this thread interrupts it.
+        let vm = loop {
+            match kvm.create_vm() {
+                Err(error) if error.errno() == libc::EINTR => {}
+                created => break created.unwrap(),
+            }
+        };
         // SAFETY: a fresh anonymous mapping
         let memory = unsafe {
             let access = libc::PROT_READ | libc::PROT_WRITE;
