@@ -93,7 +93,8 @@ fn empty() -> Parts {
 fn unpacked(data: Vec<u8>) -> Option<SavedServer> {
     let version = SavedServer::VERSION;
     let schema = SavedServer::SCHEMA.to_owned();
-    let payload = Payload { schema, instance: String::new(), version, least_reader: version, data };
+    let (instance, in_use) = (String::new(), None);
+    let payload = Payload { schema, instance, version, least_reader: version, data, in_use };
     payload.unpack().ok()
 }
 

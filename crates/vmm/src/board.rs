@@ -8,22 +8,8 @@ use devices::ioapic::{self, IoApic, MsiSink, Pin, SavedIoApic};
 use devices::irq::IrqLine;
 use devices::uart::{self, Line, SavedUart, Uart};
 use devices::{InvalidState, lock};
-use state::{Bundle, LoadError, Saved};
+use state::{Bundle, Declared, LoadError, Saved};
 use std::sync::{Arc, Mutex};
-
-/// A schema of saved state, as the other side needs to know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Schema {
-    pub name: &'static str,
-    pub version: u16,
-    pub least_reader: u16,
-}
-
-impl Schema {
-    pub const fn of<S: Saved>() -> Self {
-        Self { name: S::SCHEMA, version: S::VERSION, least_reader: S::LEAST_READER }
-    }
-}
 
 /// The devices of every machine.
 pub(crate) struct Board {
@@ -38,9 +24,10 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// The schemas of what [`Self::save`] saves.
-    pub const SCHEMAS: [Schema; 3] =
-        [Schema::of::<SavedIoApic>(), Schema::of::<SavedUart>(), Schema::of::<SavedAcpiPm>()];
+    /// What [`Self::take`] can read.
+    pub fn schemas() -> [Declared; 3] {
+        [Declared::of::<SavedIoApic>(), Declared::of::<SavedUart>(), Declared::of::<SavedAcpiPm>()]
+    }
 
     /// The devices as they are after power-on. `line` is the host's end of the console.
     pub fn new(
@@ -92,12 +79,19 @@ impl Board {
         let Self { ports: _, mmio: _, ioapic, uart, pm, sink: _, line: _, switch: _ } = self;
         into.put("", &lock(ioapic).save());
         into.put(COM1, &lock(uart).save());
+        #[cfg(not(feature = "mutate"))]
         into.put("", &lock(pm).save());
+        #[cfg(feature = "mutate")]
+        crate::mutate::put_pm(lock(pm).save(), into);
     }
 
     /// Takes the state of all devices out of `bundle`.
     pub fn take(bundle: &mut Bundle) -> Result<SavedBoard, LoadError> {
-        Ok(SavedBoard { ioapic: bundle.take("")?, uart: bundle.take(COM1)?, pm: bundle.take("")? })
+        #[cfg(not(feature = "mutate"))]
+        let pm = bundle.take("")?;
+        #[cfg(feature = "mutate")]
+        let pm = crate::mutate::take_pm(bundle)?;
+        Ok(SavedBoard { ioapic: bundle.take("")?, uart: bundle.take(COM1)?, pm })
     }
 
     /// Puts all devices into that state, or none. `held` says whether any local APIC holds an

@@ -1,7 +1,6 @@
 //! Machines for guests that come from elsewhere.
 
 use crate::available::{Available, Shortage};
-use crate::board::Schema;
 use crate::clock::GuestClock;
 use crate::config::MachineConfig;
 use crate::description::{Described, SavedBoot, SavedCpuid, SavedMachine, schemas};
@@ -15,7 +14,7 @@ use devices::lock;
 use kvm_bindings::kvm_cpuid_entry2;
 use memory::{Backing, GuestRam, Layout, RamImage};
 use motion::{DestinationMachine, MachineBuilder};
-use state::{Bundle, Code, Refusal};
+use state::{Bundle, Code, Declared, Refusal};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -337,20 +336,25 @@ fn unknown_schemas(described: &Described) -> Vec<Refusal> {
     let come = &described.schemas.schemas;
     let mut reasons = Vec::new();
     for (name, version, least_reader) in come {
-        match known.iter().find(|schema| schema.name == name) {
+        match known.iter().find(|known| known.schema == *name) {
             None => reasons.push(refuse(name, "this build does not know it".to_owned())),
-            Some(Schema { version: ours, .. }) if least_reader > ours => {
+            Some(Declared { version: ours, .. }) if least_reader > ours => {
+                let used = described.schemas.used_of(name);
+                let used = used.map(|field| format!(" with `{field}` in use"));
                 let why = format!(
-                    "it comes as version {version}, for readers of {least_reader} or later, and \
-                     this build reads {ours}"
+                    "it comes as version {version}{}, for readers of {least_reader} or later, and \
+                     this build reads {ours}",
+                    used.unwrap_or_default()
                 );
                 reasons.push(refuse(name, why));
             }
             Some(_) => {}
         }
     }
-    for schema in known.iter().filter(|schema| !come.iter().any(|(name, ..)| name == schema.name)) {
-        reasons.push(refuse(schema.name, "the source does not send its state".to_owned()));
+    for Declared { schema, .. } in known {
+        if !come.iter().any(|(name, ..)| *name == schema) {
+            reasons.push(refuse(&schema, "the source does not send its state".to_owned()));
+        }
     }
     reasons
 }

@@ -1,6 +1,6 @@
 //! What another host must know to build and check a machine like this one, before its guest stops.
 
-use crate::board::{Board, Schema};
+use crate::board::Board;
 use crate::boot::Image;
 use crate::config::{BootSource, MachineConfig};
 use crate::motion::cpu_name;
@@ -11,7 +11,7 @@ use devices::console::SavedConsole;
 use kvm_bindings::kvm_cpuid_entry2;
 use memory::Backing;
 use minicbor::{Decode, Encode};
-use state::{Bundle, Saved};
+use state::{Bundle, Declared, Payload, Saved};
 use uuid::Uuid;
 
 /// The longest kernel and initrd, in bytes together, that travel with a machine so that its guest
@@ -101,11 +101,14 @@ pub struct SavedSchemas {
     /// The schemas.
     #[n(0)]
     pub schemas: Vec<(String, u16, u16)>,
+    /// For which of them an older reader would do if a field were not in use: schema and field.
+    #[n(1)]
+    pub in_use: Option<Vec<(String, String)>>,
 }
 
 impl Saved for SavedSchemas {
     const SCHEMA: &'static str = "whimbrel.schemas";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     const LEAST_READER: u16 = 1;
 }
 
@@ -170,10 +173,34 @@ impl SavedBoot {
     }
 }
 
-/// The schemas of everything that a machine saves.
-pub(crate) fn schemas() -> Vec<Schema> {
-    let own = [Schema::of::<SavedVcpu>(), Schema::of::<SavedClock>(), Schema::of::<SavedConsole>()];
-    own.into_iter().chain(Board::SCHEMAS).collect()
+impl SavedSchemas {
+    fn of(declared: Vec<Declared>) -> Self {
+        let (mut schemas, mut in_use) = (Vec::new(), Vec::new());
+        for Declared { schema, version, least_reader, in_use: field } in declared {
+            in_use.extend(field.map(|field| (schema.clone(), field)));
+            schemas.push((schema, version, least_reader));
+        }
+        Self { schemas, in_use: (!in_use.is_empty()).then_some(in_use) }
+    }
+
+    /// The field because of which it needs so new a reader, if it is for one.
+    pub(crate) fn used_of(&self, schema: &str) -> Option<&str> {
+        let in_use = self.in_use.as_deref().unwrap_or_default();
+        in_use.iter().find(|(of, _)| of == schema).map(|(_, field)| field.as_str())
+    }
+}
+
+/// What a machine saves beside its devices.
+fn own_schemas() -> [Declared; 3] {
+    [Declared::of::<SavedVcpu>(), Declared::of::<SavedClock>(), Declared::of::<SavedConsole>()]
+}
+
+/// The schemas of everything that is loaded here.
+pub(crate) fn schemas() -> Vec<Declared> {
+    let all = own_schemas().into_iter().chain(Board::schemas()).collect();
+    #[cfg(feature = "mutate")]
+    let all = crate::mutate::declared(all);
+    all
 }
 
 impl Vm {
@@ -199,9 +226,13 @@ impl Vm {
         for (index, entries) in model.cpuid.iter().enumerate() {
             bundle.put(cpu_name(index), &SavedCpuid::of(entries));
         }
-        let schemas =
-            schemas().iter().map(|s| (s.name.to_owned(), s.version, s.least_reader)).collect();
-        bundle.put("", &SavedSchemas { schemas });
+        // Of devices as they are now, for it is asked what of them is in use. vCPUs are not looked at
+        // while they run.
+        let mut devices = Bundle::new();
+        self.shared().board.save(&mut devices);
+        let devices = devices.payloads().iter().map(Payload::declared);
+        let declared = own_schemas().into_iter().chain(devices).collect();
+        bundle.put("", &SavedSchemas::of(declared));
         // Names and lengths take some more.
         let room = most.saturating_sub(bundle.encode().len() as u64 + (8 << 10));
         let most = MOST_BOOT_BYTES.min(room);

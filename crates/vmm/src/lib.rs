@@ -22,6 +22,8 @@ mod irq;
 mod kvm;
 mod machine;
 mod motion;
+#[cfg(feature = "mutate")]
+pub mod mutate;
 mod run_page;
 mod slots;
 mod status;

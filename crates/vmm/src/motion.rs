@@ -143,7 +143,11 @@ impl Vm {
         // its interrupt, which the vCPUs' state is about to show.
         bundle.put("", &self.console().freeze());
         let clock = self.clock().save(self.vm_fd());
-        bundle.put("", &clock.map_err(|e| MachineError::new(Code::Kvm, "saving the clock", e))?);
+        let clock = clock.map_err(|e| MachineError::new(Code::Kvm, "saving the clock", e))?;
+        #[cfg(not(feature = "mutate"))]
+        bundle.put("", &clock);
+        #[cfg(feature = "mutate")]
+        crate::mutate::put_clock(clock, &mut bundle);
         let vcpus = self.each_vcpu(|index, vcpu| {
             let saved = vcpu.save().map_err(|e| vcpu_error("saving", index, &e))?;
             Ok(Payload::pack(cpu_name(index), &saved))
@@ -163,7 +167,10 @@ impl Vm {
     ) -> Result<HaltedClocks, MachineError> {
         let load = |e| bad_state("loading the machine's state")(e);
         let console: SavedConsole = bundle.take("").map_err(load)?;
+        #[cfg(not(feature = "mutate"))]
         let clock: SavedClock = bundle.take("").map_err(load)?;
+        #[cfg(feature = "mutate")]
+        let clock = crate::mutate::take_clock(&mut bundle).map_err(load)?;
         let count = self.shared().vcpus.len();
         let vcpus: Vec<SavedVcpu> = (0..count)
             .map(|index| bundle.take(&cpu_name(index)))

@@ -229,7 +229,9 @@ fn handshake() -> Seeds {
     };
     described.put("", &machine);
     described.put("cpu0", &SavedCpuid { leaves: vec![[0, 0, 0, 13, 1, 2, 3]] });
-    described.put("", &SavedSchemas { schemas: vec![("whimbrel.uart16550".to_owned(), 1, 1)] });
+    let uart = || "whimbrel.uart16550".to_owned();
+    let in_use = Some(vec![(uart(), "fifo".to_owned())]);
+    described.put("", &SavedSchemas { schemas: vec![(uart(), 2, 2)], in_use });
     let boot = SavedBoot {
         kernel_name: "vmlinuz".to_owned(),
         kernel: vec![1, 2, 3],

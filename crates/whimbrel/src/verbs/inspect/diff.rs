@@ -98,7 +98,7 @@ mod tests {
 
     fn payload(schema: &str, version: u16, data: &[u8]) -> Payload {
         let (schema, instance, data) = (schema.to_owned(), "0".to_owned(), data.to_vec());
-        Payload { schema, instance, version, least_reader: 1, data }
+        Payload { schema, instance, version, least_reader: 1, data, in_use: None }
     }
 
     fn bundle(payloads: Vec<Payload>) -> Vec<u8> {

@@ -22,13 +22,17 @@ fn told(bytes: &[u8]) -> Value {
 }
 
 fn payload(payload: &Payload) -> Value {
-    let Payload { schema, instance, version, least_reader, data } = payload;
-    json!({
+    let Payload { schema, instance, version, least_reader, data, in_use } = payload;
+    let mut told = json!({
         "schema": schema,
         "instance": instance,
         "version": version,
         "least_reader": least_reader,
         "length": data.len(),
         "fields": to_json(data),
-    })
+    });
+    if let Some(field) = in_use {
+        told["in_use"] = json!(field);
+    }
+    told
 }
