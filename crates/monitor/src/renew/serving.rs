@@ -5,6 +5,7 @@ use crate::monitor::Monitor;
 use devices::lock;
 use qmp::SavedServer;
 use qmp::command::{Capabilities, CapabilityState, Parameters, SetCapabilities};
+use serde_json::{Map, Value};
 use state::Code;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -57,24 +58,73 @@ impl Monitor {
         }
     }
 
-    /// Goes on with what was set in the process before this one. A newer or older version may know
-    /// other settings: those that it does not know are at their defaults.
+    /// Goes on with what was set in the process before this one.
     pub fn adopt_settings(&self, parameters: &str, capabilities: &str) {
+        let (parameters, capabilities) = (known(parameters), switches(capabilities));
         let mut state = self.state();
-        match serde_json::from_str::<Parameters>(parameters) {
-            Ok(parameters) => state.parameters = parameters,
-            Err(error) => tracing::warn!(%error, "the parameters are at their defaults"),
+        state.parameters = parameters;
+        state.capabilities = capabilities;
+    }
+}
+
+/// Parameters as another version has them: those that it does not have, and those whose values nobody here
+/// has heard of, are at their defaults.
+fn known(parameters: &str) -> Parameters {
+    let named = serde_json::from_str::<Map<String, Value>>(parameters);
+    let named = named.inspect_err(|error| tracing::warn!(%error, "reading parameters"));
+    let mut set = Map::new();
+    let mut known = Parameters::default();
+    for (name, value) in named.unwrap_or_default() {
+        let mut with = set.clone();
+        with.insert(name, value);
+        match serde_json::from_value(Value::Object(with.clone())) {
+            Ok(parameters) => (set, known) = (with, parameters),
+            Err(error) => tracing::warn!(%error, "a parameter is at its default"),
         }
-        let capabilities = serde_json::from_str::<Vec<CapabilityState>>(capabilities)
-            .map_err(|e| e.to_string())
-            .and_then(|list| {
-                let mut set = Capabilities::default();
-                set.set(&SetCapabilities { capabilities: list }).map_err(|e| e.to_string())?;
-                Ok(set)
-            });
-        match capabilities {
-            Ok(capabilities) => state.capabilities = capabilities,
-            Err(error) => tracing::warn!(%error, "the capabilities are at their defaults"),
+    }
+    known
+}
+
+/// Capabilities as another version has them: those that are none here, or no switches, are left out.
+fn switches(capabilities: &str) -> Capabilities {
+    let states = serde_json::from_str::<Vec<Value>>(capabilities);
+    let states = states.inspect_err(|error| tracing::warn!(%error, "reading capabilities"));
+    let mut set = Capabilities::default();
+    for state in states.unwrap_or_default() {
+        let state = serde_json::from_value::<CapabilityState>(state).map_err(|e| e.to_string());
+        let one = state.map(|state| SetCapabilities { capabilities: vec![state] });
+        if let Err(error) = one.and_then(|one| set.set(&one).map_err(|e| e.to_string())) {
+            tracing::warn!(error, "a capability is left out");
         }
+    }
+    set
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_another_version_are_taken_as_far_as_they_are_known() {
+        let mine = Parameters { max_bandwidth: 7, stall_limit: 9000, ..Parameters::default() };
+        assert_eq!(known(&serde_json::to_string(&mine).unwrap()), mine);
+        // An older one has fewer, a newer one more, and more that they can be.
+        let fewer = r#"{"max-bandwidth": 7, "x-whimbrel-stall-limit": 9000}"#;
+        assert_eq!(known(fewer), mine);
+        let more = r#"{"mode": "cpr-moon", "phase": {}, "max-bandwidth": 7,
+            "x-whimbrel-stall-limit": 9000, "downtime-limit": [300]}"#;
+        assert_eq!(known(more), mine);
+        assert_eq!(known("no object"), Parameters::default());
+    }
+
+    #[test]
+    fn switches_of_another_version_are_set_as_far_as_they_are_switches_here() {
+        let mine = Capabilities { postcopy_ram: true, ..Capabilities::default() };
+        assert_eq!(switches(&serde_json::to_string(&mine.list()).unwrap()), mine);
+        let more = r#"[{"capability": "moon", "state": true}, {"capability": "xbzrle", "state": true},
+            {"capability": "postcopy-ram", "state": true, "since": 2}, 5,
+            {"capability": "postcopy-ram", "state": true}, {"capability": "events", "state": false}]"#;
+        assert_eq!(switches(more), mine);
+        assert_eq!(switches("no list"), Capabilities::default());
     }
 }
