@@ -388,6 +388,11 @@ impl Outgoing {
         self.purpose == Purpose::Move && self.has_completed()
     }
 
+    /// Whether it has ended without success.
+    pub fn has_failed(&self) -> bool {
+        self.job.report().is_some_and(|report| report.status.0 != Status::Completed)
+    }
+
     fn has_completed(&self) -> bool {
         self.job.report().is_some_and(|r| r.status.0 == Status::Completed && !r.checked)
     }

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::monitor::{Monitor, devices_of};
 use crate::observer::migration_status;
+use crate::outgoing::Outgoing;
 use crate::view::{MachineView, MemoryView};
 use devices::console::{Console, Spec};
 use devices::lock;
@@ -73,8 +74,11 @@ impl Monitor {
             let (restoring, succession) = (state.restoring.clone(), state.succession.clone());
             (state.guest.clone(), outgoing, incoming, restoring, succession)
         };
-        if let (None, Some(succession)) = (&outgoing, succession) {
-            return succession.info();
+        if let Some(succession) = succession {
+            let once_more = |motion: &Outgoing| succession.goes_back() && motion.has_failed();
+            if outgoing.as_deref().is_none_or(once_more) {
+                return succession.info();
+            }
         }
         match (outgoing, incoming, restoring) {
             (Some(motion), ..) => {

@@ -13,9 +13,11 @@ pub fn run() -> Result<Tally> {
     tests(&["--workspace", "--all-targets"])
 }
 
-/// Runs the tests for which the engine is made to lose and damage pages, and to break its rules.
+/// Runs the tests for which the engine is made to lose and damage pages, and to break its rules, and the
+/// program to be another version of itself.
 pub fn run_mutations() -> Result<Tally> {
-    let mut sum = tests(&["--package", "whimbrel", "--features", "mutate", "--test", "mutations"])?;
+    let program = ["--package", "whimbrel", "--features", "mutate"];
+    let mut sum = tests(&[&program[..], &["--test", "mutations", "--test", "versions"]].concat())?;
     let simulated =
         ["--package", "whimbrel-simulator", "--features", "mutate", "--test", "mutants"];
     sum.add(&tests(&simulated)?);

@@ -3,29 +3,30 @@
 use super::channel::{Channel, Kind};
 use super::exec::{Parent, execute_old, reap};
 use super::held::{Held, Role, SavedHeld};
-use super::leaving::{SavedLateEvents, SavedSettings};
-use super::outset::{self, BUILDER, Outset, SavedBuilder, SavedReason};
+use super::leaving::SavedSettings;
+use super::outset::{self, Outset, SavedBuilder, SavedReason};
+use super::succeeding::{Arrived, Successors};
 use crate::arrival::Arrivals;
 use crate::incoming::Waiting;
 use crate::monitor::Monitor;
 use crate::{Claim, Ending, Error, RunConfig, RuntimeDir, supervisor};
 use devices::console::{Console, SavedConsoleEnd};
 use devices::lock;
-use links::{Address, Descriptors, Listener};
+use links::{Address, Descriptors, Listener, Waker, wait_readable};
 use memory::GuestRam;
 use motion::destination::DestinationJob;
-use motion::handover::{Fate, MemoryJournal, RunPermit};
-use motion::{
-    DestinationMachine, DestinationOptions, Machine, MachineBuilder, MachineError, RamWay,
-    Rehearsal, Report, Status,
-};
+use motion::handover::{Fate, MemoryJournal};
+use motion::{DestinationOptions, RamWay, Status};
 use qmp::Server;
 use qmp::reply::MigrationInfo;
-use state::{Bundle, Code, Refusal};
-use std::os::fd::OwnedFd;
+use state::{Bundle, Code};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use vmm::{BootFiles, Builder, RamOrigin, Vm, Wishes};
+use vmm::{BootFiles, Builder, RamOrigin, Wishes};
 
 /// How long the old process may take to say what machine it is.
 const OUTSET: Duration = Duration::from_secs(10);
@@ -33,8 +34,6 @@ const OUTSET: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long the old process may take to say how it went.
 const TELLING: Duration = Duration::from_secs(10);
-/// Threads that fill in page tables: memory is what they wait for, and the guest runs meanwhile.
-const POPULATING: usize = 2;
 /// The name of the motion's connection.
 const LINK: &str = "predecessor";
 
@@ -49,6 +48,12 @@ pub(crate) struct Succession {
     parent: Option<Arc<Parent>>,
     /// What this process was before it became the program that it is.
     program: Mutex<Option<OwnedFd>>,
+    /// The old process was told, or is about to be, that the machine is not taken.
+    refused: AtomicBool,
+    /// Who hears the old process out.
+    attendant: Mutex<Option<JoinHandle<()>>>,
+    /// Wakes it when the guest will not come.
+    over: Waker,
     runtime: RuntimeDir,
     /// How long the old process may be silent, where that was set.
     stall: Option<Duration>,
@@ -79,6 +84,8 @@ struct Stage {
     info: Option<MigrationInfo>,
     /// Nothing more is to be heard from it.
     told: bool,
+    /// The guest does not go back any more.
+    stays: bool,
 }
 
 /// What is known of a machine that is to be taken over.
@@ -106,6 +113,8 @@ impl Succession {
     /// back to, it becomes that one instead.
     pub fn begin(channel: OwnedFd) -> Result<(Arc<Self>, RunConfig), Error> {
         let channel = Channel::over(channel);
+        let over = Waker::new().map_err(|e| Error::host("cannot take a machine over", &e));
+        let over = over.inspect_err(|error| refuse(&channel, error))?;
         let mut program = None;
         let begun = Self::hear(&channel, &mut program);
         match begun {
@@ -117,6 +126,9 @@ impl Succession {
                     old: pid,
                     parent,
                     program: Mutex::new(program),
+                    refused: AtomicBool::new(false),
+                    attendant: Mutex::default(),
+                    over,
                     runtime,
                     stall,
                     fate: Arc::new(fate),
@@ -132,7 +144,9 @@ impl Succession {
             }
             Err(error) => {
                 refuse(&channel, &error);
-                become_old(program, &channel);
+                if let Some(program) = program {
+                    become_old(&program, &channel);
+                }
                 Err(error)
             }
         }
@@ -140,9 +154,16 @@ impl Succession {
 
     fn hear(channel: &Channel, program: &mut Option<OwnedFd>) -> Result<Heard, Error> {
         let doing = "cannot hear from the process that is to be replaced";
-        let letter = channel.receive(OUTSET).map_err(|e| Error::host(doing, &e))?;
         let gone = || Error::new(Code::LinkLost, format!("{doing}: it has ended"));
-        let letter = letter.ok_or_else(gone)?;
+        let next = || {
+            let letter = channel.receive(OUTSET).map_err(|e| Error::host(doing, &e))?;
+            letter.ok_or_else(gone)
+        };
+        let mut letter = next()?;
+        while letter.kind == Kind::Ahead {
+            // For what this process was before it turned back, which did not want it any more.
+            letter = next()?;
+        }
         if letter.kind != Kind::Outset {
             let why = format!("{doing}: it began with {:?}", letter.kind);
             return Err(Error::new(Code::ProtocolError, why));
@@ -175,15 +196,52 @@ impl Succession {
     /// Does what has to be done to take over; where that fails the old process is told.
     pub fn or_refuse<T>(&self, task: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         task().inspect_err(|error| {
-            refuse(&self.channel, error);
+            self.refuse(error);
             self.turn_back();
         })
     }
 
+    fn refuse(&self, error: &Error) {
+        self.refused.store(true, Ordering::Release);
+        refuse(&self.channel, error);
+    }
+
     /// The machine is not taken over. Where this process is the new image of one that has a program to go
-    /// back to, it becomes that one.
+    /// back to, it becomes that one: the old process is told when nothing that it says is read here any
+    /// more, and begins anew then.
     pub fn turn_back(&self) {
-        become_old(lock(&self.program).take(), &self.channel);
+        let Some(program) = lock(&self.program).take() else { return };
+        self.give_up();
+        let attendant = lock(&self.attendant).take();
+        if attendant.is_some_and(|attendant| attendant.join().is_err()) {
+            tracing::error!("hearing the old process out has ended in a panic");
+        }
+        if !self.refused.load(Ordering::Acquire) {
+            let why = "it has not taken the machine over, as it said on the motion's connection";
+            self.refuse(&Error::new(Code::PeerFailed, why));
+        }
+        become_old(&program, &self.channel);
+    }
+
+    /// What the guest boots when it is reset. Once.
+    pub(super) fn take_boot(&self) -> Option<BootFiles> {
+        lock(&self.boot).take()
+    }
+
+    /// Events that nobody was told of yet.
+    pub(super) fn is_told_late(&self, events: Vec<String>) {
+        self.stage().late = events;
+    }
+
+    /// The guest is here.
+    pub(super) fn enter(&self) {
+        self.change(|stage| stage.entered = true);
+    }
+
+    /// The guest will not come here.
+    pub(super) fn give_up(&self) {
+        self.change(|stage| stage.over = true);
+        self.over.wake();
     }
 
     /// The runtime folder of the machine.
@@ -215,6 +273,11 @@ impl Succession {
                 ..MigrationInfo::default()
             },
         }
+    }
+
+    /// Whether the guest is to go back to the process that it came from.
+    pub fn goes_back(&self) -> bool {
+        self.parent.is_some() && !self.stage().stays
     }
 
     /// Waits until the guest is here, or never will be.
@@ -259,9 +322,21 @@ impl Succession {
         Ok(())
     }
 
+    /// Waits until the old process says something. Not for ever, and not when the guest will not come any
+    /// more: what it says then is not for this program.
+    fn is_spoken_to(&self) -> io::Result<bool> {
+        let until = Some(Instant::now() + PATIENCE);
+        let ready = wait_readable(&[self.channel.as_fd()], &self.over, until)?;
+        Ok(!ready.readable.is_empty() && !self.stage().over)
+    }
+
     /// Hears the old process out, and serves people from when the guest is here.
     fn attend(&self, monitor: &Arc<Monitor>) {
-        let ahead = self.channel.receive(PATIENCE);
+        let ahead = match self.is_spoken_to() {
+            Ok(true) => self.channel.receive(TELLING),
+            Ok(false) => return monitor.end(Ending::NotTaken),
+            Err(error) => Err(error),
+        };
         let prepared = match ahead {
             Ok(Some(letter)) if letter.kind == Kind::Ahead => {
                 self.prepare(monitor, &letter.content, letter.descriptors)
@@ -276,7 +351,7 @@ impl Succession {
         };
         if let Err(error) = prepared {
             tracing::info!(%error, "the update is refused");
-            refuse(&self.channel, &error);
+            self.refuse(&error);
             return monitor.end(Ending::NotTaken);
         }
         if let Err(error) = self.channel.send(Kind::Prepared, &[], &[] as &[OwnedFd], TELLING) {
@@ -307,11 +382,12 @@ impl Succession {
                 return;
             }
             tracing::warn!("the guest stays in this process");
+            self.change(|stage| stage.stays = true);
             supervisor::main_process();
         }
         monitor.events.send(&qmp::Event::Updated {
             from: self.from.clone(),
-            to: BUILDER.to_owned(),
+            to: outset::builder(),
             pid: std::process::id(),
         });
         // Where it is a child of this process nothing of it is left, nor of the program that it ran.
@@ -332,12 +408,7 @@ impl Succession {
             };
             let Some(error) = &report.error else { return true };
             tracing::warn!(why = error.why, "the machine did not go back");
-            // Whoever says nothing does not become anything else either.
-            let is_silent = matches!(
-                error.code,
-                Code::LinkStalled | Code::LinkLost | Code::PeerFailed | Code::ConnectFailed
-            );
-            if is_silent || report.status.0 == Status::Cancelled {
+            if report.status.0 == Status::Cancelled || !parent.turns_back(error) {
                 break;
             }
         }
@@ -412,16 +483,17 @@ impl Succession {
         monitor.state().incoming = Some(waiting.clone());
         monitor.state().succession = Some(self.clone());
         let mut welcome = Bundle::new();
-        let builder = SavedBuilder { builder: BUILDER.to_owned(), pid: std::process::id() };
+        let builder = SavedBuilder { builder: outset::builder(), pid: std::process::id() };
         welcome.put("", &builder);
         self.channel
             .send(Kind::Welcome, &welcome.encode(), &[] as &[OwnedFd], TELLING)
             .map_err(|e| Error::host(doing.clone(), &e))?;
         let (succession, holder) = (self.clone(), monitor.clone());
         let attended = std::thread::Builder::new().name("predecessor".into());
-        attended
+        let attendant = attended
             .spawn(move || succession.attend(&holder))
             .map_err(|e| Error::host(doing.clone(), &e))?;
+        *lock(&self.attendant) = Some(attendant);
         let (succession, holder) = (self.clone(), Arc::downgrade(monitor));
         std::thread::Builder::new()
             .name("incoming".into())
@@ -430,7 +502,7 @@ impl Succession {
                 if report.status.0 != Status::Completed
                     && let Some(monitor) = holder.upgrade()
                 {
-                    succession.change(|stage| stage.over = true);
+                    succession.give_up();
                     let why = report.error.as_ref().map(|error| error.why.clone());
                     tracing::info!(why, "the old process keeps its guest");
                     monitor.end(Ending::NotTaken);
@@ -441,10 +513,9 @@ impl Succession {
     }
 }
 
-/// Becomes the program that this process was. Returns if it was none, or cannot be.
-fn become_old(program: Option<OwnedFd>, channel: &Channel) {
-    let Some(program) = program else { return };
-    let error = execute_old(&program, channel);
+/// Becomes the program that this process was. Returns if it cannot be.
+fn become_old(program: &OwnedFd, channel: &Channel) {
+    let error = execute_old(program, channel);
     tracing::error!(%error, "this process cannot go back to what it was");
 }
 
@@ -454,113 +525,6 @@ fn refuse(channel: &Channel, error: &Error) {
     bundle.put("", &SavedReason { code: error.code, why: error.message.clone() });
     if let Err(error) = channel.send(Kind::Refused, &bundle.encode(), &[] as &[OwnedFd], TELLING) {
         tracing::debug!(%error, "telling the old process why not");
-    }
-}
-
-/// Builds the machine on the RAM that is there.
-struct Successors {
-    arrivals: Arrivals,
-    succession: Arc<Succession>,
-}
-
-impl MachineBuilder for Successors {
-    fn check(&self, description: &Bundle) -> Vec<Refusal> {
-        self.arrivals.check(description)
-    }
-
-    fn build(&self, description: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>> {
-        let machine = self.arrivals.build(description)?;
-        let vm = self.arrivals.built().ok_or_else(|| {
-            vec![Refusal::new(Code::Internal, "machine", "it was built and is not there", "")]
-        })?;
-        if let Some(boot) = lock(&self.succession.boot).take() {
-            vm.reset_from(boot)
-                .map_err(|e| vec![Refusal::new(Code::BadKernel, "kernel", e.to_string(), "")])?;
-        }
-        // Else the guest would wait for each of its pages once.
-        if let Err(error) = vm.ram().populate(POPULATING, &|| true) {
-            tracing::warn!(%error, "page tables are filled in as the guest touches its pages");
-        }
-        Ok(Arc::new(Succeeding { machine, vm, succession: self.succession.clone() }))
-    }
-}
-
-/// The machine whose guest is to go on here.
-struct Succeeding {
-    machine: Arc<dyn DestinationMachine>,
-    vm: Arc<Vm>,
-    succession: Arc<Succession>,
-}
-
-impl Machine for Succeeding {
-    fn ram(&self) -> &Arc<GuestRam> {
-        self.machine.ram()
-    }
-
-    fn is_running(&self) -> bool {
-        self.machine.is_running()
-    }
-
-    fn pause(&self) -> Result<(), MachineError> {
-        self.machine.pause()
-    }
-
-    fn surrender(&self) -> Option<RunPermit> {
-        self.machine.surrender()
-    }
-
-    fn grant(&self, permit: RunPermit) {
-        self.machine.grant(permit);
-        self.succession.change(|stage| stage.entered = true);
-    }
-
-    fn run(&self, permit: RunPermit) -> Result<(), MachineError> {
-        let result = self.machine.run(permit);
-        self.succession.change(|stage| stage.entered = true);
-        result
-    }
-}
-
-impl DestinationMachine for Succeeding {
-    fn rehearse(&self) -> Result<Rehearsal, MachineError> {
-        self.machine.rehearse()
-    }
-
-    fn restore(&self, mut state: Bundle) -> Result<(), MachineError> {
-        let late = state
-            .take_optional::<SavedLateEvents>("")
-            .map_err(|e| MachineError::new(Code::BadState, "reading what happened last", e))?;
-        if let Some(SavedLateEvents { lines }) = late {
-            self.succession.stage().late = lines;
-        }
-        self.machine.restore(state)
-    }
-
-    fn running_for(&self) -> Option<Duration> {
-        self.vm.running_for()
-    }
-}
-
-/// What the arrival means here. People are told by the process that served them when it began.
-struct Arrived {
-    succession: Arc<Succession>,
-}
-
-impl motion::Observer for Arrived {
-    fn status(&self, _: Status) {}
-
-    fn pass(&self, _: u32) {}
-
-    fn stopped(&self) {}
-
-    fn resumed(&self) {}
-
-    fn undecided(&self, _: &str) {}
-
-    fn finished(&self, report: &Report) {
-        if report.status.0 != Status::Completed {
-            self.succession.change(|stage| stage.over = true);
-        }
     }
 }
 

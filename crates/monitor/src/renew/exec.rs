@@ -6,20 +6,27 @@
 //! from the child as from any other process. If anything is wrong with the new image (it crashes, hangs,
 //! refuses, or cannot be executed) the guest runs on in the child.
 
-use super::channel::Channel;
+use super::channel::{Channel, Kind};
 use crate::Error;
+use devices::lock;
+use motion::ErrorReport;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, getppid, pidfd_open, pidfd_send_signal, waitpid,
 };
+use state::Code;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What a process is told whose machine is to come back to the process before it.
 const WORDS: [&str; 3] = ["run", "--incoming", "update:stdin"];
+/// How long an image that does not take its machine may need to let go of what it has of it.
+const TURNING: Duration = Duration::from_secs(5);
 
 /// What is to be executed once the child has the guest.
 pub(crate) struct Image {
@@ -71,6 +78,10 @@ pub(crate) struct Parent {
     pub program: OwnedFd,
     /// That program by name and version.
     pub builder: String,
+    /// It was read of whatever it has become that it does not take the machine.
+    refuses: AtomicBool,
+    /// Why the new program has not taken it.
+    refusal: Mutex<Option<ErrorReport>>,
 }
 
 impl Parent {
@@ -82,7 +93,46 @@ impl Parent {
         let parent =
             parent.ok_or_else(|| io::Error::other("its process is not this one's parent"))?;
         let process = pidfd_open(parent, PidfdFlags::empty())?;
-        Ok(Self { process, channel: Arc::new(Channel::over(channel)), program, builder })
+        Ok(Self {
+            process,
+            channel: Arc::new(Channel::over(channel)),
+            program,
+            builder,
+            refuses: AtomicBool::new(false),
+            refusal: Mutex::default(),
+        })
+    }
+
+    /// It was read that the machine is not taken.
+    pub fn has_refused(&self) {
+        self.refuses.store(true, Ordering::Release);
+    }
+
+    /// Whether what it has become, which did not take the machine for this reason, becomes the program again
+    /// that it was: it says so before it does, and reads nothing any more from then on.
+    pub fn turns_back(&self, error: &ErrorReport) -> bool {
+        let mut refuses = self.refuses.swap(false, Ordering::AcqRel);
+        // Whoever is silent has had its time.
+        while !refuses && error.code != Code::LinkStalled {
+            match self.channel.receive(TURNING) {
+                Ok(Some(letter)) => refuses = letter.kind == Kind::Refused,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        if refuses {
+            lock(&self.refusal).get_or_insert_with(|| error.clone());
+        }
+        refuses
+    }
+
+    /// Why the machine goes back to the program that the process was and not to a new one.
+    pub fn refusal(&self) -> Option<ErrorReport> {
+        let ErrorReport { code, why } = lock(&self.refusal).clone()?;
+        let why = format!(
+            "the new image of the process does not take the machine back: {why}; it is the old program \
+             again, and the guest goes on there"
+        );
+        Some(ErrorReport { code, why })
     }
 
     /// Makes sure that whatever it has become is gone.

@@ -121,7 +121,10 @@ impl Leaving {
         channel.send(Kind::Ahead, &bundle.encode(), &descriptors, looking).map_err(failed)?;
         match channel.receive(looking).map_err(failed)? {
             Some(letter) if letter.kind == Kind::Prepared => Ok(()),
-            Some(letter) if letter.kind == Kind::Refused => Err(refused(&letter.content)),
+            Some(letter) if letter.kind == Kind::Refused => {
+                self.renewal.has_refused();
+                Err(refused(&letter.content))
+            }
             Some(letter) => {
                 let why = format!("the new process answered with {:?}", letter.kind);
                 Err(Error::new(Code::ProtocolError, why))

@@ -15,6 +15,7 @@ mod held;
 mod leaving;
 mod outset;
 mod serving;
+mod succeeding;
 mod successor;
 mod update;
 

@@ -17,7 +17,12 @@ use std::time::Duration;
 use vmm::BootFiles;
 
 /// This program, by name and version.
-pub(super) const BUILDER: &str = concat!("whimbrel ", env!("CARGO_PKG_VERSION"));
+pub(super) fn builder() -> String {
+    let builder = concat!("whimbrel ", env!("CARGO_PKG_VERSION"));
+    #[cfg(feature = "mutate")]
+    let builder = vmm::mutate::named(builder);
+    builder.to_owned()
+}
 
 /// How the old process was told to run its machine, as far as that still matters.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -193,7 +198,7 @@ pub(super) fn of(
         Ok::<_, Error>(ByteVec::from(path.as_os_str().as_bytes().to_vec()))
     };
     let outset = SavedOutset {
-        builder: BUILDER.to_owned(),
+        builder: builder(),
         runtime: absolute(monitor.runtime.path())?,
         name: monitor.name.to_string(),
         console: console.to_string(),

@@ -16,8 +16,9 @@ use motion::handover::{Fate, MemoryJournal, Outcome};
 use motion::source::{PeerAddress, Sibling, SourceJob};
 use motion::{Machine, MotionError, RamWay, Report, SourceMachine, SourceOptions, Status};
 use qmp::command::{Update, UpdateMode};
-use qmp::reply::MigrationInfo;
+use qmp::reply::{MigrationInfo, MigrationStatus};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use serde_json::json;
 use state::{Bundle, Code};
 use std::fmt;
 use std::io;
@@ -130,7 +131,7 @@ impl Renewal {
         if let Some(back) = lock(&self.back).take() {
             held.put(Role::Back, "the way back", back);
             let program = running_program();
-            held.put(Role::Program, outset::BUILDER, duplicate("this program", program)?);
+            held.put(Role::Program, outset::builder(), duplicate("this program", program)?);
         }
         if let Some(parent) = &self.parent {
             origin = Some(parent.builder.clone());
@@ -150,13 +151,23 @@ impl Renewal {
                 *lock(&self.builder) = Some(builder);
                 Ok(())
             }
-            Ok(Some(letter)) if letter.kind == Kind::Refused => Err(refused(&letter.content)),
+            Ok(Some(letter)) if letter.kind == Kind::Refused => {
+                self.has_refused();
+                Err(refused(&letter.content))
+            }
             Ok(Some(letter)) => {
                 let why = format!("the new process answered with {:?}", letter.kind);
                 Err(Error::new(Code::ProtocolError, why))
             }
             Ok(None) => Err(self.silent(None)),
             Err(error) => Err(self.silent(Some(&error))),
+        }
+    }
+
+    /// It was read of the new process that it does not take the machine.
+    pub fn has_refused(&self) {
+        if let Some(parent) = &self.parent {
+            parent.has_refused();
         }
     }
 
@@ -181,7 +192,7 @@ impl Renewal {
     pub fn versions(&self) -> (String, Option<String>) {
         let to = lock(&self.builder).as_ref().map(|builder| builder.builder.clone());
         let from = self.parent.as_ref().map(|parent| parent.builder.clone());
-        (from.unwrap_or_else(|| outset::BUILDER.to_owned()), to)
+        (from.unwrap_or_else(outset::builder), to)
     }
 }
 
@@ -298,8 +309,17 @@ impl Monitor {
     }
 
     /// How the update went, whatever way the guest took.
-    fn story(&self) -> MigrationInfo {
+    fn story(&self, renewal: &Renewal) -> MigrationInfo {
         let mut info = self.migration();
+        if let Some(refusal) = renewal.parent.as_ref().and_then(|parent| parent.refusal()) {
+            info.status = Some(MigrationStatus::Failed);
+            if let Some(report) = &mut info.report {
+                report["status"] = json!(Status::Failed);
+                report["error"] = json!(refusal);
+            }
+            info.error_code = Some(refusal.code.to_string());
+            info.error_desc = Some(refusal.why);
+        }
         let first = self.state().succession.clone().and_then(|before| before.blackout());
         if let Some(first) = first
             && let Some(report) = &mut info.report
@@ -311,9 +331,9 @@ impl Monitor {
 
     /// Tells the new process how it went, and waits until a supervisor knows of it: who ends before that
     /// takes all that belongs to it along.
-    fn tell(&self, channel: &Channel, report: &Report) {
+    fn tell(&self, channel: &Channel, renewal: &Renewal, report: &Report) {
         if report.status.0 == Status::Completed
-            && let Ok(info) = serde_json::to_vec(&self.story())
+            && let Ok(info) = serde_json::to_vec(&self.story(renewal))
             && let Err(error) = channel.send(Kind::Report, &info, &[] as &[OwnedFd], TELLING)
         {
             tracing::warn!(%error, "the new process was not told how the update went");
@@ -344,7 +364,7 @@ impl Monitor {
             successor.let_go();
         }
         match renewal.channel() {
-            Ok(channel) => self.tell(&channel, report),
+            Ok(channel) => self.tell(&channel, renewal, report),
             Err(error) => tracing::warn!(%error, "telling the new process how the update went"),
         }
         *lock(&self.image) = lock(&renewal.image).take();

@@ -4,7 +4,7 @@ use super::{Destination, DestinationIo, Phase};
 use crate::handover::{DestinationHandover, DestinationPhase, Input, Verdict, Word};
 use crate::report::ErrorReport;
 use crate::rules::{Rule, keeps};
-use crate::{MotionError, Status};
+use crate::{MotionError, RamWay, Status};
 use state::Code;
 use std::time::Duration;
 use wire::{Failed, Message};
@@ -34,7 +34,7 @@ impl Destination {
     pub(super) fn lost(&mut self, error: MotionError, io: &mut dyn DestinationIo) {
         match self.phase {
             Phase::Waiting | Phase::Ended => {}
-            Phase::Greeted => self.turn_away(&error, io),
+            Phase::Greeted => self.turn_away(error, io),
             Phase::Receiving => self.fail(error, io),
             Phase::Ready => {
                 tracing::warn!(%error, "lost the source after READY");
@@ -90,8 +90,9 @@ impl Destination {
         }
     }
 
-    /// Nothing was built and nothing promised: the source is told why not, and the next may come.
-    fn turn_away(&mut self, error: &MotionError, io: &mut dyn DestinationIo) {
+    /// Nothing was built and nothing promised: the source is told why not, and the next may come, unless
+    /// there is none.
+    fn turn_away(&mut self, error: MotionError, io: &mut dyn DestinationIo) {
         if self.linked {
             let message = if error.refusals.is_empty() {
                 Message::Failed(Failed { code: error.code, why: error.why.clone() })
@@ -102,7 +103,15 @@ impl Destination {
             let _ = io.send(&message);
         }
         tracing::info!(%error, "a source went away, or was turned away");
-        self.reset(io);
+        if self.options.ram != RamWay::Shared {
+            return self.reset(io);
+        }
+        // One process replaces one other.
+        self.linked &= !matches!(error.code, Code::LinkLost | Code::LinkStalled);
+        self.close(error, io);
+        if !self.linked {
+            self.leave(io);
+        }
     }
 
     /// The motion failed before READY. The guest is the source's.

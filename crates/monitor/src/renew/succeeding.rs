@@ -1,0 +1,124 @@
+//! The machine of a process that takes over, as the engine sees it.
+
+use super::arriving::Succession;
+use super::leaving::SavedLateEvents;
+use crate::arrival::Arrivals;
+use memory::GuestRam;
+use motion::handover::RunPermit;
+use motion::{
+    DestinationMachine, Machine, MachineBuilder, MachineError, Rehearsal, Report, Status,
+};
+use state::{Bundle, Code, Refusal};
+use std::sync::Arc;
+use std::time::Duration;
+use vmm::Vm;
+
+/// Threads that fill in page tables: memory is what they wait for, and the guest runs meanwhile.
+const POPULATING: usize = 2;
+
+/// Builds the machine on the RAM that is there.
+pub(super) struct Successors {
+    pub arrivals: Arrivals,
+    pub succession: Arc<Succession>,
+}
+
+impl MachineBuilder for Successors {
+    fn check(&self, description: &Bundle) -> Vec<Refusal> {
+        self.arrivals.check(description)
+    }
+
+    fn build(&self, description: Bundle) -> Result<Arc<dyn DestinationMachine>, Vec<Refusal>> {
+        let machine = self.arrivals.build(description)?;
+        let vm = self.arrivals.built().ok_or_else(|| {
+            vec![Refusal::new(Code::Internal, "machine", "it was built and is not there", "")]
+        })?;
+        if let Some(boot) = self.succession.take_boot() {
+            vm.reset_from(boot)
+                .map_err(|e| vec![Refusal::new(Code::BadKernel, "kernel", e.to_string(), "")])?;
+        }
+        // Else the guest would wait for each of its pages once.
+        if let Err(error) = vm.ram().populate(POPULATING, &|| true) {
+            tracing::warn!(%error, "page tables are filled in as the guest touches its pages");
+        }
+        Ok(Arc::new(Succeeding { machine, vm, succession: self.succession.clone() }))
+    }
+}
+
+/// The machine whose guest is to go on here.
+struct Succeeding {
+    machine: Arc<dyn DestinationMachine>,
+    vm: Arc<Vm>,
+    succession: Arc<Succession>,
+}
+
+impl Machine for Succeeding {
+    fn ram(&self) -> &Arc<GuestRam> {
+        self.machine.ram()
+    }
+
+    fn is_running(&self) -> bool {
+        self.machine.is_running()
+    }
+
+    fn pause(&self) -> Result<(), MachineError> {
+        self.machine.pause()
+    }
+
+    fn surrender(&self) -> Option<RunPermit> {
+        self.machine.surrender()
+    }
+
+    fn grant(&self, permit: RunPermit) {
+        self.machine.grant(permit);
+        self.succession.enter();
+    }
+
+    fn run(&self, permit: RunPermit) -> Result<(), MachineError> {
+        let result = self.machine.run(permit);
+        self.succession.enter();
+        result
+    }
+}
+
+impl DestinationMachine for Succeeding {
+    fn rehearse(&self) -> Result<Rehearsal, MachineError> {
+        self.machine.rehearse()
+    }
+
+    fn restore(&self, mut state: Bundle) -> Result<(), MachineError> {
+        let late = state
+            .take_optional::<SavedLateEvents>("")
+            .map_err(|e| MachineError::new(Code::BadState, "reading what happened last", e))?;
+        if let Some(SavedLateEvents { lines }) = late {
+            self.succession.is_told_late(lines);
+        }
+        self.machine.restore(state)
+    }
+
+    fn running_for(&self) -> Option<Duration> {
+        self.vm.running_for()
+    }
+}
+
+/// What the arrival means here. People are told by the process that served them when it began.
+pub(super) struct Arrived {
+    pub succession: Arc<Succession>,
+}
+
+impl motion::Observer for Arrived {
+    fn status(&self, _: Status) {}
+
+    fn pass(&self, _: u32) {}
+
+    fn stopped(&self) {}
+
+    fn resumed(&self) {}
+
+    fn undecided(&self, _: &str) {}
+
+    fn finished(&self, report: &Report) {
+        if report.status.0 != Status::Completed {
+            self.succession.give_up();
+        }
+    }
+}
