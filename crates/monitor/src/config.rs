@@ -45,6 +45,8 @@ pub struct RunConfig {
     pub keep_waiting: bool,
     /// Allow addresses beyond this host although nothing is encrypted.
     pub insecure: bool,
+    /// What its process was told to log, if anything was said: the process that replaces it does the same.
+    pub log: Option<String>,
 }
 
 impl RunConfig {

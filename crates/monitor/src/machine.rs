@@ -126,12 +126,13 @@ impl Machine {
     }
 
     /// Begins to take over the machine of the process at the other end of `channel`, which this one
-    /// replaces.
+    /// replaces. `settle` may change what is this process's own to say.
     ///
     /// # Errors
     /// [`Error`]; the other process was told, and keeps its machine.
-    pub fn succeed(channel: OwnedFd) -> Result<Self, Error> {
-        let (succession, config) = Succession::begin(channel)?;
+    pub fn succeed(channel: OwnedFd, settle: impl FnOnce(&mut RunConfig)) -> Result<Self, Error> {
+        let (succession, mut config) = Succession::begin(channel)?;
+        settle(&mut config);
         succession.or_refuse(|| {
             let beginning = Beginning::new()?;
             let runtime = succession.runtime();

@@ -1,14 +1,11 @@
 //! The command line.
 
 use crate::exit::Exit;
-use crate::terminal::Style;
 use crate::verbs::{
     bench, demo, guest, handover, inspect, kill, list, migrate, pause, qmp, restore, resume, run,
     save, shutdown, snapshot, status, update,
 };
-use anyhow::Context;
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 /// Run virtual machines, and move them while they run.
 #[derive(Debug, Parser)]
@@ -103,23 +100,6 @@ impl Verb {
             Self::Qmp(_) => false,
         }
     }
-}
-
-/// Logs to stderr; quiet unless asked to speak.
-pub fn start_log(level: Option<&str>) -> anyhow::Result<()> {
-    let environment = std::env::var("WHIMBREL_LOG").ok();
-    let filter = level.or(environment.as_deref()).unwrap_or("warn");
-    let filter = EnvFilter::builder()
-        .parse(filter)
-        .with_context(|| format!("`{filter}` is no log level; use info, debug, …"))?;
-    // In the background stderr soon is a file, whatever it is now.
-    let stays = !std::env::args_os().any(|word| word == "--background");
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(stays && Style::of(&std::io::stderr()).colour)
-        .init();
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod cli;
 mod exit;
+mod log;
 mod machine;
 mod motion;
 mod output;
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
             .into();
         }
     };
-    if let Err(error) = cli::start_log(cli.log.as_deref()) {
+    if let Err(error) = log::start(cli.log.as_deref()) {
         eprintln!("whimbrel: {error:#}");
         return Exit::Usage.into();
     }

@@ -76,6 +76,9 @@ pub(super) struct SavedOutset {
     /// The file that RAM is in, where it has a name.
     #[n(15)]
     pub memory_file: Option<SavedMemoryFile>,
+    /// `--log`
+    #[n(16)]
+    pub log: Option<String>,
 }
 
 /// RAM in a file with a name.
@@ -179,6 +182,7 @@ pub(super) fn of(
         // There is nobody else to wait for.
         keep_waiting: _,
         insecure,
+        log,
     } = &monitor.config;
     let file = ram.file().ok_or_else(|| {
         let why = "its RAM is mapped from a file that it was restored from (--mmap)";
@@ -222,6 +226,7 @@ pub(super) fn of(
                 Ok::<_, Error>(SavedMemoryFile { path, entered: file.has_entered() })
             })
             .transpose()?,
+        log: log.clone(),
     };
     let (table, descriptors) = held.into_parts();
     let mut bundle = Bundle::new();
@@ -262,6 +267,7 @@ pub(super) fn read(
         stall,
         cmdline,
         memory_file,
+        log,
     } = outset;
     let bad = |what: &str, why: String| {
         Error::new(
@@ -300,6 +306,7 @@ pub(super) fn read(
         hold: hold.map(Duration::from_millis),
         keep_waiting: false,
         insecure,
+        log,
     };
     let builder = origin.unwrap_or(builder);
     let runtime = RuntimeDir::at(&path(runtime))?;

@@ -4,6 +4,7 @@ mod detach;
 mod progress;
 
 use crate::exit::Exit;
+use crate::log;
 use crate::output::{print_error, print_json};
 use memory::Backing;
 use monitor::{Console, Ending, Machine, MachineName, QmpSocket, RunConfig, RuntimeDir};
@@ -92,7 +93,7 @@ pub fn hold(
         return detach::start(json);
     }
     let runtime = RuntimeDir::from_environment()?;
-    let config = config()?;
+    let config = RunConfig { log: log::said(), ..config()? };
     let at_the_terminal = config.console == Console::Stdio && stdin().is_terminal();
     if at_the_terminal {
         eprintln!("The guest gets the terminal; type Ctrl-A x to end its machine.");
@@ -136,7 +137,13 @@ pub fn hold(
 
 /// Holds the machine of another process, which this one replaces.
 pub fn succeed(channel: OwnedFd) -> anyhow::Result<Exit> {
-    let ending = Machine::succeed(channel)?.wait();
+    // What this process was told goes before what the one before it was.
+    let settle = |config: &mut RunConfig| match (log::said(), &config.log) {
+        (Some(said), _) => config.log = Some(said),
+        (None, Some(before)) => log::follow(before),
+        (None, None) => {}
+    };
+    let ending = Machine::succeed(channel, settle)?.wait();
     tracing::info!("{ending}");
     Ok(exit(ending, false))
 }

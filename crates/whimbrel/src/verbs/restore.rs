@@ -110,6 +110,7 @@ impl Restore {
             hold: None,
             keep_waiting: false,
             insecure: false,
+            log: None,
         })
     }
 }

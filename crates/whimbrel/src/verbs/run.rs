@@ -121,6 +121,7 @@ impl Run {
             hold: self.handover_hold.map(|time| time.0),
             keep_waiting: self.wait,
             insecure: self.insecure,
+            log: None,
         })
     }
 }
