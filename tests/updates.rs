@@ -315,35 +315,100 @@ fn descriptors(pid: u64) -> Vec<String> {
     names
 }
 
+/// The threads of a process, by their names.
+fn threads(pid: u64) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map_while(Result::ok);
+    let mut names: Vec<_> = tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
 fn children(pid: u64) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
+}
+
+/// A machine that boots from a file: what its guest boots from is a descriptor then, as it is after an
+/// update whatever it was before.
+fn booted_from_a_file(host: &Host) -> Machine {
+    let kernel = host.folder().join("kernel");
+    let kernel = kernel.to_str().unwrap();
+    host.ok(&["guest", "export", "selfcheck", kernel]);
+    let shape = ["--kernel", kernel, "--memory", "128M", "--cpus", "2"];
+    let machine = host.start("m", &[&shape[..], &["--cmdline", "ws=48M rate=5000"]].concat());
+    machine
+        .wait_for("CHECK ok", |line| line.contains("scope=passing") && !line.contains("rounds=0"));
+    machine
+}
+
+/// Waits until a process has of the host what another one had that was not updated.
+fn is_as_fresh(pid: u64, fresh: &(Vec<String>, Vec<String>)) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let now = (descriptors(pid), threads(pid));
+        if now == *fresh {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{now:#?}\nwas once {fresh:#?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 #[test]
 fn the_same_process_becomes_the_new_program_and_nothing_is_left_of_the_old() {
     let host = Host::new();
-    let mut machine =
-        host.selfcheck("m", &["--memory", "128M", "--cpus", "2", "--cmdline", "ws=48M rate=5000"]);
-    let mut before = None;
-    for _ in 0..4 {
+    let mut machine = booted_from_a_file(&host);
+    let own = u64::from(machine.pid());
+    let fresh = (descriptors(own), threads(own));
+    for _ in 0..3 {
         let report = update(&host, "m", &["--mode", "exec"]);
         assert_eq!(report["status"], "completed", "{report:#}");
         assert!(report["update"]["first-blackout-ns"].is_u64(), "{report:#}");
-        let own = u64::from(machine.pid());
         assert_eq!(pid(&host, "m"), own);
         machine.check_all();
         wait("the child to be gone", || children(own).trim().is_empty().then_some(()));
-        // What it holds that took its machine over, and not what it began with.
-        let first = before.get_or_insert_with(|| {
-            std::thread::sleep(std::time::Duration::from_millis(500));
-            descriptors(own)
-        });
-        wait("nothing to be left open", || (descriptors(own) == *first).then_some(()));
+        is_as_fresh(own, &fresh);
     }
     assert!(!machine.has_ended());
     assert!(machine.faults().is_empty());
     host.ok(&["kill", "m"]);
     assert_eq!(machine.wait_for_end(), Some(0), "{}", machine.log());
+}
+
+#[test]
+fn a_process_that_took_over_has_no_more_of_the_host_than_one_that_began() {
+    let host = Host::new();
+    let mut machine = booted_from_a_file(&host);
+    let _ends = Ends(&host, "m");
+    let fresh = (descriptors(machine.pid().into()), threads(machine.pid().into()));
+    for turn in 0..3 {
+        let report = update(&host, "m", &[]);
+        assert!(report["update"]["first-blackout-ns"].is_null(), "{report:#}");
+        is_as_fresh(pid(&host, "m"), &fresh);
+        if turn == 0 {
+            assert_eq!(machine.wait_for_end(), Some(0), "{}", machine.log());
+        }
+    }
+    machine.check_all();
+}
+
+#[test]
+fn what_is_logged_goes_along() {
+    for mode in ["transfer", "exec"] {
+        let host = Host::new();
+        let shape = ["--memory", "64M", "--cmdline", "ws=16M rate=2000"];
+        let log = ["--log", "whimbrel=info"];
+        let machine = host.selfcheck("m", &[&shape[..], &log].concat());
+        let _ends = Ends(&host, "m");
+        update(&host, "m", &["--mode", mode]);
+        let before = machine.log();
+        // Whoever took over was told nothing on its own command line.
+        update(&host, "m", &["--mode", mode]);
+        let since = machine.log()[before.len()..].to_owned();
+        assert!(since.contains("the machine ends"), "{mode}: {before}\nand then {since}");
+    }
 }
 
 /// A program that is whimbrel the first time, and then something else.

@@ -12,7 +12,7 @@ use devices::lock;
 use links::Waker;
 use motion::{Machine, SourceMachine};
 use qmp::command::{Capabilities, Parameters};
-use qmp::reply::RunState;
+use qmp::reply::{MigrationInfo, RunState};
 use qmp::{Event, EventSender, Server, ServerHandle, ShutdownCause};
 use state::{Code, Saved};
 use std::path::PathBuf;
@@ -70,8 +70,10 @@ pub(crate) struct State {
     pub incoming: Option<Arc<Waiting>>,
     /// The restore of a guest from a file, and how it went.
     pub restoring: Option<Arc<Restoring>>,
-    /// What was taken over from the process before this one.
+    /// What is being taken over from the process before this one.
     pub succession: Option<Arc<Succession>>,
+    /// How that went, once nothing is left to be done for it.
+    pub succeeded: Option<MigrationInfo>,
     pub ending: Option<Ending>,
 }
 

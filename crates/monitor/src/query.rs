@@ -70,6 +70,11 @@ impl Monitor {
     pub fn migration(&self) -> MigrationInfo {
         let (guest, outgoing, incoming, restoring, succession) = {
             let state = self.state();
+            if let (None, None, Some(info)) =
+                (&state.outgoing, &state.succession, &state.succeeded)
+            {
+                return info.clone();
+            }
             let (outgoing, incoming) = (state.outgoing.clone(), state.incoming.clone());
             let (restoring, succession) = (state.restoring.clone(), state.succession.clone());
             (state.guest.clone(), outgoing, incoming, restoring, succession)
@@ -77,7 +82,10 @@ impl Monitor {
         if let Some(succession) = succession {
             let once_more = |motion: &Outgoing| succession.goes_back() && motion.has_failed();
             if outgoing.as_deref().is_none_or(once_more) {
-                return succession.info();
+                return MigrationInfo {
+                    status: Some(MigrationStatus::Device),
+                    ..MigrationInfo::default()
+                };
             }
         }
         match (outgoing, incoming, restoring) {

@@ -82,8 +82,6 @@ struct Stage {
     over: bool,
     /// How it went, as the old process says.
     info: Option<MigrationInfo>,
-    /// Nothing more is to be heard from it.
-    told: bool,
     /// The guest does not go back any more.
     stays: bool,
 }
@@ -258,21 +256,25 @@ impl Succession {
         self.changed.notify_all();
     }
 
-    /// How the update stands, in QMP's words.
-    pub fn info(&self) -> MigrationInfo {
-        let stage = self.stage();
-        match (&stage.info, stage.told && self.parent.is_none()) {
-            (Some(info), true) => info.clone(),
-            // The old process has ended without a word: that the guest is here says enough.
-            (None, true) => MigrationInfo {
-                status: Some(qmp::reply::MigrationStatus::Completed),
-                ..MigrationInfo::default()
-            },
-            (_, false) => MigrationInfo {
-                status: Some(qmp::reply::MigrationStatus::Device),
-                ..MigrationInfo::default()
-            },
-        }
+    /// Whether anybody still wants the guest to come here.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.stage().over
+    }
+
+    /// Lets go of all that was needed to take the machine over: how that went is what is left.
+    fn settle(&self, monitor: &Monitor) {
+        // The old process has ended without a word: that the guest is here says enough.
+        let silent = || MigrationInfo {
+            status: Some(qmp::reply::MigrationStatus::Completed),
+            ..MigrationInfo::default()
+        };
+        let info = self.stage().info.take().unwrap_or_else(silent);
+        let mut state = monitor.state();
+        state.succeeded = Some(info);
+        let over = (state.incoming.take(), state.succession.take());
+        drop(state);
+        drop(over);
+        drop(lock(&self.program).take());
     }
 
     /// Whether the guest is to go back to the process that it came from.
@@ -342,7 +344,10 @@ impl Succession {
                 self.prepare(monitor, &letter.content, letter.descriptors)
             }
             // The motion's own connection says the same, if the old process came as far as that.
-            Ok(None) => return monitor.end(Ending::NotTaken),
+            Ok(None) => {
+                self.give_up();
+                return monitor.end(Ending::NotTaken);
+            }
             Ok(Some(letter)) => {
                 let why = format!("the old process went on with {:?}", letter.kind);
                 Err(Error::new(Code::ProtocolError, why))
@@ -376,7 +381,6 @@ impl Succession {
             }
             other => tracing::warn!(?other, "the old process did not say how the update went"),
         }
-        self.change(|stage| stage.told = true);
         if let Some(parent) = &self.parent {
             if self.go_back(monitor, parent) {
                 return;
@@ -385,14 +389,14 @@ impl Succession {
             self.change(|stage| stage.stays = true);
             supervisor::main_process();
         }
+        self.settle(monitor);
         monitor.events.send(&qmp::Event::Updated {
             from: self.from.clone(),
             to: outset::builder(),
             pid: std::process::id(),
         });
-        // Where it is a child of this process nothing of it is left, nor of the program that it ran.
+        // Where it is a child of this process nothing of it is left.
         reap(self.old);
-        drop(lock(&self.program).take());
     }
 
     /// Has the machine go back to the process that it came from, which has become the new program. If that

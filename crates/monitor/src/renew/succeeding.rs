@@ -36,8 +36,9 @@ impl MachineBuilder for Successors {
             vm.reset_from(boot)
                 .map_err(|e| vec![Refusal::new(Code::BadKernel, "kernel", e.to_string(), "")])?;
         }
-        // Else the guest would wait for each of its pages once.
-        if let Err(error) = vm.ram().populate(POPULATING, &|| true) {
+        // Else the guest would wait for each of its pages once. Who gives up does not wait for that.
+        let is_wanted = || self.succession.is_wanted();
+        if let Err(error) = vm.ram().populate(POPULATING, &is_wanted) {
             tracing::warn!(%error, "page tables are filled in as the guest touches its pages");
         }
         Ok(Arc::new(Succeeding { machine, vm, succession: self.succession.clone() }))
@@ -70,13 +71,10 @@ impl Machine for Succeeding {
 
     fn grant(&self, permit: RunPermit) {
         self.machine.grant(permit);
-        self.succession.enter();
     }
 
     fn run(&self, permit: RunPermit) -> Result<(), MachineError> {
-        let result = self.machine.run(permit);
-        self.succession.enter();
-        result
+        self.machine.run(permit)
     }
 }
 
@@ -116,9 +114,11 @@ impl motion::Observer for Arrived {
 
     fn undecided(&self, _: &str) {}
 
+    // Who is served before that finds a handover that is not decided, and may not even end the machine.
     fn finished(&self, report: &Report) {
-        if report.status.0 != Status::Completed {
-            self.succession.give_up();
+        match report.status.0 {
+            Status::Completed => self.succession.enter(),
+            _ => self.succession.give_up(),
         }
     }
 }
