@@ -306,7 +306,12 @@ impl Machine {
         });
     }
 
-    /// What its guest has said here, by whole lines.
+    /// All that its guest has said here.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// The same, by whole lines.
     pub fn lines(&self) -> Vec<String> {
         let said = self.said.lock().unwrap();
         let whole = said.rfind('\n').map_or("", |end| &said[..end]);

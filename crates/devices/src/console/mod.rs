@@ -11,8 +11,9 @@
 //!
 //! Where the guest goes on in another process of this host, so does the host's end of its console:
 //! [`Console::ends`] gives it, a [vacant](Console::vacant) console there [adopts](Console::adopt) it,
-//! and until one of the two is thawed the other can be. No byte is lost by that: what was not read
-//! waits in the kernel, what was read is in the UART, and what was not written is in [`SavedConsole`].
+//! and until one of the two is thawed the other can be. No byte is lost by that: from then on nothing is
+//! read, so what was not read waits in the kernel, and what was read is in the UART; output is written
+//! where the guest runs until that console is frozen, and what was not written is in [`SavedConsole`].
 
 mod backend;
 mod ends;
@@ -248,12 +249,13 @@ impl Console {
     }
 
     /// Everything that the host's end consists of, for another process of this host: what it is, and
-    /// duplicates of its descriptors in the order of [`SavedConsoleEnd::descriptors`]. Only while it
-    /// is frozen. Clients are not let in from now on, and nothing of it is cleaned up when this
-    /// process ends, until it is [thawed](Self::thaw) after all; or it is [left](Self::leave).
+    /// duplicates of its descriptors in the order of [`SavedConsoleEnd::descriptors`]. Clients are not
+    /// let in and nothing is read from now on, and nothing of it is cleaned up when this process ends,
+    /// until it is [thawed](Self::thaw) after all; or it is [left](Self::leave). Output goes on being
+    /// written until it is [frozen](Self::freeze), which it has to be before the other is thawed.
     ///
     /// # Errors
-    /// That it is not frozen, or what the kernel said; nothing has changed then.
+    /// What the kernel said; nothing has changed then.
     pub fn ends(&self) -> io::Result<(SavedConsoleEnd, Vec<OwnedFd>)> {
         lock(&self.worker).lend()
     }

@@ -33,7 +33,8 @@ pub(super) struct Worker {
     own: Weak<Mutex<Self>>,
     frozen: bool,
     /// Two processes have the descriptors, and which of them goes on with them is not decided:
-    /// nobody is let in, and nothing is cleaned up. It is frozen then.
+    /// nobody is let in, nothing is read, and nothing is cleaned up. Unless it is frozen too, it is
+    /// this process whose output is written.
     lent: bool,
     pub backend: Backend,
     quit: Quit,
@@ -90,9 +91,6 @@ impl Worker {
 
     /// Has another process take part in everything that the host's end consists of.
     pub fn lend(&mut self) -> io::Result<(SavedConsoleEnd, Vec<OwnedFd>)> {
-        if !self.frozen {
-            return Err(io::Error::other("the console is not frozen"));
-        }
         let lost = lock(&self.shared.output).forgotten();
         let ends = SavedConsoleEnd::of(&self.backend, &self.shared.spec, lost)?;
         self.lent = true;
@@ -118,6 +116,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether input is for this process: what is half typed has been told where it was lent.
+    fn reads(&self) -> bool {
+        !self.frozen && !self.lent
+    }
+
     /// Whether anybody takes output now.
     pub fn can_write(&self) -> bool {
         !self.frozen && self.backend.peers.iter().any(|peer| peer.writes)
@@ -128,8 +131,10 @@ impl Worker {
         if !self.lent {
             self.accept();
         }
-        if !self.frozen {
+        if self.reads() {
             self.read();
+        }
+        if !self.frozen {
             self.write();
         }
         self.watch();
@@ -272,7 +277,7 @@ impl Worker {
         // The UART is left alone where there is no input: a guest that waits for a file to take
         // its output has it locked.
         let reads = self.backend.peers.iter().any(|peer| peer.reads);
-        let room = !self.frozen && reads && self.input_room() > 0;
+        let room = self.reads() && reads && self.input_room() > 0;
         let waiting = !self.frozen && !lock(&self.shared.output).is_empty();
         for Peer { fd, reads, writes, watch } in &mut self.backend.peers {
             let interest = Interest { read: *reads && room, write: *writes && waiting };

@@ -102,8 +102,7 @@ impl Leaving {
         };
         bundle.put("", &settings);
         let console = self.vm.console();
-        // What the guest prints from now on waits, and travels with its state.
-        let _ = console.freeze();
+        // What the guest prints is written here until it stops, and the rest travels with its state.
         let (end, descriptors) =
             console.ends().map_err(|e| Error::host("looking at the console", &e))?;
         bundle.put("", &end);

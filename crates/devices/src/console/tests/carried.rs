@@ -388,17 +388,42 @@ fn a_half_typed_escape_is_finished_where_the_guest_goes_on() {
 }
 
 #[test]
-fn only_a_frozen_console_gives_its_ends_and_only_a_vacant_one_takes_them() {
+fn only_a_vacant_console_takes_what_another_gives() {
     let scene = Scene::unix();
-    scene.machine.console.thaw();
-    assert!(scene.machine.console.ends().is_err());
-    let _ = scene.machine.console.freeze();
     let (end, descriptors) = scene.machine.console.ends().unwrap();
     let other = Scene::unix();
     let error = other.machine.console.adopt(end, descriptors).unwrap_err().to_string();
     assert!(error.contains("has descriptors of its own"), "{error}");
     let Spec::Unix(path) = &scene.spec else { unreachable!() };
     assert!(path.exists(), "what was refused is the other's");
+}
+
+#[test]
+fn output_is_shown_until_the_guest_stops_and_input_waits_for_whoever_goes_on() {
+    for mut scene in [Scene::unix(), Scene::pty(), Scene::pipes()] {
+        scene.machine.console.thaw();
+        scene.types(b"x");
+        assert_eq!(scene.machine.hear(1), b"x");
+        let (end, descriptors) = scene.machine.console.ends().unwrap();
+        let quiet = || {};
+        let new = Machine::with(|events| Console::vacant(&scene.spec, events, quiet).unwrap());
+        new.console.adopt(end, descriptors).unwrap();
+        scene.types(b"typed");
+        // More than waits anywhere if it is not written.
+        let said = letters(0, 3 * OUTPUT_CAPACITY);
+        for text in said.chunks(2048) {
+            scene.machine.say(text);
+            assert_eq!(scene.reads(text.len()), text);
+        }
+        assert!(scene.machine.saved_input().is_empty());
+        let unwritten = scene.machine.console.freeze();
+        scene.machine.say(b"never shown");
+        new.console.restore(unwritten).unwrap();
+        scene.replace(new);
+        assert_eq!(scene.machine.hear(5), b"typed");
+        scene.machine.say(b"?");
+        assert_eq!(scene.reads(1), b"?");
+    }
 }
 
 #[test]
