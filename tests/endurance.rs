@@ -11,6 +11,8 @@ mod support;
 mod updates;
 #[path = "endurance/usage.rs"]
 mod usage;
+#[path = "endurance/witness.rs"]
+mod witness;
 
 use serde_json::{Value, json};
 use std::path::Path;

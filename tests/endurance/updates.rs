@@ -1,57 +1,85 @@
-//! Updates without end: one machine, one process after another.
+//! Updates without end: one machine, one process after another, in either way.
 
-use crate::support::{Host, Machine, PATIENCE, wait};
-use crate::usage::Usage;
+use crate::support::{Host, Machine, wait};
+use crate::usage::{MEMORY_SLACK, Usage, share_of_memory};
+use crate::witness::{Told, Witness};
 use crate::{CHECKED_EVERY, PATIENTLY, SHAPE, count, files};
-use qmp::Client;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
+
+/// The ways, in turn.
+const WAYS: [&str; 2] = ["transfer", "exec"];
+/// After so many updates, or in a short run after the first two, everything is set up that ever is.
+const SETTLED: u64 = 10;
+/// The guest is paused for a moment after so many, which clients are told too.
+const PAUSED_EVERY: u64 = 3;
 
 #[test]
 fn a_guest_whose_process_is_replaced_for_long_uses_nothing_up() {
-    let updates = count("WHIMBREL_SOAK_UPDATES", 20);
+    let updates = count("WHIMBREL_SOAK_UPDATES", 6).next_multiple_of(2);
+    let settled = if updates > SETTLED { SETTLED } else { 2 };
     let host = Host::new();
     let mut machine = host.selfcheck("guest", &SHAPE[..SHAPE.len() - 1]);
     let _ends = Ends(&host);
-    let (mut pids, mut blackouts, mut first) = (Vec::new(), Vec::new(), None);
-    let asker = Asker::ask(&host.folder().join("guest.sock"));
+    let (mut expected, mut blackouts, mut before): (Vec<Told>, _, _) =
+        (vec![], [vec![], vec![]], None);
+    let witness = Witness::listen(&host.folder().join("guest.sock"));
+    let mut last = machine.pid();
     for turn in 1..=updates {
-        let report = update(&host);
+        let way = WAYS[usize::from(turn % 2 == 0)];
+        let report = update(&host, way);
         assert_eq!(report["status"], "completed", "update {turn}: {report:#}");
-        blackouts.push(report["blackout"]["ns"].as_u64().unwrap());
+        blackouts[usize::from(turn % 2 == 0)].extend(
+            [&report["blackout"]["ns"], &report["update"]["first-blackout-ns"]]
+                .iter()
+                .filter_map(|ns| ns.as_u64()),
+        );
         let pid = pid(&host);
+        assert_eq!(pid == last, way == "exec", "update {turn} ({way}): {last}, then {pid}");
+        last = pid;
+        expected.push(("x-whimbrel-updated".to_owned(), Some(pid.into())));
         if turn == 1 {
             assert_eq!(machine.wait_for_end(), Some(0), "{}", machine.log());
+        }
+        if turn.is_multiple_of(PAUSED_EVERY) {
+            host.ok(&["pause", "guest"]);
+            host.ok(&["resume", "guest"]);
+            expected.extend(["STOP", "RESUME"].map(|event| (event.to_owned(), None)));
+        }
+        if turn == settled {
             machine.check_all();
-            first = Some(Usage::at_rest(pid));
+            before = Some((Usage::at_rest(pid), share_of_memory(pid)));
         } else if turn.is_multiple_of(CHECKED_EVERY) {
             machine.check_all();
             println!("{turn} of {updates} updates");
         }
-        pids.push(pid);
         assert!(machine.faults().is_empty(), "update {turn}: {:#?}", machine.faults());
     }
     machine.check_all();
-    let last = *pids.last().unwrap();
-    if let Some(first) = first {
-        first.is_still_that_of(last, "the process after one update, and after the last");
+    if let Some((usage, memory)) = before {
+        let who = format!("the process after {settled} updates, and after {updates}");
+        usage.is_still_that_of(last, &who);
+        let now = share_of_memory(last);
+        println!("its share of memory, with the guest's RAM: {memory} bytes before, {now} now");
+        assert!(now <= memory + MEMORY_SLACK, "{who}: {memory} bytes of memory, and then {now}");
     }
-    let asked = asker.end();
-    println!("a client was answered {} times", asked.answers);
-    let told: Vec<_> = asked.updated.iter().map(|pid| u32::try_from(*pid).unwrap()).collect();
-    assert_eq!(told, pids, "what the client was told of the processes");
-    no_byte_is_missing_or_repeated(&machine);
-    assert_eq!(processes_of(&host), BTreeSet::from([last]));
+    wait("no other process to be left", || {
+        (processes_of(&host) == BTreeSet::from([last])).then_some(())
+    });
     assert!(children_of(last).is_empty(), "children of {last}: {:?}", children_of(last));
-    blackouts.sort_unstable();
-    if let [least, .., most] = blackouts[..] {
-        let median = blackouts[blackouts.len() / 2];
-        println!("blackouts in ns: least {least}, median {median}, most {most}");
+    let seen = witness.end();
+    println!("a client was answered {} times, and told {} events", seen.answers, seen.events.len());
+    assert!(seen.answers > updates);
+    assert_eq!(seen.events, expected);
+    let bytes = no_byte_is_missing_or_repeated(&machine);
+    println!("the console has shown {bytes} bytes");
+    for (way, mut blackouts) in WAYS.into_iter().zip(blackouts) {
+        blackouts.sort_unstable();
+        if let [least, .., most] = blackouts[..] {
+            let median = blackouts[blackouts.len() / 2];
+            println!("{way}: blackouts in ns: least {least}, median {median}, most {most}");
+        }
     }
     host.ok(&["kill", "guest"]);
     wait("the last process to end", || processes_of(&host).is_empty().then_some(()));
@@ -69,8 +97,8 @@ impl Drop for Ends<'_> {
     }
 }
 
-fn update(host: &Host) -> Value {
-    let all = [&["update", "guest", "--mode", "transfer", "--json"], &PATIENTLY[..]].concat();
+fn update(host: &Host, way: &str) -> Value {
+    let all = [&["update", "guest", "--mode", way, "--json"], &PATIENTLY[..]].concat();
     serde_json::from_str(host.ok(&all).lines().last().unwrap()).unwrap()
 }
 
@@ -79,59 +107,9 @@ fn pid(host: &Host) -> u32 {
     u32::try_from(pid).unwrap()
 }
 
-/// Somebody who is connected all the time, asks without end, and listens.
-struct Asker {
-    done: std::sync::Arc<AtomicBool>,
-    thread: thread::JoinHandle<Asked>,
-}
-
-struct Asked {
-    /// Commands that were answered: all that were asked.
-    answers: u64,
-    /// The processes that took over, in the order of the events that say so.
-    updated: Vec<u64>,
-}
-
-impl Asker {
-    fn ask(socket: &Path) -> Self {
-        let done = std::sync::Arc::new(AtomicBool::new(false));
-        let mut client = Client::connect(socket).unwrap();
-        let is_done = done.clone();
-        let thread = thread::spawn(move || {
-            let mut asked = Asked { answers: 0, updated: Vec::new() };
-            while !is_done.load(Ordering::Relaxed) {
-                let status = client.execute("query-status", None, Some(PATIENCE)).unwrap();
-                assert_eq!(status["status"], "running");
-                asked.answers += 1;
-                asked.listen(&mut client, Duration::from_millis(1));
-            }
-            // Whatever was said before this answer has come with it.
-            client.execute("query-name", None, Some(PATIENCE)).unwrap();
-            asked.listen(&mut client, Duration::from_millis(100));
-            asked
-        });
-        Self { done, thread }
-    }
-
-    fn end(self) -> Asked {
-        self.done.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
-}
-
-impl Asked {
-    fn listen(&mut self, client: &mut Client, time: Duration) {
-        while let Some(event) = client.next_event(Some(time)).unwrap() {
-            if event.event == "x-whimbrel-updated" {
-                self.updated.push(event.data["pid"].as_u64().unwrap());
-            }
-        }
-    }
-}
-
 /// A byte too many or too few leaves no line of the form that the guest's clock reports have, or one
-/// that was there before.
-fn no_byte_is_missing_or_repeated(machine: &Machine) {
+/// that was there before. Gives how many bytes there were.
+fn no_byte_is_missing_or_repeated(machine: &Machine) -> usize {
     let keys = "cpu t kvm reads gap at back stalls stalled paused away other hist";
     let mut last = BTreeMap::new();
     for line in machine.lines() {
@@ -148,6 +126,7 @@ fn no_byte_is_missing_or_repeated(machine: &Machine) {
         assert!(time > before, "{line}");
     }
     assert_eq!(last.len(), 4);
+    machine.said().len()
 }
 
 /// All processes that know this host's machines, and so were started for them.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Memory may differ by so much: what an allocator keeps is not the same twice.
-const MEMORY_SLACK: u64 = 1 << 20;
+pub const MEMORY_SLACK: u64 = 1 << 20;
 
 /// Descriptors, threads and memory of a process. The guest's RAM is shared memory and not counted:
 /// how much of it there is, is up to the guest.
@@ -57,6 +57,14 @@ impl Usage {
         assert!(grown <= MEMORY_SLACK, "{who} has grown by {grown} bytes");
         now
     }
+}
+
+/// What a process has of all memory, in bytes: what it shares counts in part (`proc_pid_smaps(5)`, "Pss").
+pub fn share_of_memory(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let kib = |line: &str| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok();
+    let share: u64 = rollup.lines().find_map(kib).unwrap();
+    share << 10
 }
 
 /// The descriptors of a process. What the kernel has for it alone goes by its kind.

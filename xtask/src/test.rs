@@ -15,8 +15,6 @@ use step::{Log, Tally};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 20;
-/// How often the machine that QEMU's client drives is updated.
-const UPDATES: u32 = 5;
 
 /// What is to be tested.
 #[derive(clap::Args)]
@@ -42,7 +40,7 @@ pub fn run(args: &Test) -> ExitCode {
     log.step("mutations", suite::run_mutations);
     log.step("doc tests", suite::run_doc_tests);
     log.step("test hook absent", absence::run);
-    log.step("qmp client", || qmp_client::run(UPDATES));
+    log.step("qmp client", qmp_client::run);
     log.step("fuzz", || Ok(Tally::passed(fuzz::run(&fuzz::Fuzz::all(FUZZ_SECONDS))?)));
     log.step("lab", || {
         if !debian::is_here() {
@@ -64,6 +62,7 @@ fn install() -> Result<Tally> {
     }
     // A C++ compiler, for libFuzzer.
     debian::install(&["python3-venv", "g++", "strace"], &[])?;
+    qmp_client::install()?;
     lab::install()?;
     Ok(Tally::passed(1))
 }

@@ -15,24 +15,38 @@ const SCRIPT: &str = "tests/qmp_client.py";
 const NAME: &str = "driven";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Starts a machine and runs the script against its control socket, with so many updates.
-pub fn run(updates: u32) -> Result<Tally> {
+/// What tests find the interpreter by that has the library.
+const VARIABLE: &str = "WHIMBREL_QMP_PYTHON";
+
+/// Starts a machine and runs the script against its control socket.
+pub fn run() -> Result<Tally> {
     let folder = places::target().join("lab");
-    let python = install(&folder.join("venv"))?;
+    let python = install()?;
     run_command(&mut cargo(&["build", "--locked", "--package", "whimbrel"]))?;
     let machine = Machine::start(&folder)?;
     let script = places::workspace().join(SCRIPT);
-    let updates = updates.to_string();
-    run_command(Command::new(python).arg(script).arg(&machine.socket).arg(updates))?;
+    run_command(Command::new(python).arg(script).arg(&machine.socket))?;
     Ok(Tally::passed(1))
 }
 
-/// An environment with the client in it; its interpreter.
-fn install(environment: &Path) -> Result<PathBuf> {
+/// Where the client is, or is to be.
+fn environment() -> PathBuf {
+    places::target().join("lab/venv")
+}
+
+/// What tells tests where the interpreter is that has the client, if it was [installed](install).
+pub fn told() -> Option<(&'static str, PathBuf)> {
+    let environment = environment();
+    environment.join(LIBRARY).exists().then(|| (VARIABLE, environment.join("bin/python")))
+}
+
+/// Installs the client; gives the interpreter that has it.
+pub fn install() -> Result<PathBuf> {
+    let environment = environment();
     let python = environment.join("bin/python");
     let installed = environment.join(LIBRARY);
     if !installed.exists() {
-        run_command(Command::new("python3").args(["-m", "venv", "--clear"]).arg(environment))?;
+        run_command(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
         let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", LIBRARY];
         run_command(Command::new(&python).args(pip))?;
         std::fs::write(installed, "")?;

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::qmp_client;
 use super::step::Tally;
 use crate::process::{cargo, rendered, succeeds};
 
@@ -28,12 +29,14 @@ pub fn run_mutations() -> Result<Tally> {
 fn tests(which: &[&str]) -> Result<Tally> {
     let always = ["--locked", "--no-fail-fast"];
     if succeeds(&mut cargo(&["nextest", "--version"])) {
-        return count(cargo(&["nextest", "run"]).args(which).args(always), from_nextest);
+        let mut nextest = cargo(&["nextest", "run"]);
+        return count(nextest.args(which).args(always).envs(qmp_client::told()), from_nextest);
     }
     // One thread: what `.config/nextest.toml` says about tests that need the machine for
     // themselves is not heard here.
     let one_thread = ["--", "--test-threads=1"];
-    count(cargo(&["test"]).args(which).args(always).args(one_thread), from_libtest)
+    let mut test = cargo(&["test"]);
+    count(test.args(which).args(always).args(one_thread).envs(qmp_client::told()), from_libtest)
 }
 
 /// Runs the examples in the documentation, which nextest leaves out.
