@@ -172,7 +172,13 @@ fn a_console_loses_and_repeats_no_byte() {
         assert_eq!(update(&host, "m", &[])["status"], "completed");
     }
     let until = machine.lines().len() + 20;
-    wait("the guest to go on", || (machine.lines().len() > until).then_some(()));
+    wait("both of the guest's processors to go on", || {
+        let lines = machine.lines();
+        // One that finds the console taken tries again, and may do so for a while.
+        let has_spoken = |cpu| lines.iter().any(|line| line.starts_with(cpu));
+        (lines.len() > until && ["CLOCK cpu=0", "CLOCK cpu=1"].into_iter().all(has_spoken))
+            .then_some(())
+    });
     // A byte too many or too few leaves no line of this form, or one that was there before.
     let keys = "cpu t kvm reads gap at back stalls stalled paused away other hist";
     let mut last = std::collections::BTreeMap::new();

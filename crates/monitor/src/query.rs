@@ -70,8 +70,7 @@ impl Monitor {
     pub fn migration(&self) -> MigrationInfo {
         let (guest, outgoing, incoming, restoring, succession) = {
             let state = self.state();
-            if let (None, None, Some(info)) =
-                (&state.outgoing, &state.succession, &state.succeeded)
+            if let (None, None, Some(info)) = (&state.outgoing, &state.succession, &state.succeeded)
             {
                 return info.clone();
             }
