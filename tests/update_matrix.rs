@@ -10,10 +10,14 @@
 mod cell;
 #[path = "support/courier.rs"]
 mod courier;
+#[path = "update_matrix/exec/mod.rs"]
+mod exec;
 #[path = "support/link.rs"]
 mod link;
 #[path = "support/play.rs"]
 mod play;
+#[path = "update_matrix/scene.rs"]
+mod scene;
 #[path = "update_matrix/stage.rs"]
 mod stage;
 mod support;
@@ -30,10 +34,15 @@ fn whatever_goes_wrong_with_an_update_the_guest_is_where_the_table_says() {
 }
 
 #[test]
+fn whatever_goes_wrong_while_a_process_becomes_another_the_guest_is_where_the_table_says() {
+    play_often("exec matrix", 6, exec_cells, exec_name, exec::cell::Cell::play);
+}
+
+#[test]
 fn the_table_for_operators_is_the_table_that_is_tested() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/failures.md");
     let document = std::fs::read_to_string(path).unwrap();
-    for row in table::as_written() {
+    for row in table::as_written().into_iter().chain(exec::table::as_written()) {
         assert!(document.contains(&row), "docs/failures.md has no line\n{row}");
     }
 }
@@ -54,4 +63,21 @@ fn cells() -> Vec<Cell> {
 fn name(cell: &Cell) -> String {
     let Cell { step, fault, outcome } = cell;
     format!("{step}, {fault}: {outcome}")
+}
+
+fn exec_cells() -> Vec<exec::cell::Cell> {
+    let mut cells: Vec<_> = exec::table::TABLE
+        .into_iter()
+        .flat_map(|(leg, step, outcomes)| {
+            let all = exec::table::Fault::ALL.into_iter().zip(outcomes);
+            all.map(move |(fault, outcome)| exec::cell::Cell { leg, step, fault, outcome })
+        })
+        .collect();
+    cells.sort_by_key(|cell| !cell.fault.is_silent());
+    cells
+}
+
+fn exec_name(cell: &exec::cell::Cell) -> String {
+    let exec::cell::Cell { leg, step, fault, outcome } = cell;
+    format!("{leg}: {step}, {fault}: {outcome}")
 }

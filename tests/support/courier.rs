@@ -1,19 +1,24 @@
 //! What stands between the two processes of an update, and can be brought to a stand at any message: on
 //! the channel on which descriptors are given, and on the connection of the motion.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::link::frame;
 use crate::support::wait;
 use rustix::fs::{FileType, fstat};
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use rustix::process::Pid;
+use std::fs::Permissions;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
@@ -34,10 +39,22 @@ const OUTSET: u32 = 1;
 /// Descriptors that go with one byte.
 const AT_ONCE: usize = 64;
 
+/// What has a courier carry what is said to the program that it becomes.
+const IMAGE: &str = include_str!("image.py");
+
 /// Carries what two processes say to each other in an update, message by message.
 pub struct Courier {
     gate: Arc<Gate>,
     path: PathBuf,
+    /// The processes that became whimbrel through it, in that order.
+    images: Arc<Mutex<Vec<Pid>>>,
+}
+
+/// An update in exec mode is two: over to the child, and back to the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leg {
+    Over,
+    Back,
 }
 
 /// Lets messages pass, or one of them not.
@@ -55,11 +72,7 @@ impl Courier {
     /// Waits at `path` for a process that is to be replaced, and takes it to the one that waits at `to`.
     /// The first message like `hold` stays on the way, and so does what follows it there.
     pub fn between(path: &Path, to: &Path, hold: Mail) -> Self {
-        let gate = Gate {
-            hold: Mutex::new(Hold { what: Some(hold), came: false }),
-            changed: Condvar::new(),
-        };
-        let gate = Arc::new(gate);
+        let gate = Gate::with(Some(hold));
         let listener = UnixListener::bind(path).unwrap();
         let (carrying, to) = (gate.clone(), to.to_owned());
         thread::spawn(move || {
@@ -68,10 +81,41 @@ impl Courier {
             let new = wait("a process that takes over", || UnixStream::connect(&to).ok());
             both_ways(&carrying, old, new, letters);
         });
-        Self { gate, path: path.to_owned() }
+        Self { gate, path: path.to_owned(), images: Arc::default() }
     }
 
-    /// Where the old process is to connect to.
+    /// A program at `path` that is whimbrel, and has what is said to it carried. On this leg of an update
+    /// the first message like `hold` stays on the way.
+    pub fn before(path: &Path, leg: Leg, hold: Mail) -> Self {
+        let meeting = path.with_extension("socket");
+        let whimbrel = env!("CARGO_BIN_EXE_whimbrel");
+        let script =
+            IMAGE.replace("@COURIER@", meeting.to_str().unwrap()).replace("@WHIMBREL@", whimbrel);
+        std::fs::write(path, script).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o700)).unwrap();
+        let listener = UnixListener::bind(meeting).unwrap();
+        let (gate, images) = (Gate::with(Some(hold)), Arc::<Mutex<Vec<_>>>::default());
+        let (carrying, came) = (gate.clone(), images.clone());
+        thread::spawn(move || {
+            for now in [Leg::Over, Leg::Back] {
+                let (image, _) = listener.accept().unwrap();
+                came.lock().unwrap().push(socket_peercred(&image).unwrap().pid);
+                let [old] = <[OwnedFd; 1]>::try_from(take(&image).unwrap()).unwrap();
+                let (new, its) = UnixStream::pair().unwrap();
+                give(&image, &[its.into()]).unwrap();
+                let gate = if now == leg { carrying.clone() } else { Gate::with(None) };
+                both_ways(&gate, old.into(), new, letters);
+            }
+        });
+        Self { gate, path: path.to_owned(), images }
+    }
+
+    /// The process that became whimbrel through it on that leg.
+    pub fn image(&self, leg: Leg) -> Option<Pid> {
+        self.images.lock().unwrap().get(leg as usize).copied()
+    }
+
+    /// Where the old process is to connect to, or what it is to start.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -96,6 +140,11 @@ impl Drop for Courier {
 }
 
 impl Gate {
+    fn with(hold: Option<Mail>) -> Arc<Self> {
+        let hold = Mutex::new(Hold { what: hold, came: false });
+        Arc::new(Self { hold, changed: Condvar::new() })
+    }
+
     fn pass(&self, mail: Mail) {
         let mut hold = self.hold.lock().unwrap();
         while hold.what == Some(mail) {
@@ -138,8 +187,9 @@ fn letters(gate: &Arc<Gate>, mut from: &UnixStream, mut to: &UnixStream) -> io::
         let mut content = vec![0; usize::try_from(length).unwrap()];
         from.read_exact(&mut content)?;
         if kind == OUTSET {
-            let link = groups.iter_mut().flatten().filter(|fd| is_socket(fd)).collect::<Vec<_>>();
-            let [link] = <[&mut OwnedFd; 1]>::try_from(link).expect("one of them is a socket");
+            // Before a way back, if there is one, which is another.
+            let link = groups.iter_mut().flatten().find(|fd| is_socket(fd));
+            let link = link.expect("one of them is a socket");
             let (here, there) = UnixStream::pair()?;
             let old = std::mem::replace(link, there.into());
             both_ways(gate, old.into(), here, frames);

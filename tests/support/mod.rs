@@ -384,18 +384,7 @@ impl Machine {
 
     /// Stops the process where it is, and returns when all of it stands still, or has ended.
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
-        wait("a process to stand still", || {
-            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
-            let stands = |task: std::fs::DirEntry| {
-                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-                // What follows the name, which is in brackets: the state.
-                let state =
-                    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
-                state.is_none_or(|state| "TZX".contains(state))
-            };
-            tasks.map_while(Result::ok).all(stands).then_some(())
-        });
+        freeze(Pid::from_child(&self.process));
     }
 
     /// Lets it go on.
@@ -439,6 +428,21 @@ impl Drop for Machine {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Stops a process where it is, and returns when all of it stands still, or has ended.
+pub fn freeze(pid: Pid) {
+    kill_process(pid, Signal::STOP).unwrap();
+    wait("a process to stand still", || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let stands = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // What follows the name, which is in brackets: the state.
+            let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+            state.is_none_or(|state| "TZX".contains(state))
+        };
+        tasks.map_while(Result::ok).all(stands).then_some(())
+    });
 }
 
 /// Makes sure that so many huge pages are free, where this process may say so.

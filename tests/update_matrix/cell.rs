@@ -1,5 +1,6 @@
 //! One cell of the table: something goes wrong, and what the table says becomes of the guest.
 
+use crate::scene::Scene;
 use crate::stage::Stage;
 use crate::support::{Machine, PATIENCE, wait};
 use crate::table::{Fault, Outcome, Step};
@@ -33,9 +34,9 @@ impl Cell {
     /// Lets it go wrong, and ends what lasts.
     fn strike(self, stage: &mut Stage) {
         match self.fault {
-            Fault::OldKilled => stage.old.kill(),
+            Fault::OldKilled => stage.scene.process.kill(),
             Fault::NewKilled => stage.new.kill(),
-            Fault::OldFrozen => stand_still(stage, |stage| &stage.old),
+            Fault::OldFrozen => stand_still(stage, |stage| &stage.scene.process),
             Fault::NewFrozen => stand_still(stage, |stage| &stage.new),
             Fault::Cancelled => self.cancel(stage),
             Fault::OldEnded => self.tell_to_end(stage),
@@ -46,7 +47,7 @@ impl Cell {
     /// What nobody reads while it is being given away is answered by whoever has the machine then, and
     /// comes too late.
     fn cancel(self, stage: &mut Stage) {
-        let Stage { clients: [client, _], courier, .. } = stage;
+        let Stage { scene: Scene { clients: [client, _], .. }, courier, .. } = stage;
         thread::scope(|scope| {
             let asked = scope.spawn(|| client.execute("migrate_cancel", None, Some(PATIENCE)));
             if !self.step.is_served() {
@@ -64,11 +65,11 @@ impl Cell {
             // It has ended already.
             return;
         }
-        stage.old.signal(Signal::TERM);
+        stage.scene.process.signal(Signal::TERM);
         let heard = if self.outcome == Outcome::Lost { "the machine ends" } else { "cannot end" };
-        wait("the signal to be heard", || stage.old.log().contains(heard).then_some(()));
+        wait("the signal to be heard", || stage.scene.process.log().contains(heard).then_some(()));
         if self.outcome == Outcome::Lost && !matches!(self.step, Step::Ahead | Step::Prepared) {
-            stage.old.wait_for_end();
+            stage.scene.process.wait_for_end();
         } else {
             thread::sleep(AFTER_WORDS);
         }
@@ -79,30 +80,35 @@ impl Cell {
             Fault::OldKilled => assert_eq!(stage.new.wait_for_end(), Some(1)),
             Fault::OldEnded => {
                 assert_eq!(stage.new.wait_for_end(), Some(1), "{}", stage.new.log());
-                stage.old.wait_for_end();
+                stage.scene.process.wait_for_end();
             }
-            _ => assert_eq!(stage.old.wait_for_end(), Some(0)),
+            _ => assert_eq!(stage.scene.process.wait_for_end(), Some(0)),
         }
-        assert_eq!(stage.host.state("a"), "gone");
+        assert_eq!(stage.scene.host.state("a"), "gone");
     }
 
     fn is_in_the_old(self, stage: &mut Stage) {
         let ended = if self.fault == Fault::Cancelled { "cancelled" } else { "failed" };
-        wait("the update to have ended", || (stage.motion() == ended).then_some(()));
+        wait("the update to have ended", || (stage.scene.motion() == ended).then_some(()));
         if self.fault != Fault::NewKilled {
             assert_eq!(stage.new.wait_for_end(), Some(1), "{}", stage.new.log());
         }
-        let pid = stage.old.pid();
-        stage.goes_on_in(pid);
+        let pid = stage.scene.process.pid();
+        stage.scene.goes_on_in(pid);
     }
 
     fn is_in_the_new(self, stage: &mut Stage) {
-        wait("the update to be completed", || (stage.motion() == "completed").then_some(()));
+        wait("the update to be completed", || (stage.scene.motion() == "completed").then_some(()));
         if self.fault != Fault::OldKilled {
-            assert_eq!(stage.old.wait_for_end(), Some(0), "{}", stage.old.log());
+            assert_eq!(
+                stage.scene.process.wait_for_end(),
+                Some(0),
+                "{}",
+                stage.scene.process.log()
+            );
         }
         let pid = stage.new.pid();
-        stage.goes_on_in(pid);
+        stage.scene.goes_on_in(pid);
     }
 }
 
@@ -110,6 +116,6 @@ impl Cell {
 fn stand_still(stage: &Stage, which: fn(&Stage) -> &Machine) {
     which(stage).freeze();
     stage.courier.go_on();
-    thread::sleep(stage.patience * 3 / 2);
+    thread::sleep(stage.scene.patience * 3 / 2);
     which(stage).thaw();
 }

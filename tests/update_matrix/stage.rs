@@ -1,86 +1,31 @@
 //! An update that has come to where something is to go wrong.
 
 use crate::courier::Courier;
-use crate::support::{Host, Machine, PATIENCE, wait};
+use crate::scene::Scene;
+use crate::support::{Machine, wait};
 use crate::table::{Fault, Step};
-use qmp::Client;
-use serde_json::{Value, json};
-use std::time::Duration;
+use serde_json::json;
 
-/// A guest that checks itself, small enough to be whole in no time.
-const SHAPE: [&str; 6] = ["--memory", "16M", "--cpus", "2", "--cmdline", "ws=4M rate=5000"];
-/// How long a silent process is put up with where silence is what is waited for.
-const SHORT: Duration = Duration::from_secs(1);
-/// And where nothing may depend on time.
-const LONG: Duration = Duration::from_secs(600);
-
-/// The machine `a`, its old process and the new one, and what is between them.
+/// The old process of a machine and the new one, and what is between them.
 pub struct Stage {
-    pub old: Machine,
     pub new: Machine,
     pub courier: Courier,
-    /// People who were connected before.
-    pub clients: [Client; 2],
-    /// After so long without a word the other process is given up.
-    pub patience: Duration,
-    // The last to go: what the machines have logged is in its folder.
-    pub host: Host,
+    /// The machine, with its old process. What the new one has logged is in its folder too.
+    pub scene: Scene,
 }
 
 impl Stage {
     /// Starts an update and returns when it is at this step.
     pub fn set(step: Step, fault: Fault) -> Self {
-        let host = Host::new();
-        let patience = if fault.is_silent() { SHORT } else { LONG };
-        let old = host.selfcheck("a", &[&SHAPE[..], &["--log", "whimbrel=debug"]].concat());
-        let wishes = json!({
-            "x-whimbrel-stall-limit": u64::try_from(patience.as_millis()).unwrap(),
-            "x-whimbrel-downtime-unlimited": true
-        });
-        host.ask("a", "migrate-set-parameters", wishes).unwrap();
-        let clients = [(); 2].map(|()| Client::connect(&host.folder().join("a.sock")).unwrap());
-        let socket = host.folder().join("new");
-        let new = host.successor("new", &socket);
-        let courier = Courier::between(&host.folder().join("courier"), &socket, step.holds());
-        let stage = Self { old, new, courier, clients, patience, host };
+        let scene = Scene::set("2", fault.is_silent());
+        let folder = scene.host.folder();
+        let socket = folder.join("new");
+        let new = scene.host.successor("new", &socket);
+        let courier = Courier::between(&folder.join("courier"), &socket, step.holds());
+        let stage = Self { new, courier, scene };
         let to = json!({ "to": stage.courier.path() });
-        stage.host.ask("a", "x-whimbrel-update", to).unwrap();
+        stage.scene.host.ask("a", "x-whimbrel-update", to).unwrap();
         wait("what the courier holds", || stage.courier.has_held().then_some(()));
         stage
-    }
-
-    /// How the update stands, as whoever serves the machine says.
-    pub fn motion(&self) -> Value {
-        let motion = self.host.ask("a", "query-migrate", None).unwrap_or_default();
-        motion["status"].clone()
-    }
-
-    /// The process that serves the machine.
-    pub fn pid(&self) -> u64 {
-        self.host.view("a").and_then(|view| view["pid"].as_u64()).unwrap_or(0)
-    }
-
-    /// The machine is listed once and runs in this process; its guest is whole and its console and its
-    /// clients are still connected; and it can be updated.
-    pub fn goes_on_in(&mut self, pid: u32) {
-        let listed: Vec<_> = self.host.machines();
-        assert_eq!(listed.len(), 1, "{listed:#?}");
-        assert_eq!(listed[0]["pid"], u64::from(pid));
-        for client in &mut self.clients {
-            let status = client.execute("query-status", None, Some(PATIENCE)).unwrap();
-            assert_eq!(status["status"], "running");
-        }
-        self.old.check_all();
-        assert!(self.old.faults().is_empty(), "{:#?}", self.old.faults());
-        self.host.ok(&["update", "a", "--mode", "transfer", "--max-blackout", "unlimited"]);
-        assert_ne!(self.pid(), u64::from(pid));
-        self.old.check_all();
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        // Whichever process has it by now.
-        self.host.run(&["kill", "--force", "a"]);
     }
 }

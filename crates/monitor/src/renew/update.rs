@@ -31,8 +31,8 @@ use vmm::Vm;
 
 /// How long a new process may take to say who it is: it has to be read from disk.
 const STARTING: Duration = Duration::from_secs(20);
-/// How long the new image of a process may take: it was read a moment ago.
-const RETURNING: Duration = Duration::from_secs(5);
+/// How long the new image of a process may take: it was read a moment ago, but a host may be busy.
+const RETURNING: Duration = Duration::from_secs(10);
 /// How long it may take to hear how it went.
 const TELLING: Duration = Duration::from_secs(2);
 /// The name of the motion's connection.
