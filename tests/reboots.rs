@@ -190,6 +190,10 @@ fn ram_in_a_file_goes_wherever_other_ram_goes() {
     assert_ne!(host.view("m").unwrap()["pid"], before);
     assert_eq!(machine.wait_for_end(), Some(0));
     machine.check_all();
+    let before = host.view("m").unwrap()["pid"].clone();
+    host.ok(&["update", "m", "--mode", "exec"]);
+    assert_eq!(host.view("m").unwrap()["pid"], before);
+    machine.check_all();
     // The new process has the locks, and can leave the guest as the old one could.
     refused(&host, &["restore", &state, "--memory-file", &ram], "No such file");
     let run = ["run", "--guest", "clock", "--memory-file", &ram, "--discard-memory"];

@@ -18,14 +18,18 @@ impl GuestRam {
     ///
     /// So many `threads` share the work, in steps of some MiB; before each they ask whether to `go_on`.
     /// Says how many pages there are now. Pages that are left out cost time and nothing else: so does a
-    /// kernel that cannot do it (before Linux 5.14), RAM of private pages over a file, RAM in a file with
-    /// a name, all of which would have to be written back for it, and RAM that
+    /// kernel that cannot do it (before Linux 5.14), RAM of private pages over a file, and RAM that
     /// [awaits](Self::awaits_touched) what was touched, of which none are entered.
+    ///
+    /// Of RAM in a file with a name those pages are entered that the kernel has in memory, and only for
+    /// reading: entered for writing, they would all have to be written back, and those that are not in
+    /// memory would have to be read first. The guest faults once more on each that it writes, as it does
+    /// wherever such a page was written back.
     ///
     /// # Errors
     /// What the kernel said when it had no memory for page tables, or was asked what was touched.
     pub fn populate(&self, threads: usize, go_on: &(dyn Fn() -> bool + Sync)) -> io::Result<u64> {
-        if self.image().is_some() || self.memory_file().is_some() || self.awaits_touched() {
+        if self.image().is_some() || self.awaits_touched() {
             return Ok(0);
         }
         let runs = self.resident(PageRange::new(0, self.pages()))?;
@@ -35,9 +39,12 @@ impl GuestRam {
             while !ended.load(Ordering::Relaxed) && go_on() {
                 let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some(chunk) = next else { return Ok(()) };
-                match self.populate_chunk(chunk, go_on) {
-                    Ok(true) => drop(done.fetch_add(chunk.count, Ordering::Relaxed)),
-                    Ok(false) => {}
+                let entered = match self.memory_file() {
+                    None => self.populate_run(chunk, Advice::LinuxPopulateWrite, go_on),
+                    Some(_) => self.populate_cached(chunk, go_on),
+                };
+                match entered {
+                    Ok(count) => drop(done.fetch_add(count, Ordering::Relaxed)),
                     Err(e) => {
                         ended.store(true, Ordering::Relaxed);
                         return if e == Errno::INVAL { Ok(()) } else { Err(e.into()) };
@@ -61,26 +68,46 @@ impl GuestRam {
         Ok(done.into_inner())
     }
 
-    /// Whether all of the chunk is there now. Fails where there is no point in going on.
-    fn populate_chunk(&self, chunk: PageRange, go_on: &dyn Fn() -> bool) -> Result<bool, Errno> {
-        let Ok(slice) = self.slice(chunk) else { return Ok(false) };
+    /// As [`Self::populate_run`], for reading, without what is not in memory.
+    fn populate_cached(&self, chunk: PageRange, go_on: &dyn Fn() -> bool) -> Result<u64, Errno> {
+        let Ok(slice) = self.slice(chunk) else { return Ok(0) };
+        let mut cached = vec![0_u8; usize::try_from(chunk.count).map_err(|_| Errno::INVAL)?];
+        let start = slice.ptr_guard_mut().as_ptr();
+        // SAFETY: our own mapping, within bounds, and a byte for each of its pages (mincore(2)).
+        if unsafe { libc::mincore(start.cast(), slice.len(), cached.as_mut_ptr()) } != 0 {
+            return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL));
+        }
+        let (mut at, mut entered) = (chunk.start, 0);
+        for part in cached.chunk_by(|one, next| one & 1 == next & 1) {
+            let run = PageRange::new(at, u64::try_from(part.len()).map_err(|_| Errno::INVAL)?);
+            at = run.end();
+            if part[0] & 1 == 1 {
+                entered += self.populate_run(run, Advice::LinuxPopulateRead, go_on)?;
+            }
+        }
+        Ok(entered)
+    }
+
+    /// Enters a run, and says how many pages there are of it now. Fails where there is no point in going
+    /// on.
+    fn populate_run(
+        &self,
+        run: PageRange,
+        advice: Advice,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<u64, Errno> {
+        let Ok(slice) = self.slice(run) else { return Ok(0) };
         loop {
             // SAFETY: advice on our own mapping, within bounds; it changes no contents.
             let outcome = unsafe {
-                rustix::mm::madvise(
-                    slice.ptr_guard_mut().as_ptr().cast(),
-                    slice.len(),
-                    Advice::LinuxPopulateWrite,
-                )
+                rustix::mm::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), advice)
             };
             match outcome {
-                Ok(()) => return Ok(true),
+                Ok(()) => return Ok(run.count),
                 Err(Errno::INTR | Errno::AGAIN) if go_on() => {}
                 // One that cannot be had now (EFAULT), or is lost for good (EHWPOISON): the guest
                 // will see, if it ever comes there.
-                Err(Errno::INTR | Errno::AGAIN | Errno::FAULT | Errno::HWPOISON) => {
-                    return Ok(false);
-                }
+                Err(Errno::INTR | Errno::AGAIN | Errno::FAULT | Errno::HWPOISON) => return Ok(0),
                 Err(e) => return Err(e),
             }
         }
@@ -97,10 +124,10 @@ fn chunks(run: PageRange) -> impl Iterator<Item = PageRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backing, PAGE_SIZE, PageSet, RamImage};
+    use crate::{Backing, MemoryFile, PAGE_SIZE, PageSet, RamImage};
     use proptest::prelude::*;
     use std::fs::File;
-    use std::os::unix::fs::FileExt;
+    use std::os::unix::fs::{FileExt, MetadataExt};
     use std::sync::Arc;
 
     const SIZE: u64 = 64 << 20;
@@ -202,6 +229,51 @@ mod tests {
         assert_eq!(touched(&new), before);
         assert_eq!(new.populate(2, &|| true).unwrap(), before.count());
         assert_eq!((entered(&new), allocated(&ram)), (before, held));
+    }
+
+    /// How much of this RAM would have to be written back, in bytes, as this process's mapping shows it.
+    fn dirty(ram: &GuestRam) -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let begin = format!("{:x}-", ram.host_base());
+        let mapping = maps.lines().skip_while(|line| !line.starts_with(&begin)).take(25);
+        let kib = |line: &str| {
+            let rest = line.split_once("_Dirty:")?.1.trim().strip_suffix(" kB")?;
+            rest.parse::<u64>().ok()
+        };
+        mapping.filter_map(kib).sum::<u64>() * 1024
+    }
+
+    #[test]
+    fn of_a_named_file_what_is_in_memory_is_entered_and_nothing_is_to_be_written_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ram");
+        let file = MemoryFile::create(&path, SIZE, [1; 16], [2; 16], false, false).unwrap();
+        let is_volatile = file.is_volatile().unwrap().is_some();
+        let ram = GuestRam::named(Arc::new(file)).unwrap();
+        let (kept, dropped) = (PageRange::new(0, 1024), PageRange::new(8192, 1024));
+        [kept, dropped].into_iter().flat_map(|run| run.start..run.end()).for_each(|page| {
+            touch(&ram, page);
+        });
+        ram.memory_file().unwrap().make_durable().unwrap();
+        drop(ram);
+        let file = File::open(&path).unwrap();
+        let (at, length) = (dropped.start * PAGE_SIZE, dropped.count * PAGE_SIZE);
+        let length = std::num::NonZeroU64::new(length);
+        rustix::fs::fadvise(&file, at, length, rustix::fs::Advice::DontNeed).unwrap();
+
+        let ram = GuestRam::named(Arc::new(MemoryFile::open(&path).unwrap())).unwrap();
+        let held = file.metadata().unwrap();
+        let count = ram.populate(2, &|| true).unwrap();
+        let entered = entered(&ram);
+        assert!(count >= kept.count && count <= kept.count + dropped.count, "{count}");
+        assert_eq!(entered.count_in(kept), kept.count);
+        if !is_volatile {
+            assert_eq!(entered.count(), kept.count, "what was only on the disk was left there");
+            assert_eq!(dirty(&ram), 0);
+        }
+        assert_eq!(file.metadata().unwrap().blocks(), held.blocks());
+        touch(&ram, 5);
+        assert!(dirty(&ram) > 0, "what is written shows");
     }
 
     #[test]
