@@ -116,9 +116,13 @@ pub fn most_description(ram: u64) -> u64 {
 /// The most bytes that a description or a state may have, whatever the RAM.
 pub(crate) const MOST_SECTION: u64 = 256 << 20;
 
-/// The most bytes that the snapshot of `ram` bytes of RAM may have: 1 % more, or 8 MiB.
+/// The most bytes that the snapshot of `ram` bytes of RAM may have: 1 % more, or 8 MiB. Without RAM there is
+/// nothing that it is to be little beside: it may have what the guest boots from.
 pub(crate) fn most_bytes(ram: u64) -> u64 {
-    ram + (ram / 100).max(8 << 20)
+    match ram {
+        0 => 32 << 20,
+        some => some + (some / 100).max(8 << 20),
+    }
 }
 
 #[cfg(test)]
