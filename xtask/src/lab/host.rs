@@ -252,7 +252,7 @@ fn build_disk(payload: &Path, folder: &Path) -> Result<PathBuf> {
     run(Command::new("/sbin/mke2fs")
         .args(["-q", "-t", "ext4", "-d"])
         .args([payload, &disk])
-        .arg("512M"))
+        .arg("1G"))
     .with_context(|| format!("cannot pack {} for the emulated host", payload.display()))?;
     Ok(disk)
 }

@@ -34,6 +34,11 @@ pub struct Programs {
 }
 
 impl Programs {
+    /// The file that the RAM of the guest is in, where it is booted.
+    pub fn memory_file(&self) -> PathBuf {
+        self.folder.join("ram")
+    }
+
     /// A command of Whimbrel's.
     fn whimbrel(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.whimbrel);
@@ -103,7 +108,9 @@ impl<'p> Machine<'p> {
         command
             .args([Path::new("--kernel"), &programs.kernel])
             .args([Path::new("--initrd"), &programs.initramfs])
-            .args(["--cmdline", CMDLINE, "--memory", "256M", "--cpus", "2"]);
+            .args(["--cmdline", CMDLINE, "--memory", "256M", "--cpus", "2"])
+            .arg("--memory-file")
+            .arg(programs.memory_file());
         Self::start(programs, name, command, Console::File)
     }
 
@@ -132,7 +139,8 @@ impl<'p> Machine<'p> {
         console: Console,
     ) -> Result<Self> {
         let path = programs.folder.join(format!("{name}.console"));
-        let log = File::create(programs.folder.join(format!("{name}.log")))?;
+        let log = programs.folder.join(format!("{name}.log"));
+        let log = File::options().append(true).create(true).open(log)?;
         command.args(["--name", name, "--console"]);
         match console {
             Console::File => command.arg(format!("file:{}", path.display())).stdout(Stdio::null()),
@@ -232,11 +240,37 @@ impl<'p> Machine<'p> {
         Ok(file)
     }
 
-    /// Has this process run its program anew: the guest goes over to another process and back.
-    pub fn update(&self, consoles: &mut Consoles) -> Result<()> {
+    /// Has another process take the guest over, or this one become the new program while the guest is in
+    /// another.
+    pub fn update(&mut self, mode: &str, consoles: &mut Consoles) -> Result<()> {
         let mut command = self.programs.whimbrel("update");
-        command.args([self.name, "--mode", "exec", "--max-blackout", BLACKOUT]);
-        self.carry_out("update", command, consoles)
+        command.args([self.name, "--mode", mode, "--max-blackout", BLACKOUT]);
+        self.carry_out("update", command, consoles)?;
+        if mode == "transfer" { self.must_end_well("was replaced") } else { Ok(()) }
+    }
+
+    /// Leaves the guest in its memory file, which ends this process, and has another go on with it on the
+    /// same console, as after a reboot of the host.
+    pub fn reboot(&mut self, consoles: &mut Consoles) -> Result<()> {
+        let state = self.programs.folder.join(format!("{}.state", self.name));
+        let mut command = self.programs.whimbrel("update");
+        command.args([self.name, "--mode", "reboot", "--state"]).arg(&state);
+        self.carry_out("update", command, consoles)?;
+        self.must_end_well("was left in its memory file")?;
+        let mut command = self.programs.whimbrel("restore");
+        // The host's clocks went on meanwhile, and so are the guest's to do.
+        command.arg(&state).args(["--clock", "realtime"]);
+        *self = Self::start(self.programs, self.name, command, Console::File)?;
+        Ok(())
+    }
+
+    /// Waits for the process to end, which has done all that it had to.
+    fn must_end_well(&mut self, what: &str) -> Result<()> {
+        let status = self.wait_for_end(PATIENCE)?;
+        if !status.success() {
+            bail!("{} {what}, and ended with {status}", self.name);
+        }
+        Ok(())
     }
 
     /// Carries out a verb while the guest is followed.
@@ -270,10 +304,7 @@ impl<'p> Machine<'p> {
         consoles: &mut Consoles,
     ) -> Result<Self> {
         let file = self.write("save", &[], consoles)?;
-        let status = self.wait_for_end(PATIENCE)?;
-        if !status.success() {
-            bail!("{} was saved, and ended with {status}", self.name);
-        }
+        self.must_end_well("was saved")?;
         let mut command = self.programs.whimbrel("restore");
         // The host's clocks went on meanwhile, and so are the guest's to do.
         command.arg(&file).args(["--lazy", "--clock", "realtime"]);
@@ -296,11 +327,7 @@ impl<'p> Machine<'p> {
             let error = String::from_utf8_lossy(&answer.stderr).into_owned();
             bail!("cannot end {}, which the guest has left: {error}", self.name);
         }
-        let status = self.wait_for_end(PATIENCE)?;
-        if !status.success() {
-            bail!("{} was told to end, and ended with {status}", self.name);
-        }
-        Ok(())
+        self.must_end_well("was told to end")
     }
 
     /// Waits until the process has ended by itself.

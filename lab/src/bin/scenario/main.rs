@@ -1,5 +1,6 @@
-//! What is done to the lab's guest, inside the emulated host: boot, a snapshot, an update and two moves while it
-//! works, a move while it is stopped, a report, a reboot, a save and a lazy restore, another report, the end.
+//! What is done to the lab's guest, inside the emulated host: boot, a snapshot, an update in each way and two
+//! moves while it works, a move while it is stopped, a report, a reboot, a save and a lazy restore, another
+//! report, the end.
 //!
 //! Run as `scenario WHIMBREL KERNEL INITRAMFS FOLDER`; consoles, logs and reports of the moves are
 //! left in FOLDER. Ends with status 0 if every promise was kept.
@@ -77,13 +78,22 @@ fn scenario(programs: &Programs, consoles: &mut Consoles, moves: &mut Vec<Move>)
     std::fs::remove_file(snapshot)?;
     go_on(consoles)?;
 
-    first.update(consoles)?;
+    // All processes end, as when the host starts anew.
+    first.reboot(consoles)?;
+    go_on(consoles)?;
+
+    first.update("exec", consoles)?;
     go_on(consoles)?;
 
     let mut second = Machine::awaiting(programs, "b", "tcp:127.0.0.1:4444", Console::File)?;
     moves.push(first.move_to(&second, How::Live, consoles)?);
     work(consoles)?;
     first.kill()?;
+    std::fs::remove_file(programs.memory_file())?;
+
+    // Its RAM has no name here.
+    second.update("transfer", consoles)?;
+    go_on(consoles)?;
 
     let mut third = Machine::awaiting(programs, "c", "tcp:127.0.0.1:4445", Console::File)?;
     moves.push(second.move_to(&third, How::Live, consoles)?);
