@@ -31,6 +31,11 @@ fn program(host: &Host, name: &str) -> PathBuf {
     path
 }
 
+/// A text as if it had been shown on one line.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 impl Stage {
     fn set() -> Self {
         let host = Host::new();
@@ -56,6 +61,8 @@ impl Stage {
         assert_eq!(report["status"], "completed", "{report:#}");
         assert_eq!(report["update"]["from"], from, "{report:#}");
         assert_eq!(report["update"]["to"], to, "{report:#}");
+        let shown = words(&self.host.ok(&["status", "m"]));
+        assert!(shown.contains(&format!("runs in {to}, before in {from}")), "{shown}");
         assert_eq!(self.pid() == before, mode == "exec");
         assert_eq!(self.host.state("m"), "running");
         self.machine.check_all();
@@ -71,8 +78,7 @@ impl Stage {
             let text = self.host.fails(3, arguments);
             let reason = "whimbrel.acpi-pm: it comes as version 2 with `wake-mask` in use, for \
                           readers of 2 or later, and this build reads 1";
-            let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-            assert!(words.contains(reason), "{text}");
+            assert!(words(&text).contains(reason), "{text}");
         }
         let report = &self.host.motion("m")["x-whimbrel-report"];
         assert!(report.is_object() && report["blackout"].is_null(), "{report:#}");
