@@ -167,6 +167,18 @@ impl Stream {
         self.write_result(send(&self.shared.socket, bytes, flags))
     }
 
+    /// Holds back what does not fill a packet, for at most 200 ms, until this is taken back (tcp(7),
+    /// `TCP_CORK`), so that several small writes wake the peer once. No-op on other sockets than TCP's.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn hold_back(&self, hold: bool) -> io::Result<()> {
+        match sockopt::set_tcp_cork(&self.shared.socket, hold) {
+            Err(Errno::OPNOTSUPP | Errno::NOPROTOOPT) => Ok(()),
+            result => result.map_err(io::Error::from),
+        }
+    }
+
     fn read_result(&self, result: rustix::io::Result<usize>) -> io::Result<usize> {
         match result {
             Ok(0) if self.is_closed() => Err(self.aborted()),

@@ -121,6 +121,24 @@ fn sending_from_guest_memory_keeps_the_limits_and_the_closer() {
 }
 
 #[test]
+fn what_is_held_back_arrives_once_that_is_taken_back() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let connected = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let accepted = listener.accept().unwrap().0;
+    let given = |fd: OwnedFd| Stream::given(Address::Fd("x".into()), "x", fd).unwrap();
+    let tcp = (given(connected.into()), given(accepted.into()));
+    for (mut from, mut to) in [tcp, Stream::pair().unwrap()] {
+        from.hold_back(true).unwrap();
+        from.write_all(b"all ").unwrap();
+        from.write_all(b"of it").unwrap();
+        from.hold_back(false).unwrap();
+        let mut came = [0; 9];
+        to.read_exact(&mut came).unwrap();
+        assert_eq!(&came, b"all of it");
+    }
+}
+
+#[test]
 fn receiving_into_guest_memory_keeps_the_limits_and_the_closer() {
     let (mut a, b) = Stream::pair().unwrap();
     a.set_stall_limit(SHORT).unwrap();

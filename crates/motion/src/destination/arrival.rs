@@ -171,7 +171,10 @@ impl Destination {
             if let Some(machine) = &self.machine {
                 crate::mutate::keep_pages(end.pass, machine.ram());
             }
-            io.send(&Message::PassDone(end.pass))?;
+            // What came over the control connection was taken in before whatever follows it there.
+            if index.is_some() {
+                io.send(&Message::PassDone(end.pass))?;
+            }
             self.observer.pass(end.pass);
             return self.restore(io);
         }

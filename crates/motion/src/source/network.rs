@@ -82,6 +82,7 @@ impl SourceJob {
                 send_by: None,
                 workers: None,
                 pages: PageSender::default(),
+                held_back: false,
             },
         )
     }
@@ -104,6 +105,8 @@ struct Io {
     send_by: Option<Moment>,
     workers: Option<Workers<Connection>>,
     pages: PageSender,
+    /// What was written to the control connection is held back until the next message.
+    held_back: bool,
 }
 
 /// The control connection, to write one message or pass to.
@@ -234,6 +237,20 @@ impl Io {
         MotionError::new(Code::Cancelled, "the motion was cancelled")
     }
 
+    fn write(&mut self, message: &Message) -> Result<(), MotionError> {
+        wire::write_message(&mut self.control()?, message)
+            .map_err(|e| self.unsent(MotionError::sending("sending to the destination", e)))
+    }
+
+    fn hold_back(&mut self, hold: bool) -> Result<(), MotionError> {
+        if let Some(control) = self.control.as_ref().filter(|_| hold != self.held_back) {
+            let failed = |e| MotionError::sending("sending to the destination", e);
+            control.hold_back(hold).map_err(failed)?;
+            self.held_back = hold;
+        }
+        Ok(())
+    }
+
     fn start_workers(&mut self, streams: Vec<Stream>) -> Result<(), MotionError> {
         let mouth = self.setting.mouth.clone();
         let say = move |word| {
@@ -274,8 +291,8 @@ impl SourceIo for Io {
     }
 
     fn send(&mut self, message: &Message) -> Result<(), MotionError> {
-        wire::write_message(&mut self.control()?, message)
-            .map_err(|e| self.unsent(MotionError::sending("sending to the destination", e)))
+        self.write(message)?;
+        self.hold_back(false)
     }
 
     fn send_by(&mut self, moment: Option<Moment>) {
@@ -284,6 +301,8 @@ impl SourceIo for Io {
 
     fn send_pass(&mut self, pass: &Pass) -> Result<(), MotionError> {
         let mut control = self.control()?;
+        // The state follows at once, and the destination can do nothing with these pages before.
+        self.hold_back(true)?;
         let bandwidth = self.bandwidth.clone();
         let mut pace = |bytes| bandwidth.pace(bytes);
         while let Some(chunk) = pass.claim() {
@@ -295,7 +314,7 @@ impl SourceIo for Io {
         }
         let totals = pass.totals();
         let end = PassEnd { pass: pass.number(), data_pages: totals.data, zero_pages: totals.zero };
-        self.send(&Message::PassEnd(end))
+        self.write(&Message::PassEnd(end))
     }
 
     fn start_pass(&mut self, pass: &Arc<Pass>) {
@@ -353,6 +372,7 @@ impl End for Io {
             News::Event(event) => event,
             News::Control { stream, clock_ahead, round_trip } => {
                 self.control = Some(stream);
+                self.held_back = false;
                 Event::Welcomed { clock_ahead, round_trip }
             }
             News::Data(streams) => match self.start_workers(streams) {
