@@ -2,12 +2,18 @@
 
 use crate::{Observer, Report, Status};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// So long nobody is told anything while a guest stands still and the other side's word is expected:
+/// whoever hears of it takes the processor from those that the guest waits for.
+const HUSH: Duration = Duration::from_millis(2);
 
 /// Keeps what an observer is to hear until whoever asks about the motion gets answers that agree
 /// with it: who hears `completed` and then asks must find it completed.
 pub(crate) struct Deferred {
     observer: Arc<dyn Observer>,
     kept: Mutex<Vec<Word>>,
+    hushed: Mutex<Option<Instant>>,
 }
 
 enum Word {
@@ -21,11 +27,23 @@ enum Word {
 
 impl Deferred {
     pub fn new(observer: Arc<dyn Observer>) -> Self {
-        Self { observer, kept: Mutex::default() }
+        Self { observer, kept: Mutex::default(), hushed: Mutex::default() }
     }
 
-    /// Tells what was kept, in its order.
-    pub fn tell(&self) {
+    /// Tells what was kept, in its order; while there is to be `hush`, not at once, but at the moment that
+    /// is returned.
+    pub fn tell(&self, hush: bool) -> Option<Instant> {
+        let mut hushed = self.hushed.lock().unwrap_or_else(PoisonError::into_inner);
+        if hush {
+            let now = Instant::now();
+            let until = *hushed.get_or_insert(now) + HUSH;
+            if now < until {
+                return (!self.kept().is_empty()).then_some(until);
+            }
+        } else {
+            *hushed = None;
+        }
+        drop(hushed);
         let words = std::mem::take(&mut *self.kept());
         for word in words {
             match word {
@@ -37,6 +55,7 @@ impl Deferred {
                 Word::Finished(report) => self.observer.finished(&report),
             }
         }
+        None
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<Word>> {

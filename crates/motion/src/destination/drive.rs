@@ -191,7 +191,7 @@ impl Waiter {
         let mut frames = Inbox::new();
         let mut motion = self.io.motion;
         while !self.destination.is_over() {
-            self.publish();
+            let untold = self.publish();
             if motion != self.io.motion {
                 motion = self.io.motion;
                 frames = Inbox::new();
@@ -201,7 +201,8 @@ impl Waiter {
             let control = self.io.control.clone();
             let mut fds = vec![self.listener.as_fd()];
             fds.extend(control.iter().map(AsFd::as_fd));
-            let ready = match wait_readable(&fds, &self.io.waker, deadline) {
+            let until = deadline.into_iter().chain(untold).min();
+            let ready = match wait_readable(&fds, &self.io.waker, until) {
                 Ok(ready) => ready.readable,
                 Err(error) => {
                     tracing::error!(%error, "waiting for a guest");
@@ -373,7 +374,9 @@ impl Waiter {
         }
     }
 
-    fn publish(&self) {
+    /// Shows where it is, and tells what happened: all of it, or what is left at the moment that is
+    /// returned.
+    fn publish(&self) -> Option<Instant> {
         let mut view = self.shared.view();
         let phase = self.destination.phase();
         if view.phase != phase {
@@ -382,11 +385,12 @@ impl Waiter {
         view.phase = phase;
         view.progress.clone_from(self.destination.progress());
         drop(view);
-        self.observer.tell();
+        let untold = self.observer.tell(phase == Phase::Ready);
         if matches!(phase, Phase::Owner | Phase::Ended) {
             self.shared.view().told = true;
             self.shared.finished.notify_all();
         }
+        untold
     }
 }
 

@@ -231,9 +231,9 @@ impl<E: End> Coordinator<E> {
     fn run(mut self) {
         self.source.begin(&mut self.end);
         while !self.source.is_over() {
-            self.publish();
+            let untold = self.publish();
             let deadline = self.source.deadline().map(|at| self.epoch + Duration::from_nanos(at.0));
-            for event in self.end.wait(deadline) {
+            for event in self.end.wait(deadline.into_iter().chain(untold).min()) {
                 self.source.handle(event, &mut self.end);
             }
             while let Ok(word) = self.inbox.try_recv() {
@@ -263,7 +263,9 @@ impl<E: End> Coordinator<E> {
         }
     }
 
-    fn publish(&mut self) {
+    /// Shows where it is, and tells what happened: all of it, or what is left at the moment that is
+    /// returned.
+    fn publish(&mut self) -> Option<Instant> {
         let mut view = self.shared.view();
         view.progress.clone_from(self.source.progress());
         view.pass = self.source.pass().cloned();
@@ -273,10 +275,11 @@ impl<E: End> Coordinator<E> {
             view.report = Some(self.source.report().clone());
         }
         drop(view);
-        self.observer.tell();
+        let untold = self.observer.tell(self.source.awaits_word());
         if ends {
             self.shared.view().told = true;
             self.shared.finished.notify_all();
         }
+        untold
     }
 }

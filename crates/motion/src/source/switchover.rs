@@ -305,6 +305,11 @@ impl Source {
         }
     }
 
+    /// Whether the guest stands still until the other end says its next word.
+    pub(super) fn awaits_word(&self) -> bool {
+        matches!(self.phase, Phase::AwaitingReady | Phase::AwaitingRunning)
+    }
+
     /// Whether the destination knows that the guest stays here.
     pub(super) fn is_settled(&self) -> bool {
         self.handover
