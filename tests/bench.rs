@@ -1,10 +1,11 @@
-//! `whimbrel bench move` and `whimbrel bench keep`, without a word about how fast anything is.
+//! `whimbrel bench move`, `keep` and `renew`, without a word about how fast anything is.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
 use serde_json::Value;
+use std::path::Path;
 use support::Host;
 
 #[test]
@@ -39,26 +40,39 @@ fn cases_are_listed_and_unknown_ones_refused() {
     assert!(said.contains("no case `quickest`"), "{said}");
 }
 
-/// Each case of `bench keep` runs once, with guests that are as small as they can be, and gives a figure
-/// for everything that it is to be compared with.
-#[test]
-fn every_case_of_files_gives_all_its_figures() {
+/// Each case of a suite runs once, with guests that are as small as they can be, and gives a figure for
+/// everything that it is to be compared with. Files go to `folder`, where none is left.
+fn all_figures(suite: &str, least: usize, folder: &Path) {
     let host = Host::new();
-    let folder = host.folder().to_str().unwrap();
-    let list = host.ok(&["bench", "keep", "--list", "--json"]);
+    let shown = folder.to_str().unwrap();
+    let list = host.ok(&["bench", suite, "--list", "--json"]);
     let cases: Vec<Value> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(cases.len() > 10, "{list}");
-    let words = ["bench", "keep", "--tiny", "--runs", "1", "--json", "--folder", folder];
+    assert!(cases.len() >= least, "{list}");
+    let words = ["bench", suite, "--tiny", "--runs", "1", "--json", "--folder", shown];
     let said = host.ok(&words);
     let rows: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for case in cases {
         let of_case = || rows.iter().filter(|row| row["case"] == case["case"]);
-        assert!(of_case().all(|row| row["bench"] == "keep" && row["runs"].as_u64() >= Some(1)));
+        assert!(of_case().all(|row| row["bench"] == suite && row["runs"].as_u64() >= Some(1)));
+        // What only a peer, or a large guest, gives is missing in a trial of files.
+        for metric in case["metrics"].as_array().unwrap().iter().filter(|_| suite == "renew") {
+            assert!(of_case().any(|row| row["metric"] == *metric), "{metric} of {case}: {said}");
+        }
         let first = of_case().next().unwrap_or_else(|| panic!("{case}: {said}"));
         assert!(first["median"].as_f64().unwrap() >= 0.0, "{first}");
         assert_eq!(first["floor_median"].is_f64(), case["floor"] == true, "{first}");
     }
-    let left: Vec<_> =
-        std::fs::read_dir(host.folder()).unwrap().map(|e| e.unwrap().path()).collect();
-    assert!(left.iter().all(|path| path.is_file() || path.ends_with("handover")), "{left:?}");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
+}
+
+#[test]
+fn every_case_of_files_gives_all_its_figures() {
+    all_figures("keep", 14, tempfile::tempdir().unwrap().path());
+}
+
+#[test]
+fn every_case_of_updates_gives_all_its_figures() {
+    // RAM that outlives a reboot has to be on storage that lasts.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    all_figures("renew", 7, folder.path());
 }

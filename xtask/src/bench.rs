@@ -67,7 +67,7 @@ pub fn run_cases(bench: &Bench) -> Result<()> {
     run(&mut cargo(&["build", "--release", "--locked", "--package", "whimbrel"]))?;
     let mut command = cargo(&["run", "--release", "--locked", "--quiet", "--package", "whimbrel"]);
     command.args(["--", "bench", suite]).args(&bench.cases);
-    if matches!(bench.suite, Suite::Keep) {
+    if matches!(bench.suite, Suite::Keep | Suite::Renew) {
         command.arg("--folder").arg(&out);
     }
     command.args(against.map(|vmm| format!("--against={vmm}")));

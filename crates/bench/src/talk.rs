@@ -1,7 +1,7 @@
 //! A conversation with a guest over the standard input and output of its VMM.
 
 use crate::BenchError;
-use guest::report::{Clock, Hello, Line, Sample, Work};
+use guest::report::{Clock, Hello, Line, Pause, Sample, Work};
 use std::io::{Read, Write};
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -88,6 +88,14 @@ impl Talk {
     pub fn awake(&self) -> Result<Instant, BenchError> {
         self.wait("when it was to go on", |at, line| match line {
             Line::Awake(_) => Some(at),
+            _ => None,
+        })
+    }
+
+    /// Waits until a guest tells of a pause, which it does a second after it.
+    pub fn pause(&self) -> Result<Pause, BenchError> {
+        self.wait("of a pause", |_, line| match line {
+            Line::Pause(pause) => Some(pause),
             _ => None,
         })
     }

@@ -7,6 +7,7 @@ use crate::BenchError;
 use crate::peer::{Account, Peer, Plan, Process, Spec, Successor, Way};
 use crate::procfs::cpu_time;
 use crate::talk::Said;
+use guest::report::Pause;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::thread;
@@ -60,8 +61,21 @@ fn touches(cmdline: &str) -> (u64, u64) {
 impl<'a> Traveller<'a> {
     /// Starts the guest, and returns when it has touched all that it is to touch.
     pub fn start(peer: &'a dyn Peer, spec: &Spec) -> Result<Self, BenchError> {
+        Self::begin(peer, spec, |place| Process::start(peer, place, "m0", spec, false))
+    }
+
+    /// The same, with its RAM in the file `ram`, which is new, and from which it can go on later.
+    pub fn start_lasting(peer: &'a dyn Peer, spec: &Spec, ram: &Path) -> Result<Self, BenchError> {
+        Self::begin(peer, spec, |place| Process::start_lasting(peer, place, "m0", spec, ram))
+    }
+
+    fn begin(
+        peer: &'a dyn Peer,
+        spec: &Spec,
+        start: impl FnOnce(&Path) -> Result<Process<'a>, BenchError>,
+    ) -> Result<Self, BenchError> {
         let place = tempfile::tempdir().map_err(BenchError::io("cannot make a folder"))?;
-        let at = Process::start(peer, place.path(), "m0", spec, false)?;
+        let at = start(place.path())?;
         let spec = spec.clone();
         let mut traveller = Self { peer, spec, at, way: Way::default(), moves: 0, place };
         traveller.at.talk.hello()?;
@@ -124,17 +138,48 @@ impl<'a> Traveller<'a> {
         Ok(Hop { after, before, total, account })
     }
 
-    /// Has a new process take the place of the one that the guest is in, asks the guest before that, and
-    /// `watch` after the end of it.
-    pub fn renew(&mut self, watch: Duration) -> Result<Hop, BenchError> {
+    /// Has a new process take the place of the one that the guest is in, and asks the guest before and
+    /// after.
+    pub fn renew(&mut self) -> Result<Hop, BenchError> {
+        let (before, total, account) = self.succeed()?;
+        let after = self.at.talk.ask()?;
+        Ok(Hop { after, before, total, account })
+    }
+
+    /// The same with a guest that tells of its pauses (`wake=tell`); what it tells of this one. It is asked
+    /// a second after that.
+    pub fn renew_and_watch(&mut self) -> Result<(Hop, Pause), BenchError> {
+        let (before, total, account) = self.succeed()?;
+        let pause = self.at.talk.pause()?;
+        let after = self.at.talk.ask()?;
+        Ok((Hop { after, before, total, account }, pause))
+    }
+
+    fn succeed(&mut self) -> Result<(Said, Duration, Account), BenchError> {
         self.moves += 1;
         let name = format!("m{}", self.moves);
         let next = Successor::start(self.peer, self.place.path(), &name, &self.spec)?;
         let before = self.at.talk.ask()?;
         let (total, account) = self.at.renew(next)?;
-        thread::sleep(watch);
+        Ok((before, total, account))
+    }
+
+    /// Has the guest's process become another program, under a guest that tells of its pauses
+    /// (`wake=tell`) and has told of all so far: what it tells of both of these. It is asked before, and
+    /// a second after that.
+    pub fn renew_in_place(&mut self) -> Result<(Hop, [Pause; 2]), BenchError> {
+        let before = self.at.talk.ask()?;
+        let (total, account) = self.at.renew_in_place()?;
+        let pauses = [self.at.talk.pause()?, self.at.talk.pause()?];
         let after = self.at.talk.ask()?;
-        Ok(Hop { after, before, total, account })
+        Ok((Hop { after, before, total, account }, pauses))
+    }
+
+    /// Lets a guest go on that was stopped and tells of its pauses; it has told of this one when this
+    /// returns.
+    pub fn wake(&mut self) -> Result<(), BenchError> {
+        self.at.cont()?;
+        self.at.talk.pause().map(drop)
     }
 
     /// Takes a snapshot of the guest in its [way](Self::way), which goes on where it is, and asks it before and after.

@@ -12,7 +12,7 @@ use rt::shared::builtin::Builtin;
 use rt::shared::params::{Fill, Params, Wake};
 use rt::shared::pattern::{self, Key, Page};
 use rt::shared::quantiles::Quantiles;
-use rt::shared::report::{Awake, Sample, Verdict, Work};
+use rt::shared::report::{Awake, Pause, Sample, Verdict, Work};
 use rt::shared::shuffle::Shuffle;
 use rt::station::Station;
 
@@ -30,6 +30,9 @@ static TOUCHED: [Count; cpu::MAX] = [const { Count(AtomicU64::new(0)) }; cpu::MA
 /// How far a writer may lag behind its rate and still catch up, nanoseconds:
 /// what the guest did not get done while it was away is lost, not made up for
 const BACKLOG: u64 = 10_000_000;
+
+/// How long it is watched what comes after a pause, nanoseconds
+const AFTERWARDS: u64 = 1_000_000_000;
 
 fn main(machine: &'static Machine, cpu: Cpu) -> ! {
     let params = machine.params;
@@ -51,7 +54,8 @@ fn main(machine: &'static Machine, cpu: Cpu) -> ! {
         count(&TOUCHED, cpu);
         turn(&mut station, &working_set.regions);
     }
-    let mut sampler = Sampler { params, touched: &touched, asked: 0, checks: 0 };
+    let mut sampler =
+        Sampler { params, touched: &touched, asked: 0, checks: 0, spell: None, until: u64::MAX };
     if working_set.pages == 0 {
         // The first processor always watches: it minds the console
         if cpu.rank != 0 && cpu.rank as u64 >= params.watch {
@@ -101,12 +105,26 @@ fn turn(station: &mut Station, working_set: &Regions) -> u64 {
     now
 }
 
-/// Checks memory that was touched once
+/// What comes after a pause, so far
+struct Spell {
+    /// How long the pause was, nanoseconds
+    away: u64,
+    /// When it ended, by the TSC
+    since: u64,
+    /// Pages written before it
+    pages: u64,
+}
+
+/// Checks memory that was touched once, and tells of pauses
 struct Sampler<'a> {
     params: Params,
     touched: &'a Share,
     asked: u64,
     checks: u64,
+    /// After the last pause, where that is to be told
+    spell: Option<Spell>,
+    /// The reading of the TSC at which it is told
+    until: u64,
 }
 
 impl Sampler<'_> {
@@ -114,15 +132,44 @@ impl Sampler<'_> {
     #[inline(always)]
     fn attend(&mut self, station: &mut Station, working_set: &Regions) {
         let woken = station.watch.take_woken();
-        if station.cpu.rank == 0 && (woken || station.samples() != self.asked) {
-            self.sample(station, working_set, woken);
+        if station.cpu.rank != 0 {
+            return;
         }
+        if (woken.is_some() || station.watch.last() >= self.until)
+            && self.params.wake == Wake::Tell
+        {
+            self.tell(station, woken);
+        }
+        if woken.is_some() || station.samples() != self.asked {
+            self.sample(station, working_set, woken.is_some());
+        }
+    }
+
+    /// Tells of the last pause, and begins to watch what comes after the one that has just ended
+    #[cold]
+    fn tell(&mut self, station: &mut Station, woken: Option<u64>) {
+        let (now, pages) = (station.watch.last(), sum(&WRITTEN));
+        let time = station.machine.time;
+        let longest = station.watch.spell();
+        let next = woken.map(|away| Spell { away, since: now, pages });
+        self.until = if next.is_some() { now + time.ticks(AFTERWARDS) } else { u64::MAX };
+        station.watch.begin_spell();
+        let Some(spell) = core::mem::replace(&mut self.spell, next) else { return };
+        // Where another pause ends it, that is no part of what came after this one
+        let after = time.nanoseconds(now - spell.since).saturating_sub(woken.unwrap_or(0));
+        station.print(|_| Pause {
+            away: spell.away,
+            after,
+            pages: pages - spell.pages,
+            longest,
+            t: time.now(),
+        });
     }
 
     #[cold]
     fn sample(&mut self, station: &mut Station, working_set: &Regions, woken: bool) {
         let time = station.machine.time;
-        if woken && self.params.wake != Wake::Quiet {
+        if woken && matches!(self.params.wake, Wake::Say | Wake::Check) {
             station.print(|_| Awake { t: time.now() });
         }
         let asked = station.samples() != self.asked;

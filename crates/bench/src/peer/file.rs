@@ -37,15 +37,31 @@ impl<'a> Process<'a> {
         let took = begun.elapsed();
         match ended.as_deref() {
             Some("completed") => Ok(took),
-            ended => {
-                let info = self.motion()?;
-                let report = &info["x-whimbrel-report"]["error"]["why"];
-                let why =
-                    report.as_str().or(info["error-desc"].as_str()).unwrap_or("no reason given");
-                let status = ended.unwrap_or("still under way").to_owned();
-                Err(BenchError::Move { peer: self.peer.name(), status, why: why.to_owned() })
-            }
+            ended => Err(self.went_wrong(ended)?),
         }
+    }
+
+    /// Has it leave its guest for after a reboot: its state in `state`, beside the file that its RAM is in.
+    pub fn leave(&mut self, state: &Path) -> Result<(), BenchError> {
+        if state.exists() {
+            std::fs::remove_file(state).map_err(BenchError::io("removing a file"))?;
+        }
+        self.forget_events();
+        let (command, arguments) = self.peer.leave(state);
+        self.execute(command, Some(arguments))?;
+        match self.motion_ended(LONGEST)?.as_deref() {
+            Some("completed") => Ok(()),
+            ended => Err(self.went_wrong(ended)?),
+        }
+    }
+
+    /// Why its motion has ended so, or has not.
+    fn went_wrong(&mut self, ended: Option<&str>) -> Result<BenchError, BenchError> {
+        let info = self.motion()?;
+        let report = &info["x-whimbrel-report"]["error"]["why"];
+        let why = report.as_str().or(info["error-desc"].as_str()).unwrap_or("no reason given");
+        let status = ended.unwrap_or("still under way").to_owned();
+        Ok(BenchError::Move { peer: self.peer.name(), status, why: why.to_owned() })
     }
 
     /// What it says of its last motion.

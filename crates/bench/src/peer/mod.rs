@@ -111,6 +111,15 @@ pub trait Peer: Sync {
     /// What has a process give its guest to the one that waits at `path`: commands and their
     /// arguments, one after the other.
     fn renew(&self, path: &Path) -> Vec<(&'static str, Value)>;
+    /// What has a process become another program under its guest, where it can: a command and its
+    /// arguments.
+    fn renew_in_place(&self) -> Option<(&'static str, Value)>;
+    /// The command that runs `spec` with its RAM in the file `ram`, which is new; where it can have the
+    /// guest go on from there when the host has started anew. Otherwise as [`Self::command`].
+    fn lasting_command(&self, spec: &Spec, socket: &Path, ram: &Path) -> Option<Command>;
+    /// What has a process write its guest's state to the file `state`, beside such RAM: a command and its
+    /// arguments.
+    fn leave(&self, state: &Path) -> (&'static str, Value);
     /// Whether its guest's console and its control connections go along, and the old process ends by
     /// itself.
     fn carries_connections(&self) -> bool;
@@ -140,6 +149,20 @@ impl<'a> Process<'a> {
     ) -> Result<Self, BenchError> {
         let socket = place.join(format!("{name}.sock"));
         Self::of(peer, place, name, peer.command(spec, &socket, incoming))
+    }
+
+    /// Starts one whose RAM is in the file `ram`, from which its guest can go on later.
+    pub fn start_lasting(
+        peer: &'a dyn Peer,
+        place: &Path,
+        name: &str,
+        spec: &Spec,
+        ram: &Path,
+    ) -> Result<Self, BenchError> {
+        let socket = place.join(format!("{name}.sock"));
+        let none =
+            || BenchError::Raw(format!("{} is not measured with its RAM in a file", peer.name()));
+        Self::of(peer, place, name, peer.lasting_command(spec, &socket, ram).ok_or_else(none)?)
     }
 
     /// Starts the command of one.

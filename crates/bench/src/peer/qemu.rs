@@ -184,6 +184,20 @@ impl Peer for Qemu {
         ]
     }
 
+    fn renew_in_place(&self) -> Option<(&'static str, Value)> {
+        // Its cpr-exec came with version 10.2.
+        None
+    }
+
+    fn lasting_command(&self, _: &Spec, _: &Path, _: &Path) -> Option<Command> {
+        // It maps files, too, and has cpr-reboot; nothing is to be measured against that.
+        None
+    }
+
+    fn leave(&self, state: &Path) -> (&'static str, Value) {
+        ("migrate", json!({ "uri": format!("file:{}", state.display()) }))
+    }
+
     fn carries_connections(&self) -> bool {
         false
     }

@@ -55,17 +55,31 @@ impl Process<'_> {
         }
     }
 
-    /// The new process has the console and the connections of the old one, which ends.
-    fn goes_along(
-        &mut self,
-        program: Program,
-        begin: Instant,
-    ) -> Result<(Duration, Account), BenchError> {
-        let deadline = begin + LONGEST;
+    /// Has it become another program, where it can be told to: how long that took from the command on,
+    /// and what it says of it.
+    pub fn renew_in_place(&mut self) -> Result<(Duration, Account), BenchError> {
+        let Some((command, arguments)) = self.peer.renew_in_place() else {
+            return Err(BenchError::Raw(format!("{} does not execute itself", self.peer.name())));
+        };
+        self.forget_events();
+        let begin = Instant::now();
+        self.execute(command, Some(arguments))?;
+        let pid = self.updated(begin + LONGEST)?;
+        let total = begin.elapsed();
+        if pid != Some(self.pid().into()) {
+            let (peer, what) = (self.peer.name(), "that the process is the same");
+            return Err(BenchError::Answer { peer, command, what });
+        }
+        let info = self.ended_motion("completed")?;
+        Ok((total, self.peer.account(info)))
+    }
+
+    /// Waits until it is said that the guest has another program under it, and in which process.
+    fn updated(&mut self, deadline: Instant) -> Result<Option<u64>, BenchError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.client.next_event(Some(left)).map_err(|e| self.failed("update", e))? {
-                Some(event) if event.event == UPDATED => break,
+                Some(event) if event.event == UPDATED => return Ok(event.data["pid"].as_u64()),
                 Some(_) => {}
                 None => {
                     let info = self.motion()?;
@@ -73,6 +87,15 @@ impl Process<'_> {
                 }
             }
         }
+    }
+
+    /// The new process has the console and the connections of the old one, which ends.
+    fn goes_along(
+        &mut self,
+        program: Program,
+        begin: Instant,
+    ) -> Result<(Duration, Account), BenchError> {
+        self.updated(begin + LONGEST)?;
         let total = begin.elapsed();
         let mut old = std::mem::replace(&mut self.program, program);
         if !old.ends() {

@@ -127,6 +127,21 @@ impl Peer for Whimbrel {
         vec![("x-whimbrel-update", json!({ "to": path }))]
     }
 
+    fn renew_in_place(&self) -> Option<(&'static str, Value)> {
+        Some(("x-whimbrel-update", json!({ "mode": "exec" })))
+    }
+
+    fn lasting_command(&self, spec: &Spec, socket: &Path, ram: &Path) -> Option<Command> {
+        let mut command = self.command(spec, socket, false);
+        command.arg("--memory-file").arg(ram);
+        Some(command)
+    }
+
+    fn leave(&self, state: &Path) -> (&'static str, Value) {
+        let uri = format!("file:{}", state.display());
+        ("migrate", json!({ "uri": uri, "x-whimbrel-mode": "cpr-reboot" }))
+    }
+
     fn carries_connections(&self) -> bool {
         true
     }

@@ -14,7 +14,10 @@ pub struct Watch {
     stall: u64,
     worst: u64,
     worst_end: u64,
-    woken: bool,
+    /// The pause that has ended since somebody asked, in nanoseconds
+    woken: Option<u64>,
+    /// The longest gap since [`Self::begin_spell`], in nanoseconds
+    spell: u64,
     report: Clock,
 }
 
@@ -29,7 +32,8 @@ impl Watch {
             stall: time.ticks(STALL),
             worst: 0,
             worst_end: 0,
-            woken: false,
+            woken: None,
+            spell: 0,
             report: blank(cpu),
         }
     }
@@ -87,11 +91,12 @@ impl Watch {
         // KVM sets the flag before the first instruction after a pause, so the gap that ends here
         // is the pause; and the flag is cleared, so that the next one is not.
         if self.time.take_pause(self.cpu) {
-            self.woken = true;
+            self.woken = Some(gap);
             self.report.paused = 1;
             self.report.away = self.report.away.max(gap);
         } else {
             self.report.other = self.report.other.max(gap);
+            self.spell = self.spell.max(gap);
         }
         self.report.hist.add(gap);
         if gap >= STALL {
@@ -100,10 +105,20 @@ impl Watch {
         }
     }
 
-    /// Whether a pause has ended since the last call
+    /// How long the pause was that has ended since the last call, in nanoseconds, if one has
     #[inline(always)]
-    pub fn take_woken(&mut self) -> bool {
-        core::mem::take(&mut self.woken)
+    pub fn take_woken(&mut self) -> Option<u64> {
+        self.woken.take()
+    }
+
+    /// From here on the longest gap is to be told
+    pub fn begin_spell(&mut self) {
+        self.spell = 0;
+    }
+
+    /// The longest gap since then that was no pause, in nanoseconds; 0 if all were below 1 µs
+    pub fn spell(&self) -> u64 {
+        self.spell
     }
 
     /// The longest gap since the last report, in ticks of the TSC
@@ -115,7 +130,10 @@ impl Watch {
     pub fn take(&mut self) -> Clock {
         let (now, kvm) = self.time.kvm(self.cpu);
         let unseen = self.time.take_pause(self.cpu);
-        self.woken |= unseen;
+        if unseen {
+            // Too short for a gap of its own
+            self.woken.get_or_insert(0);
+        }
         let paused = self.report.paused | u64::from(unseen);
         let report = Clock {
             t: self.time.at(now),

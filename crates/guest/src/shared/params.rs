@@ -62,6 +62,8 @@ pub enum Wake {
     Say,
     /// It says so, and checks a sample of its memory
     Check,
+    /// A second later it tells how long the pause was, and what that second was like
+    Tell,
 }
 
 /// A parameter, as documented
@@ -123,8 +125,9 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "wake",
-        value: "quiet|say|check",
-        help: "after a pause that the VMM told it of: nothing, an AWAKE line, and a check (quiet)",
+        value: "quiet|say|check|tell",
+        help: "after a pause that the VMM told it of: nothing, an AWAKE line, that and a check, or a \
+               PAUSE line a second later (quiet)",
         guests: WORKLOAD,
         set: |p, v| wake(v).map(|w| p.wake = w),
     },
@@ -307,6 +310,7 @@ fn wake(text: &str) -> Option<Wake> {
         "quiet" => Some(Wake::Quiet),
         "say" => Some(Wake::Say),
         "check" => Some(Wake::Check),
+        "tell" => Some(Wake::Tell),
         _ => None,
     }
 }
@@ -390,7 +394,7 @@ mod tests {
             ("report=0s", "TIME"),
             ("report=5", "TIME"),
             ("fill=zero", "word|random"),
-            ("wake=up", "quiet|say|check"),
+            ("wake=up", "quiet|say|check|tell"),
             ("stride=0", "SIZE"),
             ("cpus=65", "N"),
             ("cpus=0", "N"),

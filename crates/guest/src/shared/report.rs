@@ -199,6 +199,22 @@ line! {
 }
 
 line! {
+    /// A pause, and what came after it: a second, or the time until the next pause
+    Pause = "PAUSE" {
+        /// How long it was
+        away: u64,
+        /// How long the time after it was
+        after: u64,
+        /// Pages of the working set written in that time
+        pages: u64,
+        /// The longest time between two readings of the clock in it
+        longest: u64,
+        /// When
+        t: u64,
+    }
+}
+
+line! {
     /// What a check of some of the memory that was touched once has found
     Sample = "SAMPLE" [
         /// Whether all of it is what was written
@@ -362,6 +378,8 @@ pub enum Line {
     Work(Work),
     /// `AWAKE`
     Awake(Awake),
+    /// `PAUSE`
+    Pause(Pause),
     /// `SAMPLE`
     Sample(Sample),
     /// `CHECK`
@@ -396,6 +414,7 @@ impl FromStr for Line {
             "CLOCK" => line.parse().map(Self::Clock),
             "WORK" => line.parse().map(Self::Work),
             "AWAKE" => line.parse().map(Self::Awake),
+            "PAUSE" => line.parse().map(Self::Pause),
             "SAMPLE" => line.parse().map(Self::Sample),
             "CHECK" => line.parse().map(Self::Check),
             "FAULT" => line.parse().map(Self::Fault),
@@ -413,6 +432,7 @@ impl fmt::Display for Line {
             Self::Clock(line) => line.fmt(f),
             Self::Work(line) => line.fmt(f),
             Self::Awake(line) => line.fmt(f),
+            Self::Pause(line) => line.fmt(f),
             Self::Sample(line) => line.fmt(f),
             Self::Check(line) => line.fmt(f),
             Self::Fault(line) => line.fmt(f),
@@ -473,6 +493,9 @@ mod tests {
                 ws
             })),
             n().prop_map(|t| Line::Awake(Awake { t })),
+            any::<[u64; 5]>().prop_map(|[away, after, pages, longest, t]| {
+                Line::Pause(Pause { away, after, pages, longest, t })
+            }),
             (verdict.clone(), any::<[u64; 8]>()).prop_map(
                 |(verdict, [pages, faults, took, median, p90, p99, max, t])| {
                     Line::Sample(Sample { verdict, pages, faults, took, median, p90, p99, max, t })

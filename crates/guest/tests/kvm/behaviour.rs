@@ -256,3 +256,36 @@ fn a_guest_says_when_it_goes_on_if_it_is_to() {
         assert_eq!((said, checked), (says, checks), "{wake}");
     }
 }
+
+#[test]
+fn a_guest_tells_of_a_pause_and_of_the_second_after_it() {
+    let mut guest = Guest::boot(Builtin::Workload, "ws=1M rate=1000 report=100ms wake=tell");
+    work(&mut guest);
+    let pause = |guest: &mut Guest| {
+        guest.until(|line| match line {
+            Line::Pause(pause) => Some(*pause),
+            _ => None,
+        })
+    };
+    let stop = |guest: &mut Guest, away| {
+        guest.stop(&Stop::Signal, |_| true);
+        sleep(away);
+        guest.vcpu.kvmclock_ctrl().unwrap();
+    };
+    let away = Duration::from_millis(50);
+    stop(&mut guest, away);
+    // Until it has looked at its console twice, and so has noticed.
+    (0..2).for_each(|_| guest.stop(&Stop::Poll, |_| true));
+    stop(&mut guest, away * 2);
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap();
+    // The second pause ends what came after the first.
+    let (first, second) = (pause(&mut guest), pause(&mut guest));
+    assert!(first.away >= nanos(away) && second.away >= nanos(away * 2), "{first} {second}");
+    assert!(
+        first.after < second.after && second.after >= nanos(Duration::from_secs(1)),
+        "{second}"
+    );
+    // It may lag behind its rate and catch up with what it lost by 10 ms.
+    assert!((1..=1100).contains(&second.pages), "{second}");
+    assert!(second.longest < second.after, "{second}");
+}

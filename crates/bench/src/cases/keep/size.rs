@@ -50,19 +50,12 @@ struct Size<'a> {
     place: &'a Place,
 }
 
-impl Size<'_> {
-    /// The least of a few: whatever else goes on only adds to it, and it is subtracted.
-    fn slots(&self, memory: u64) -> Result<Duration, BenchError> {
-        let one = || self.inside.slots(self.place.bytes(memory));
-        Ok(one()?.min(one()?).min(one()?))
-    }
-}
-
 impl Course for Size<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
         let large = self.large.restore()?.first_word()?;
         let small = self.small.restore()?.first_word()?;
-        let (large_slots, small_slots) = (self.slots(LARGE)?, self.slots(SMALL)?);
+        let slots = |memory| self.inside.least_slots(self.place.bytes(memory));
+        let (large_slots, small_slots) = (slots(LARGE)?, slots(SMALL)?);
         let left = |word: Duration, slots| word.saturating_sub(slots).as_secs_f64();
         let mut all = figures([
             ("ratio less slots", left(large, large_slots) / left(small, small_slots).max(1e-9)),

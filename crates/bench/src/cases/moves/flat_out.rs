@@ -13,9 +13,18 @@ use std::time::Duration;
 /// The longest blackout allowed, in milliseconds.
 const LIMIT: u64 = 300;
 
-/// The guest of this case, of those with a limited bandwidth, and of an update.
+/// What it rewrites, in bytes.
+pub(in crate::cases) const SET: u64 = 900 << 20;
+
+/// The guest of this case, and of those with a limited bandwidth.
 pub(in crate::cases) fn spec() -> Spec {
-    Spec { memory: 2 << 30, vcpus: 1, cmdline: quiet("ws=900M rate=max fill=random") }
+    of_size(SET)
+}
+
+/// One that rewrites so many bytes.
+pub(in crate::cases) fn of_size(set: u64) -> Spec {
+    let cmdline = quiet(&format!("ws={set} rate=max fill=random"));
+    Spec { memory: (set * 2).next_power_of_two(), vcpus: 1, cmdline }
 }
 
 /// The case.

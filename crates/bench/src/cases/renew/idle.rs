@@ -7,7 +7,6 @@ use super::{
 };
 use crate::BenchError;
 use crate::travel::{Traveller, millis};
-use std::time::Duration;
 
 const MEMORY: u64 = 1 << 30;
 const TOUCHED: u64 = 768 << 20;
@@ -72,7 +71,7 @@ struct Idle<'a>(Traveller<'a>);
 
 impl Course for Idle<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
-        let hop = self.0.renew(Duration::ZERO)?;
+        let hop = self.0.renew()?;
         let (blackout, own) = blackout(&hop)?;
         let mut all = figures([
             ("blackout", blackout),

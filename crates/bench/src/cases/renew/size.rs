@@ -1,11 +1,12 @@
 //! 8 GiB against 1 GiB, 90 % of both touched: nothing in the pause is to grow with RAM.
 
 use super::moves::idle::blackout;
-use super::{Case, Contender, Course, Goal, Metric, Outcome, Place, Runs, figures, idle_guest, ms};
+use super::{
+    Case, Contender, Course, Goal, Metric, Outcome, Place, Runs, figures, idle_guest, ms, touched,
+};
 use crate::BenchError;
 use crate::travel::Traveller;
 use serde_json::json;
-use std::time::Duration;
 
 const LARGE: u64 = 8 << 30;
 const SMALL: u64 = 1 << 30;
@@ -25,11 +26,6 @@ pub const CASE: Case = Case {
     takes: [ms(5_000), ms(4_000), ms(0), ms(200_000)],
     begin,
 };
-
-/// What of so many bytes is touched, in whole MiB.
-const fn touched(memory: u64) -> u64 {
-    ((memory >> 20) * 9 / 10) << 20
-}
 
 fn begin<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
@@ -52,7 +48,7 @@ impl Course for Size<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
         let hop = |traveller: &mut Traveller<'_>| {
             traveller.at.cont()?;
-            let hop = traveller.renew(Duration::ZERO)?;
+            let hop = traveller.renew()?;
             traveller.at.stop()?;
             Ok::<_, BenchError>((blackout(&hop)?.0, hop))
         };

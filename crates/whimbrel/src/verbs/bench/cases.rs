@@ -5,7 +5,7 @@ use crate::output::{nanos, print_json, print_line, table};
 use anyhow::Context;
 use bench::campaign::{Campaign, expected, rows};
 use bench::cases::{Case, Suite};
-use bench::host::Host;
+use bench::host::{Host, storage};
 use bench::peer::{Peer, Qemu, Whimbrel};
 use bench::raw::{Raw, Sample};
 use bench::{BenchError, Place, chart};
@@ -119,6 +119,33 @@ impl Cases {
             print_line(chart(&rows).trim_end());
         }
         Ok(())
+    }
+}
+
+/// Where a benchmark stores its files
+#[derive(Debug, clap::Args)]
+pub struct Stored {
+    /// Where the files go: some 12 GiB, in a folder of their own that is removed in the end. What is
+    /// measured is the storage that this is on
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// Make everything a sixteenth of its size: shows whether it works, and says nothing of how fast
+    #[arg(long)]
+    tiny: bool,
+}
+
+impl Stored {
+    /// A folder there.
+    pub fn files(self) -> anyhow::Result<Files> {
+        let Self { folder, tiny } = self;
+        let shown = folder.display();
+        let cannot = || format!("cannot make a folder for the benchmark in {shown}");
+        let inside = std::path::absolute(&folder).with_context(cannot)?;
+        let inside = tempfile::tempdir_in(inside).with_context(cannot)?;
+        let storage = storage(inside.path()).with_context(cannot)?;
+        let storage = if tiny { format!("{storage}; a trial, everything tiny") } else { storage };
+        let place = Place::new(inside.path().to_owned(), tiny);
+        Ok(Files { place, _folder: inside, storage: Some(storage) })
     }
 }
 
