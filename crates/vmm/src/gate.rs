@@ -296,6 +296,30 @@ fn install_handler() -> io::Result<()> {
     result
 }
 
+/// Does something with a kick on its way to the calling thread, which takes no signals meanwhile. It is given
+/// what keeps all signals out but that.
+pub(crate) fn with_kick_pending<T>(act: impl FnOnce(u64) -> T) -> io::Result<T> {
+    let result = |error: i32| match error {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    };
+    // SAFETY: the set is initialised by `sigemptyset` before it is used, and lives as long as the calls.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: as above; the kick's handler does nothing.
+    unsafe {
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, kick_signal());
+        result(libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
+        result(libc::raise(kick_signal()))?;
+    }
+    let done = act(!(1 << (kick_signal() - 1)));
+    // SAFETY: as above. It is delivered here, if nothing has taken it.
+    result(unsafe {
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut())
+    })?;
+    Ok(done)
+}
+
 /// Has the calling thread take no signal but the kick and what its own faults raise.
 pub(crate) fn mask_signals() -> io::Result<()> {
     let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];

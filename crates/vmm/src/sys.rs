@@ -5,7 +5,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use std::ffi::c_ulong;
 use std::io;
 use vmm_sys_util::errno;
-use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 const WRITE: u64 = 1;
 const READ: u64 = 2;
@@ -17,6 +17,8 @@ const fn request<T>(direction: u64, number: u64) -> c_ulong {
 
 const GET_DIRTY_LOG: c_ulong = request::<kvm_dirty_log>(WRITE, 0x42);
 const CLEAR_DIRTY_LOG: c_ulong = request::<kvm_clear_dirty_log>(READ | WRITE, 0xc0);
+// The structure itself ends with a signal set that its size does not count.
+const SET_SIGNAL_MASK: c_ulong = request::<u32>(WRITE, 0x8b);
 const GET_SREGS2: c_ulong = request::<kvm_sregs2>(READ, 0xcc);
 const SET_SREGS2: c_ulong = request::<kvm_sregs2>(WRITE, 0xcd);
 const SET_DEVICE_ATTR: c_ulong = request::<kvm_device_attr>(WRITE, 0xe1);
@@ -25,6 +27,7 @@ const GET_DEVICE_ATTR: c_ulong = request::<kvm_device_attr>(WRITE, 0xe2);
 // Linux include/uapi/linux/kvm.h.
 const _: () = assert!(GET_DIRTY_LOG == 0x4010_ae42);
 const _: () = assert!(CLEAR_DIRTY_LOG == 0xc018_aec0);
+const _: () = assert!(SET_SIGNAL_MASK == 0x4004_ae8b);
 const _: () = assert!(GET_SREGS2 == 0x8140_aecc);
 const _: () = assert!(SET_SREGS2 == 0x4140_aecd);
 const _: () = assert!(SET_DEVICE_ATTR == 0x4018_aee1);
@@ -90,6 +93,28 @@ pub(crate) fn get_sregs2(vcpu: &VcpuFd) -> io::Result<kvm_sregs2> {
 pub(crate) fn set_sregs2(vcpu: &VcpuFd, sregs: &kvm_sregs2) -> io::Result<()> {
     // SAFETY: the fd is a vCPU's and the kernel only reads this structure.
     done(unsafe { ioctl_with_ref(vcpu, SET_SREGS2, sregs) })
+}
+
+/// `struct kvm_signal_mask` and the kernel's signal set behind it.
+#[repr(C)]
+struct SignalMask {
+    len: u32,
+    blocked: [u8; 8],
+}
+
+const _: () = assert!(size_of::<SignalMask>() == 12);
+
+/// `KVM_SET_SIGNAL_MASK`: these signals, bit 0 being signal 1, are blocked while the vCPU runs; without any
+/// said, those of its thread.
+pub(crate) fn set_signal_mask(vcpu: &VcpuFd, blocked: Option<u64>) -> io::Result<()> {
+    let Some(blocked) = blocked else {
+        // SAFETY: the fd is a vCPU's; no mask at all is a null pointer.
+        return done(unsafe { ioctl_with_val(vcpu, SET_SIGNAL_MASK, 0) });
+    };
+    let mask = SignalMask { len: 8, blocked: blocked.to_ne_bytes() };
+    // SAFETY: the fd is a vCPU's; the kernel only reads this structure, and eight bytes behind its head
+    // as that says.
+    done(unsafe { ioctl_with_ref(vcpu, SET_SIGNAL_MASK, &mask) })
 }
 
 fn tsc_offset_attribute(value: *mut u64) -> kvm_device_attr {

@@ -12,9 +12,14 @@ pub(crate) mod tsc;
 pub use saved::SavedVcpu;
 pub(crate) use state::StateError;
 
+use crate::boot::{self, Entry};
+use crate::gate;
 use crate::run_page::RunPage;
 use crate::sys::{self, io_error};
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_regs, kvm_sregs};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2, kvm_mp_state, kvm_regs,
+    kvm_sregs,
+};
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use msr::Msr;
 use std::io;
@@ -200,6 +205,39 @@ impl Vcpu {
             Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
             other => tracing::warn!(vcpu = self.index, "a run that was to end at once: {other:?}"),
         }
+        if let Err(error) = self.rehearse_entry(page) {
+            tracing::warn!(vcpu = self.index, %error, "rehearsing the entry into the guest");
+        }
+    }
+
+    /// Has KVM make what it makes at a vCPU's first entry into a guest, up to where its instructions would
+    /// begin: with a signal on its way it comes back from there. That concerns a vCPU with paging, as guests
+    /// have it: where KVM shadows page tables it makes something for each page of RAM then. Nothing of the guest's is
+    /// read or written, and the vCPU is as it was afterwards.
+    ///
+    /// On the vCPU's own thread.
+    fn rehearse_entry(&mut self, page: &RunPage) -> io::Result<()> {
+        let made = (self.fd.get_regs().map_err(io_error)?, self.sregs()?);
+        let state = self.fd.get_mp_state().map_err(io_error)?;
+        let (regs, sregs) =
+            boot::initial_registers(Entry::Linux64 { entry: 0, boot_params: 0 }, made.1);
+        self.enter(&regs, &sregs)?;
+        let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+        self.fd.set_mp_state(runnable).map_err(io_error)?;
+        page.set_immediate_exit(false);
+        let came_back = gate::with_kick_pending(|blocked| {
+            sys::set_signal_mask(&self.fd, Some(blocked))?;
+            let came_back = match self.fd.run() {
+                Err(e) if e.errno() == libc::EINTR => Ok(()),
+                Err(e) => Err(io_error(e)),
+                Ok(exit) => Err(io::Error::other(format!("it came back with {exit:?}"))),
+            };
+            sys::set_signal_mask(&self.fd, None).and(came_back)
+        });
+        page.set_immediate_exit(true);
+        self.fd.set_mp_state(state).map_err(io_error)?;
+        self.enter(&made.0, &made.1)?;
+        came_back?
     }
 
     /// What has to happen between the permission to run and the guest's first instruction: MSRs

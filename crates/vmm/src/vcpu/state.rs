@@ -145,7 +145,9 @@ impl Vcpu {
         if made.is_none_or(|made| made.xcrs != *xcrs) {
             self.fd.set_xcrs(&xcrs_of(xcrs)?).map_err(kvm("KVM_SET_XCRS"))?;
         }
-        self.fd.set_lapic(&lapic).map_err(kvm("KVM_SET_LAPIC"))?;
+        if made.is_none_or(|made| made.lapic != saved.lapic) {
+            self.fd.set_lapic(&lapic).map_err(kvm("KVM_SET_LAPIC"))?;
+        }
         msr::write(&self.fd, &then)?;
         if made.is_none_or(|made| made.mp_state != *mp_state) {
             let mp_state = kvm_mp_state { mp_state: *mp_state };
@@ -154,13 +156,18 @@ impl Vcpu {
         if made.is_none_or(|made| made.debug_regs != saved.debug_regs) {
             self.fd.set_debug_regs(&debug_regs).map_err(kvm("KVM_SET_DEBUGREGS"))?;
         }
-        self.fd.set_vcpu_events(&events).map_err(kvm("KVM_SET_VCPU_EVENTS"))?;
+        // Nothing was pending, and setting the registers forgets nothing else.
+        if made.is_none_or(|made| made.events != saved.events) {
+            self.fd.set_vcpu_events(&events).map_err(kvm("KVM_SET_VCPU_EVENTS"))?;
+        }
         // What a rehearsal restores is what was there.
         self.pristine = made.is_some_and(|made| {
             made.mp_state == *mp_state
                 && made.nested == *nested
                 && made.xcrs == *xcrs
                 && made.debug_regs == saved.debug_regs
+                && made.lapic == saved.lapic
+                && made.events == saved.events
                 && first.is_empty()
                 && then.is_empty()
         });
