@@ -36,7 +36,7 @@ const LEAST_SHARE: u32 = 8;
 
 /// What a polite thread has seen of the scheduler.
 #[derive(Debug)]
-pub(crate) struct Courtesy {
+pub struct Courtesy {
     statistics: File,
     threads: u32,
     since: Instant,
@@ -53,6 +53,7 @@ struct Times {
 impl Courtesy {
     /// Makes the calling thread polite, one of so many. `None` where the kernel does not tell what
     /// it gets then (`CONFIG_SCHED_INFO`): whoever is polite must notice that it starves.
+    #[must_use]
     pub fn begin(threads: usize) -> Option<Self> {
         let statistics = File::open("/proc/thread-self/schedstat").ok()?;
         let before = read(&statistics)?;

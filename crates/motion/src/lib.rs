@@ -28,6 +28,7 @@ mod status;
 pub mod switch;
 mod until;
 
+pub use courtesy::Courtesy;
 pub use error::MotionError;
 pub use guard::CopyReport;
 pub use machine::{

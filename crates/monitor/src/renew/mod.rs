@@ -9,11 +9,13 @@
 //! Who has the guest in the end is decided by the [fate](motion::handover::Fate) that both see.
 
 mod arriving;
+mod awake;
 mod channel;
 mod exec;
 mod held;
 mod leaving;
 mod outset;
+mod populate;
 mod serving;
 mod succeeding;
 mod successor;

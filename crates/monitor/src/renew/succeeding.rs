@@ -2,6 +2,7 @@
 
 use super::arriving::Succession;
 use super::leaving::SavedLateEvents;
+use super::populate::populate;
 use crate::arrival::Arrivals;
 use memory::GuestRam;
 use motion::handover::RunPermit;
@@ -12,9 +13,6 @@ use state::{Bundle, Code, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 use vmm::Vm;
-
-/// Threads that fill in page tables: memory is what they wait for, and the guest runs meanwhile.
-const POPULATING: usize = 2;
 
 /// Builds the machine on the RAM that is there.
 pub(super) struct Successors {
@@ -38,7 +36,7 @@ impl MachineBuilder for Successors {
         }
         // Else the guest would wait for each of its pages once. Who gives up does not wait for that.
         let is_wanted = || self.succession.is_wanted();
-        if let Err(error) = vm.ram().populate(POPULATING, &is_wanted) {
+        if let Err(error) = populate(vm.ram(), vm.config().vcpus, &is_wanted) {
             tracing::warn!(%error, "page tables are filled in as the guest touches its pages");
         }
         Ok(Arc::new(Succeeding { machine, vm, succession: self.succession.clone() }))
