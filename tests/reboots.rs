@@ -83,6 +83,28 @@ fn two_vcpus_go_on_after_a_reboot() {
 }
 
 #[test]
+fn a_guest_with_a_kernel_of_a_usual_size_can_still_be_reset_after_a_reboot() {
+    let (host, disk) = (Host::new(), Disk::new());
+    let (kernel, initrd) = (disk.path("kernel"), disk.path("initrd"));
+    host.ok(&["guest", "export", "clock", &kernel]);
+    std::fs::write(&initrd, vec![7; 15 << 20]).unwrap();
+    let boots = ["--kernel", &kernel, "--initrd", &initrd, "--cmdline", "report=20ms"];
+    let ram = ["--memory", "64M", "--memory-file", &disk.path("ram")];
+    let mut machine = host.start("m", &[&boots[..], &ram].concat());
+    machine.wait_for("CLOCK", |_| true);
+    let state = disk.path("state");
+    leave(&host, &mut machine, &state);
+    std::fs::remove_file(&kernel).unwrap();
+    std::fs::remove_file(&initrd).unwrap();
+    let machine = host.restore("m", &state, &[]);
+    host.ask("m", "system_reset", None).unwrap();
+    // In the middle of a line, perhaps.
+    let is_there = || machine.lines().iter().any(|line| line.contains("HELLO"));
+    wait("the guest to boot again", || is_there().then_some(()));
+    assert_eq!(host.state("m"), "running");
+}
+
+#[test]
 fn a_memory_file_has_one_machine_at_a_time() {
     let (host, disk) = (Host::new(), Disk::new());
     let (ram, state) = (disk.path("ram"), disk.path("state"));
