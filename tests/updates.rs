@@ -21,8 +21,10 @@ impl Drop for Ends<'_> {
     }
 }
 
+/// However busy the host is: no promise is tested here.
 fn update(host: &Host, name: &str, more: &[&str]) -> Value {
-    let text = host.ok(&[&["update", name, "--json"], more].concat());
+    let patiently = ["update", name, "--json", "--max-blackout", "unlimited"];
+    let text = host.ok(&[&patiently[..], more].concat());
     serde_json::from_str(text.lines().last().unwrap()).unwrap()
 }
 
@@ -314,7 +316,12 @@ fn a_process_that_somebody_else_started_takes_over() {
     let waits = format!("update:unix:{}", socket.display());
     let mut next = host.whimbrel(&["run", "--incoming", &waits]).spawn().unwrap();
     wait("a process that waits", || socket.exists().then_some(()));
-    host.ask("m", "migrate-set-parameters", json!({ "mode": "cpr-transfer" })).unwrap();
+    host.ask(
+        "m",
+        "migrate-set-parameters",
+        json!({ "mode": "cpr-transfer", "x-whimbrel-downtime-unlimited": true }),
+    )
+    .unwrap();
     let addr = json!({ "transport": "socket", "type": "unix", "path": socket });
     let channels = ["cpr", "main"].map(|kind| json!({ "channel-type": kind, "addr": addr }));
     host.ask("m", "migrate", json!({ "channels": channels })).unwrap();
@@ -453,7 +460,10 @@ fn an_image_that_fails_leaves_the_guest_with_its_guardian() {
             host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
         let _ends = Ends(&host, "m");
         let binary = image(&host, name, then);
-        let text = host.fails(1, &["update", "m", "--mode", "exec", "--binary", &binary]);
+        let text = host.fails(
+            1,
+            &["update", "m", "--mode", "exec", "--max-blackout", "unlimited", "--binary", &binary],
+        );
         assert!(text.contains("new image"), "{name}: {text}");
         assert_ne!(pid(&host, "m"), u64::from(machine.pid()), "{name}");
         machine.wait_for_end();
@@ -474,8 +484,19 @@ fn a_program_that_cannot_be_executed_any_more_leaves_the_guest_with_its_guardian
     let path = host.folder().join("goes");
     let script = format!("#!/bin/sh\nrm {}\nexec {whimbrel} \"$@\"\n", path.display());
     let binary = program(&host, "goes", script.as_bytes(), 0o700);
-    let text =
-        host.fails(1, &["update", "m", "--mode", "exec", "--binary", binary.to_str().unwrap()]);
+    let text = host.fails(
+        1,
+        &[
+            "update",
+            "m",
+            "--mode",
+            "exec",
+            "--max-blackout",
+            "unlimited",
+            "--binary",
+            binary.to_str().unwrap(),
+        ],
+    );
     assert!(text.contains("new image"), "{text}");
     assert_eq!(machine.wait_for_end(), Some(1));
     assert_eq!(host.state("m"), "running");
@@ -487,8 +508,19 @@ fn a_bad_binary_is_found_before_anything_is_executed() {
     let host = Host::new();
     let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
     let zero = program(&host, "zero", b"#!/bin/sh\nexit 0\n", 0o700);
-    let text =
-        host.fails(1, &["update", "m", "--mode", "exec", "--binary", zero.to_str().unwrap()]);
+    let text = host.fails(
+        1,
+        &[
+            "update",
+            "m",
+            "--mode",
+            "exec",
+            "--max-blackout",
+            "unlimited",
+            "--binary",
+            zero.to_str().unwrap(),
+        ],
+    );
     assert!(text.contains("exit status: 0"), "{text}");
     assert_eq!(pid(&host, "m"), u64::from(machine.pid()));
     machine.check_all();
@@ -498,7 +530,11 @@ fn a_bad_binary_is_found_before_anything_is_executed() {
 fn the_mode_of_qemu_means_the_same() {
     let host = Host::new();
     let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
-    let set = json!({ "mode": "cpr-exec", "cpr-exec-command": [env!("CARGO_BIN_EXE_whimbrel")] });
+    let set = json!({
+        "mode": "cpr-exec",
+        "cpr-exec-command": [env!("CARGO_BIN_EXE_whimbrel")],
+        "x-whimbrel-downtime-unlimited": true,
+    });
     host.ask("m", "migrate-set-parameters", set).unwrap();
     let error = host.ask("m", "migrate", json!({ "uri": "tcp:127.0.0.1:1" })).unwrap_err();
     assert!(error.to_string().contains("nothing goes anywhere"), "{error}");
