@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
+#[path = "support/talker.rs"]
+mod talker;
 
 use qmp::Client;
 use serde_json::{Value, json};
@@ -11,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use support::{Host, Machine, PATIENCE, huge_pages, transparent_huge_pages, wait};
+use talker::talker;
 
 /// Ends the machine of that name, whichever process has it by then.
 struct Ends<'a>(&'a Host, &'a str);
@@ -472,6 +475,25 @@ fn an_image_that_fails_leaves_the_guest_with_its_guardian() {
         // It is a machine like any other.
         assert_eq!(update(&host, "m", &[])["status"], "completed", "{name}");
         machine.check_all();
+    }
+}
+
+#[test]
+fn a_machine_that_ends_while_its_guardian_has_it_leaves_no_process_behind() {
+    for verb in ["kill", "shutdown"] {
+        let host = Host::new();
+        let mut machine = talker(&host, "m", &[]);
+        let image = image(&host, "hangs", "exec sleep 600");
+        let exec = json!({ "mode": "exec", "binary": image });
+        host.ask("m", "x-whimbrel-update", exec).unwrap();
+        let own = u64::from(machine.pid());
+        wait("the guardian to serve people", || {
+            host.view("m").filter(|view| view["pid"] != own).map(drop)
+        });
+        host.ok(&[verb, "m"]);
+        // By whom the guest was waited for that does not come back.
+        assert_eq!(machine.wait_for_end(), None, "{verb}: {}", machine.log());
+        assert_eq!(host.state("m"), "gone");
     }
 }
 

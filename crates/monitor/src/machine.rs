@@ -236,6 +236,10 @@ impl Machine {
                 }
             };
         }
+        let succession = monitor.state().succession.clone();
+        if let Some(succession) = succession {
+            succession.end_parent();
+        }
         if let Some(guest) = &guest {
             match (guest.halt(), guest.ram().memory_file()) {
                 // Whoever waits for the machine to be gone may want it at once.

@@ -221,6 +221,14 @@ impl Succession {
         become_old(&program, &self.channel);
     }
 
+    /// The machine ends here. Whatever the process has become that it was to go back to has nothing to wait
+    /// for, and may be an image that would wait for ever.
+    pub fn end_parent(&self) {
+        if let (true, Some(parent)) = (self.stage().entered, &self.parent) {
+            parent.end();
+        }
+    }
+
     /// What the guest boots when it is reset. Once.
     pub(super) fn take_boot(&self) -> Option<BootFiles> {
         lock(&self.boot).take()
