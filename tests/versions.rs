@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use support::{Host, Machine, PATIENCE, wait};
 
 const MODES: [&str; 2] = ["transfer", "exec"];
+/// However busy the host is: no promise is tested here.
+const UPDATE: [&str; 4] = ["update", "m", "--max-blackout", "unlimited"];
 const SHAPE: [&str; 6] = ["--memory", "64M", "--cpus", "2", "--cmdline", "ws=16M rate=2000"];
 
 /// A machine, and the versions of the program.
@@ -56,7 +58,7 @@ impl Stage {
         let before = self.pid();
         let binary = self.program(name);
         let arguments = ["--json", "--mode", mode, "--binary", binary.to_str().unwrap()];
-        let text = self.host.ok(&[&["update", "m"], &arguments[..]].concat());
+        let text = self.host.ok(&[&UPDATE[..], &arguments[..]].concat());
         let report: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
         assert_eq!(report["status"], "completed", "{report:#}");
         assert_eq!(report["update"]["from"], from, "{report:#}");
@@ -73,9 +75,9 @@ impl Stage {
     fn is_refused_by(&self, name: &str, mode: &str) {
         let before = self.pid();
         let binary = self.program(name);
-        let arguments = ["update", "m", "--mode", mode, "--binary", binary.to_str().unwrap()];
-        for arguments in [&arguments[..], &[&arguments[..], &["--check"]].concat()] {
-            let text = self.host.fails(3, arguments);
+        let arguments = ["--mode", mode, "--binary", binary.to_str().unwrap()];
+        for more in [&[][..], &["--check"]] {
+            let text = self.host.fails(3, &[&UPDATE[..], &arguments[..], more].concat());
             let reason = "whimbrel.acpi-pm: it comes as version 2 with `wake-mask` in use, for \
                           readers of 2 or later, and this build reads 1";
             assert!(words(&text).contains(reason), "{text}");
@@ -160,7 +162,8 @@ fn an_image_that_refuses_becomes_the_old_program(is_replaced: bool) {
     let image = swapped(&stage, "whimbrel-next", "whimbrel");
     let binary = image.to_str().unwrap();
     // The one that is executed does not know what the guest uses.
-    let text = stage.host.fails(3, &["update", "m", "--mode", "exec", "--binary", binary]);
+    let arguments = ["--mode", "exec", "--binary", binary];
+    let text = stage.host.fails(3, &[&UPDATE[..], &arguments[..]].concat());
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for reason in ["does not take the machine back", "`wake-mask` in use", "the old program again"]
     {
