@@ -115,6 +115,10 @@ impl DestinationMachine for Arriving {
     fn running_for(&self) -> Option<Duration> {
         self.vm.running_for()
     }
+
+    fn slots_took(&self) -> Option<Duration> {
+        self.vm.slots_took()
+    }
 }
 
 /// What the arrival of a guest means here, from wherever it comes.

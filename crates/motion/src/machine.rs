@@ -128,6 +128,12 @@ pub trait DestinationMachine: Machine {
     /// How long ago the last of its vCPUs went into the guest, once [`Machine::run`] has told them
     /// to; waits a little for them. `None` where that is not known yet.
     fn running_for(&self) -> Option<std::time::Duration>;
+
+    /// How long the hypervisor took to give it memory slots when it was built, which it does for each page of
+    /// RAM; where that is known.
+    fn slots_took(&self) -> Option<std::time::Duration> {
+        None
+    }
 }
 
 /// Builds machines for guests that come from elsewhere.

@@ -199,6 +199,8 @@ pub struct RestoreReport {
     pub threads: usize,
     /// Building the machine.
     pub build_ns: u64,
+    /// What the hypervisor took of that for memory slots, where that is known.
+    pub slots_ns: Option<u64>,
     /// Filling RAM; 0 as long as it is not full.
     pub fill_ns: u64,
     /// Having RAM come on demand, before the guest ran.

@@ -108,6 +108,10 @@ impl DestinationMachine for Vm {
     fn running_for(&self) -> Option<Duration> {
         Some(self.shared().gate.all_entered()?.elapsed())
     }
+
+    fn slots_took(&self) -> Option<Duration> {
+        Some(self.slots().took())
+    }
 }
 
 impl Vm {

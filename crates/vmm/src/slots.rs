@@ -6,6 +6,7 @@ use kvm_ioctls::VmFd;
 use memory::{GuestRam, Region};
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The RAM of one VM and the slots through which its guest sees it.
 ///
@@ -14,16 +15,24 @@ use std::sync::Arc;
 pub(crate) struct Slots {
     vm: Arc<VmFd>,
     ram: Arc<GuestRam>,
+    /// How long it took to make them.
+    took: Duration,
 }
 
 impl Slots {
     /// Shows all of `ram` to the guest.
     pub fn new(vm: Arc<VmFd>, ram: Arc<GuestRam>) -> io::Result<Self> {
-        let slots = Self { vm, ram };
+        let begun = Instant::now();
+        let slots = Self { vm, ram, took: Duration::ZERO };
         for (slot, region) in slots.regions() {
             slots.set(slot, region, false)?;
         }
-        Ok(slots)
+        Ok(Self { took: begun.elapsed(), ..slots })
+    }
+
+    /// How long it took to make them.
+    pub fn took(&self) -> Duration {
+        self.took
     }
 
     pub fn vm(&self) -> &VmFd {

@@ -29,7 +29,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use vm_memory::{Bytes as _, GuestAddress};
 
 /// Three pages that KVM needs on Intel processors that cannot run real mode in hardware, in the
@@ -345,11 +345,8 @@ fn check(hypervisor: &Hypervisor, config: &MachineConfig, ram: &GuestRam) -> Res
 /// [`VmError`].
 pub fn time_of_slots(hypervisor: &Hypervisor, ram: GuestRam) -> Result<Duration, VmError> {
     let vm = Arc::new(create(hypervisor)?);
-    let begun = Instant::now();
     let slots = Slots::new(vm, Arc::new(ram)).map_err(VmError::kvm("mapping RAM"))?;
-    let took = begun.elapsed();
-    drop(slots);
-    Ok(took)
+    Ok(slots.took())
 }
 
 /// A VM with nothing in it but what has to be decided first.

@@ -428,10 +428,10 @@ impl Succession {
         false
     }
 
-    /// How long the guest stood still when it came here, in nanoseconds.
+    /// How long the guest stood still when it came here, and where that went.
     pub fn blackout(&self) -> Option<serde_json::Value> {
         let info = self.stage().info.clone()?;
-        info.report?.get("blackout")?.get("ns").cloned()
+        info.report?.get("blackout").cloned()
     }
 
     /// Everybody is served here from now on.

@@ -94,6 +94,10 @@ impl DestinationMachine for Succeeding {
     fn running_for(&self) -> Option<Duration> {
         self.vm.running_for()
     }
+
+    fn slots_took(&self) -> Option<Duration> {
+        self.machine.slots_took()
+    }
 }
 
 /// What the arrival means here. People are told by the process that served them when it began.

@@ -324,7 +324,8 @@ impl Monitor {
         if let Some(first) = first
             && let Some(report) = &mut info.report
         {
-            report["update"]["first-blackout-ns"] = first;
+            report["update"]["first-blackout-ns"] = first["ns"].clone();
+            report["update"]["first-stages"] = first["stages"].clone();
         }
         info
     }

@@ -80,6 +80,7 @@ impl Restore {
         self.note(|report, restore| {
             report.ram.total_pages = here.pages();
             restore.build_ns = nanos(begun.elapsed());
+            restore.slots_ns = machine.slots_took().map(nanos);
             report.setup_ns = nanos(self.begun.elapsed());
         });
         Ok(machine)
