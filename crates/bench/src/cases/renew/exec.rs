@@ -31,9 +31,9 @@ pub const CASE: Case = Case {
         Metric::reported("total, 1 GiB", "ms"),
         Metric::reported("total, 4 GiB", "ms"),
     ],
-    runs: Runs { own: 20, peer: 10, floor: 0 },
+    runs: Runs { own: 15, peer: 10, floor: 0 },
     touches: touched(LARGE) + touched(SMALL),
-    takes: [ms(8_000), ms(2_000), ms(0), ms(90_000)],
+    takes: [ms(6_500), ms(2_500), ms(0), ms(75_000)],
     begin,
 };
 

@@ -29,7 +29,7 @@ pub const CASE: Case = Case {
         Metric::reported("VMM: command to guest, 8 G", "ms"),
         Metric::reported("VMM: command to guest, 1 G", "ms"),
     ],
-    runs: Runs { own: 20, peer: 0, floor: 0 },
+    runs: Runs { own: 15, peer: 0, floor: 0 },
     touches: touched(LARGE) + touched(SMALL),
     takes: [ms(1_500), ms(0), ms(0), ms(90_000)],
     begin,
