@@ -7,6 +7,7 @@
 mod backing;
 mod dirty;
 mod filling;
+pub mod fuse;
 mod guarding;
 mod image;
 mod layout;

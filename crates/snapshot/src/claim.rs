@@ -1,13 +1,13 @@
 //! Marking a saved guest as continued.
 
 use crate::buffer::Buffer;
-use crate::fuse::{self, Act, Course};
 use crate::origin::io;
 use crate::places::CLAIM;
 use crate::reader::Reader;
 use crate::record::Claim;
 use crate::storage::Storage;
 use crate::{ClaimError, Damage, ReadError};
+use memory::fuse::{self, Act, Course};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;

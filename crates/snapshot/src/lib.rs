@@ -18,6 +18,7 @@ mod checksum;
 mod claim;
 mod diff;
 mod error;
+#[cfg(test)]
 mod fuse;
 mod header;
 mod lane;
@@ -39,10 +40,10 @@ mod writer;
 pub use apart::Apart;
 pub use buffer::Buffer;
 pub use error::{ClaimError, Damage, ReadError, WriteError};
-#[cfg(any(test, feature = "simulate"))]
-pub use fuse::{Act, Course, Disk, watched_by};
 pub use header::{Header, HeaderPage, Kind, VERSION};
 pub use lane::{Lane, LaneTotals};
+#[cfg(any(test, feature = "simulate"))]
+pub use memory::fuse::{Act, Course, Disk, watched_by};
 pub use origin::Origin;
 pub use peek::{Mark, Peek};
 pub use places::most_description;

@@ -1,8 +1,8 @@
 //! How a file comes to its name: as a whole, and only when it is complete.
 
 use crate::WriteError;
-use crate::fuse::{self, Act, Course};
 use crate::storage::{Failure, Storage, failure, not_regular};
+use memory::fuse::{self, Act, Course};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::OsString;
@@ -202,7 +202,9 @@ impl Beside {
     fn sync_folder(&self) -> Result<(), Failure> {
         let failed = failure("making its name durable (fsync of the folder)");
         match fuse::pass(Act::SyncFolder).map_err(&failed)? {
-            Course::Done => rustix::fs::fsync(&self.folder).map_err(|e| failed(e.into())),
+            Course::Done | Course::Part(_) => {
+                rustix::fs::fsync(&self.folder).map_err(|e| failed(e.into()))
+            }
             Course::Skipped => Ok(()),
         }
     }

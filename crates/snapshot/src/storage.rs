@@ -1,12 +1,12 @@
 //! A file, from some offset on, written and read in whole aligned pages.
 
 use crate::buffer::Buffer;
-use crate::fuse::{self, Act, Course};
 use memory::PAGE_SIZE;
+use memory::fuse::{self, Act, Course};
 use rustix::fs::{FallocateFlags, FileType, OFlags};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Most bytes of zeroes written at once where holes cannot be punched.
@@ -54,11 +54,13 @@ impl Storage {
         while done < bytes.len() {
             let offset = self.place(at + done as u64);
             let failed = |source| Failure { action, offset: Some(offset), source };
-            let act = Act::Write { file: &self.file, offset, bytes: &bytes[done..] };
-            if fuse::pass(act).map_err(failed)? == Course::Skipped {
-                return Ok(());
-            }
-            match rustix::io::pwrite(&self.file, &bytes[done..], offset) {
+            let act = Act::Write { file: self.file.as_fd(), offset, bytes: &bytes[done..] };
+            let most = match fuse::pass(act).map_err(failed)? {
+                Course::Done => bytes.len(),
+                Course::Part(most) => bytes.len().min(done + most),
+                Course::Skipped => return Ok(()),
+            };
+            match rustix::io::pwrite(&self.file, &bytes[done..most], offset) {
                 Ok(0) => return Err(failed(io::ErrorKind::WriteZero.into())),
                 // What was cut short within a page is written again from its start: it has to be
                 // aligned. Less than a page is no progress, and the next try says why.
@@ -93,8 +95,12 @@ impl Storage {
         while done < bytes.len() {
             let offset = self.place(at + done as u64);
             let failed = |source| Failure { action, offset: Some(offset), source };
-            fuse::pass(Act::Read { file: &self.file, offset }).map_err(failed)?;
-            match rustix::io::pread(&self.file, &mut bytes[done..], offset) {
+            let act = Act::Read { file: self.file.as_fd(), offset };
+            let most = match fuse::pass(act).map_err(failed)? {
+                Course::Part(most) => bytes.len().min(done + most),
+                Course::Done | Course::Skipped => bytes.len(),
+            };
+            match rustix::io::pread(&self.file, &mut bytes[done..most], offset) {
                 Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => done += read,
                 Err(Errno::INTR) => {}
@@ -108,9 +114,9 @@ impl Storage {
     pub(crate) fn reserve(&self, at: u64, length: u64) -> Result<(), Failure> {
         let offset = self.place(at);
         let failed = |source| Failure { action: "reserving space", offset: Some(offset), source };
-        let act = Act::Reserve { file: &self.file, offset, length };
+        let act = Act::Reserve { file: self.file.as_fd(), offset, length };
         match fuse::pass(act).map_err(failed)? {
-            Course::Done => {
+            Course::Done | Course::Part(_) => {
                 rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, length)
                     .map_err(|e| failed(e.into()))
             }
@@ -155,7 +161,7 @@ impl Storage {
         }
         let offset = self.place(at);
         let failed = |source| Failure { action, offset: Some(offset), source };
-        let act = Act::Punch { file: &self.file, offset, length };
+        let act = Act::Punch { file: self.file.as_fd(), offset, length };
         if fuse::pass(act).map_err(failed)? == Course::Skipped {
             return Ok(true);
         }
@@ -179,15 +185,17 @@ impl Storage {
     /// Sets the length, in bytes from the start of the snapshot.
     pub(crate) fn set_length(&self, length: u64) -> Result<(), Failure> {
         let failed = failure("setting its length");
-        fuse::pass(Act::SetLength { file: &self.file }).map_err(&failed)?;
+        fuse::pass(Act::SetLength { file: self.file.as_fd() }).map_err(&failed)?;
         rustix::fs::ftruncate(&self.file, self.place(length)).map_err(|e| failed(e.into()))
     }
 
     /// Makes durable what was written.
     pub(crate) fn sync(&self) -> Result<(), Failure> {
         let failed = failure("making it durable (fdatasync)");
-        match fuse::pass(Act::Sync { file: &self.file }).map_err(&failed)? {
-            Course::Done => rustix::fs::fdatasync(&self.file).map_err(|e| failed(e.into())),
+        match fuse::pass(Act::Sync { file: self.file.as_fd() }).map_err(&failed)? {
+            Course::Done | Course::Part(_) => {
+                rustix::fs::fdatasync(&self.file).map_err(|e| failed(e.into()))
+            }
             Course::Skipped => Ok(()),
         }
     }

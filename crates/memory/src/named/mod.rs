@@ -10,6 +10,7 @@ mod probe;
 mod sidecar;
 
 use self::sidecar::{Record, Sidecar, failed, flock};
+use crate::fuse::{self, Act, Course};
 pub use error::MemoryFileError;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use std::fs::File;
@@ -273,7 +274,10 @@ impl MemoryFile {
     /// # Errors
     /// What the kernel said. It may be that a part was lost.
     pub fn make_durable(&self) -> io::Result<()> {
-        self.file.sync_data()
+        match fuse::pass(Act::Sync { file: self.file.as_fd() })? {
+            Course::Skipped => Ok(()),
+            Course::Done | Course::Part(_) => self.file.sync_data(),
+        }
     }
 
     /// Why it would be gone after a reboot of the host, if it would.

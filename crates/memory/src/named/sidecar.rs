@@ -1,6 +1,7 @@
 //! The file beside a memory file: who may use that, and what it holds.
 
 use super::MemoryFileError;
+use crate::fuse::{self, Act, Course};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsString;
@@ -143,8 +144,15 @@ impl Sidecar {
     /// Says this from now on, durably. Whatever happens meanwhile, it says either this or what it said
     /// before.
     pub fn write(&self, record: &Record) -> io::Result<()> {
-        self.file.write_all_at(&record.encode(), record.sequence % 2 * SLOT)?;
-        self.file.sync_data()
+        let (bytes, offset) = (record.encode(), record.sequence % 2 * SLOT);
+        let file = self.file.as_fd();
+        if fuse::pass(Act::Write { file, offset, bytes: &bytes })? != Course::Skipped {
+            self.file.write_all_at(&bytes, offset)?;
+        }
+        match fuse::pass(Act::Sync { file })? {
+            Course::Skipped => Ok(()),
+            Course::Done | Course::Part(_) => self.file.sync_data(),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ReadError;
-use crate::fuse::testing::{Fate, during};
+use crate::fuse::{Fate, during};
 use rustix::io::Errno;
 
 /// More operations than a save has.

@@ -1,7 +1,7 @@
 //! Space that is taken beforehand is given back where it is not needed, and is missed by nobody.
 
 use super::*;
-use crate::fuse::testing::{Fate, during};
+use crate::fuse::{Fate, during};
 use rustix::io::Errno;
 
 /// Pages that are touched, and those of them that are zero.
