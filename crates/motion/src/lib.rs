@@ -12,7 +12,7 @@ pub mod destination;
 mod error;
 mod fault_events;
 pub mod fill;
-mod guard;
+pub mod guard;
 pub mod handover;
 mod machine;
 #[cfg(feature = "mutate")]

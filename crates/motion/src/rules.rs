@@ -82,12 +82,40 @@ pub enum Rule {
     CompleteIsComplete,
     /// A disk that does not answer is noticed.
     HangsAreNoticed,
+
+    // RAM that comes while its guest runs.
+    /// What cannot be had is an outage, and never a page.
+    NothingIsMadeUp,
+    /// What could not be had is asked for again.
+    WhatFailedIsAskedAgain,
+    /// A source that does not answer is an outage.
+    SilenceIsAnOutage,
+    /// The kernel is not left to provide pages before all have come.
+    AllComes,
+    /// A guest whose pages cannot be had is not claimed.
+    OutageIsNoClaim,
+
+    // RAM that is kept as it was while its guest writes on.
+    /// All that was ever touched is protected.
+    AllIsProtected,
+    /// A page is copied before whoever wants to write it goes on.
+    CopyComesFirst,
+    /// Nobody waits for a disk for longer than they are to.
+    WritersGoOn,
+    /// A copy that was given up is none.
+    GivenUpIsNoCopy,
+
+    // RAM that stays where it is while its host starts anew.
+    /// RAM is durable before the state that belongs to it can be complete.
+    RamIsDurable,
+    /// RAM that ran on is not taken for what a state was saved with.
+    RanOnIsRefused,
 }
 
 #[cfg(feature = "mutate")]
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 44] = [
         Self::DirtyIsPutBack,
         Self::WritesAreLogged,
         Self::RearmComesFirst,
@@ -121,6 +149,17 @@ impl Rule {
         Self::DoubtIsNoRefusal,
         Self::CompleteIsComplete,
         Self::HangsAreNoticed,
+        Self::NothingIsMadeUp,
+        Self::WhatFailedIsAskedAgain,
+        Self::SilenceIsAnOutage,
+        Self::AllComes,
+        Self::OutageIsNoClaim,
+        Self::AllIsProtected,
+        Self::CopyComesFirst,
+        Self::WritersGoOn,
+        Self::GivenUpIsNoCopy,
+        Self::RamIsDurable,
+        Self::RanOnIsRefused,
     ];
 }
 

@@ -12,19 +12,20 @@
 //! No thread that talks to the source is waited for: one that hangs is given up, its claim goes to
 //! another, and what it brings late goes nowhere.
 
+mod desk;
+mod pager;
 mod report;
-mod service;
 mod source;
 mod threads;
 pub(crate) mod waits;
 
-use crate::ram::on_demand::{self, CHUNK_PAGES, OnDemand};
 use memory::userfault::Userfault;
-use service::Service;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use desk::{FillDesk, Reader};
+pub use pager::{Duty, Kernel, Means, Pager, Staff};
 pub use report::{FillObserver, FillReport, Outage, ThreadWaits};
 pub use source::{PageLane, PageReadError, PageSource};
 
@@ -75,7 +76,7 @@ pub enum FillError {
 /// filled for as long as the machine is there.
 #[derive(Debug, Clone)]
 pub struct PageService {
-    service: Arc<Service>,
+    desk: Arc<FillDesk>,
 }
 
 /// More ranges than this are not registered: the kernel keeps a mapping for each and two for each
@@ -95,21 +96,20 @@ impl PageService {
         observer: Arc<dyn FillObserver>,
         options: FillOptions,
     ) -> Result<Self, FillError> {
-        let (source_pages, machine_pages) = (source.present().pages(), userfault.ram().pages());
-        if source_pages != machine_pages || source.recent().pages() != machine_pages {
-            return Err(FillError::Size { source_pages, machine_pages });
-        }
-        let chunk_pages = CHUNK_PAGES.max(userfault.unit());
-        for range in on_demand::ranges(source.present(), chunk_pages, MOST_RANGES) {
-            if let Err(e) = userfault.register(range) {
-                // Nobody waits yet.
-                let _ = userfault.unregister_all();
-                return Err(FillError::Register(e));
-            }
-        }
-        let on_demand = OnDemand::new(source.present().clone(), source.recent(), chunk_pages);
-        let service = Service::start(userfault, on_demand, source, observer, options);
-        Ok(Self { service: service.map_err(FillError::Start)? })
+        let (pager, staff) = threads::over(userfault);
+        Self::by(pager, source, observer, options, staff)
+    }
+
+    /// The same, by whoever is there to do it.
+    pub(crate) fn by(
+        pager: Arc<dyn Pager>,
+        source: Arc<dyn PageSource>,
+        observer: Arc<dyn FillObserver>,
+        options: FillOptions,
+        staff: Box<dyn Staff>,
+    ) -> Result<Self, FillError> {
+        let desk = FillDesk::start(pager, source, observer, options, staff)?;
+        Ok(Self { desk })
     }
 
     /// Goes on after an outage: asks the source again for what is missing. No-op without one.
@@ -117,31 +117,31 @@ impl PageService {
     /// # Errors
     /// Threads that were given up cannot be replaced; the outage goes on.
     pub fn retry(&self) -> io::Result<()> {
-        self.service.retry()
+        self.desk.retry()
     }
 
     /// The outage that there is, if there is one.
     #[must_use]
     pub fn outage(&self) -> Option<Outage> {
-        self.service.outage()
+        self.desk.outage()
     }
 
     /// Whether all has come.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.service.is_done()
+        self.desk.is_done()
     }
 
     /// How far it is, or how it went.
     #[must_use]
     pub fn report(&self) -> FillReport {
-        self.service.report()
+        self.desk.report()
     }
 
     /// Waits until all has come; `false` if it had not within the time.
     #[must_use]
     pub fn wait(&self, limit: Duration) -> bool {
-        self.service.wait_done(limit)
+        self.desk.wait_done(limit)
     }
 }
 

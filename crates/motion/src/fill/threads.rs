@@ -1,11 +1,12 @@
 //! The threads of a page service: they serve faults, stream in the rest, and watch each other.
 
-use super::service::{Duty, Phase, Reader, Service};
+use super::desk::{FillDesk, Phase, Reader};
+use super::pager::{Duty, Pager, Staff};
 use super::source::PageLane;
 use crate::courtesy::Courtesy;
 use crate::fault_events::FaultEvents;
-use crate::ram::on_demand::{Answer, CHUNK_PAGES};
-use memory::userfault::Fault;
+use crate::ram::on_demand::CHUNK_PAGES;
+use memory::userfault::{Fault, Userfault};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,54 +18,69 @@ const STREAM_CHUNKS: u64 = 4;
 /// How long to wait when everything that is left is being fetched by others.
 const IDLE: Duration = Duration::from_millis(20);
 
-/// Starts a thread that reads from the source.
-pub(super) fn start(service: &Arc<Service>, duty: Duty, reader: Arc<Reader>) -> io::Result<()> {
-    let service = service.clone();
-    let (name, run): (_, fn(&Service, &Reader) -> io::Result<()>) = match duty {
-        Duty::Faults => ("fill-faults", serve_faults),
-        Duty::Stream => ("fill-stream", stream),
-    };
-    // Nobody waits for it: it may hang in the source for ever.
-    thread::Builder::new().name(name.to_owned()).spawn(move || {
-        if let Err(e) = run(&service, &reader) {
-            reader.give_up();
-            service.fail(0, format!("a thread that fills guest RAM: {e}"));
-        }
-    })?;
-    Ok(())
+/// A userfaultfd, and the threads that serve it.
+pub(super) fn over(userfault: Userfault) -> (Arc<dyn Pager>, Box<dyn Staff>) {
+    let userfault = Arc::new(userfault);
+    (userfault.clone(), Box::new(Threads { userfault }))
 }
 
-/// Starts the thread that notices when others hang. It never talks to the source.
-pub(super) fn start_watchdog(service: &Arc<Service>) -> io::Result<()> {
-    let service = service.clone();
-    let often =
-        (service.options.io_stall / 10).clamp(Duration::from_millis(1), Duration::from_millis(500));
-    thread::Builder::new().name("fill-watchdog".to_owned()).spawn(move || {
-        loop {
-            let phase = service.phase();
-            if matches!(*phase, Phase::Done | Phase::Abandoned) {
-                return;
+struct Threads {
+    userfault: Arc<Userfault>,
+}
+
+impl Staff for Threads {
+    fn hire(&self, desk: &Arc<FillDesk>, duty: Duty, reader: &Arc<Reader>) -> io::Result<()> {
+        let (desk, reader, userfault) = (desk.clone(), reader.clone(), self.userfault.clone());
+        let name = match duty {
+            Duty::Faults => "fill-faults",
+            Duty::Stream => "fill-stream",
+        };
+        // Nobody waits for it: it may hang in the source for ever.
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let ran = match duty {
+                Duty::Faults => serve_faults(&desk, &reader, &userfault),
+                Duty::Stream => stream(&desk, &reader),
+            };
+            if let Err(e) = ran {
+                reader.give_up();
+                desk.fail(0, format!("a thread that fills guest RAM: {e}"));
             }
-            drop(service.wait(phase, often));
-            service.watch();
-        }
-    })?;
-    Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// A thread that never talks to the source.
+    fn watch(&self, desk: &Arc<FillDesk>) -> io::Result<()> {
+        let desk = desk.clone();
+        let often = (desk.options.io_stall / 10)
+            .clamp(Duration::from_millis(1), Duration::from_millis(500));
+        thread::Builder::new().name("fill-watchdog".to_owned()).spawn(move || {
+            loop {
+                let phase = desk.phase();
+                if matches!(*phase, Phase::Done | Phase::Abandoned) {
+                    return;
+                }
+                drop(desk.wait(phase, often));
+                desk.watch(Instant::now());
+            }
+        })?;
+        Ok(())
+    }
 }
 
-fn serve_faults(service: &Service, reader: &Reader) -> io::Result<()> {
-    let source = service.source.clone();
+fn serve_faults(desk: &FillDesk, reader: &Reader, userfault: &Userfault) -> io::Result<()> {
+    let source = desk.source.clone();
     let mut lane = source.lane();
-    let events = FaultEvents::new(&service.userfault, &service.over)?;
+    let events = FaultEvents::new(userfault, &desk.over)?;
     let mut stays = true;
-    while stays && service.goes_on() {
-        if let Some(fault) = service.userfault.take_fault()? {
-            stays = serve(service, reader, &mut *lane, fault);
+    while stays && desk.goes_on() {
+        if let Some(fault) = userfault.take_fault()? {
+            stays = serve(desk, reader, &mut *lane, fault);
             continue;
         }
-        let streams = service.hurried.load(Relaxed);
-        match streams.then(|| service.on_demand.next(1)).flatten() {
-            Some(claim) => stays = service.fetch(reader, &mut *lane, claim),
+        let streams = desk.hurried.load(Relaxed);
+        match streams.then(|| desk.next(1)).flatten() {
+            Some(claim) => stays = desk.fetch(reader, &mut *lane, claim),
             None => events.wait(streams.then_some(IDLE))?,
         }
     }
@@ -72,43 +88,25 @@ fn serve_faults(service: &Service, reader: &Reader) -> io::Result<()> {
 }
 
 /// Serves one fault. `false` when the thread was given up.
-fn serve(service: &Service, reader: &Reader, lane: &mut dyn PageLane, fault: Fault) -> bool {
-    let since = Instant::now();
-    let chunk = fault.page / service.on_demand.chunk_pages();
-    let ask = || {
-        let answer = service.on_demand.fault(fault.page);
-        let waits = answer != Answer::Zero;
-        (answer, waits)
-    };
-    match service.waits.ask(fault.thread, chunk, since, ask) {
-        Answer::Underway => true,
-        Answer::Zero => {
-            if let Err(e) = service.provide_zero(fault.page) {
-                service.fail(fault.page, format!("putting a page into guest RAM: {e}"));
-            }
-            service.waits.over_of(fault.thread, since);
-            true
-        }
-        Answer::Fetch(claim) => service.fetch(reader, lane, claim),
-    }
+fn serve(desk: &FillDesk, reader: &Reader, lane: &mut dyn PageLane, fault: Fault) -> bool {
+    let claim = desk.answer(fault.page, fault.thread);
+    claim.is_none_or(|claim| desk.fetch(reader, lane, claim))
 }
 
-fn stream(service: &Service, reader: &Reader) -> io::Result<()> {
-    let source = service.source.clone();
+fn stream(desk: &FillDesk, reader: &Reader) -> io::Result<()> {
+    let source = desk.source.clone();
     let mut lane = source.lane();
-    let mut courtesy = Courtesy::begin(service.options.stream_threads.max(1));
-    let small = service.on_demand.chunk_pages() == CHUNK_PAGES;
+    let mut courtesy = Courtesy::begin(desk.options.stream_threads.max(1));
+    let small = desk.on_demand.chunk_pages() == CHUNK_PAGES;
     let most = if small { STREAM_CHUNKS } else { 1 };
     let mut stays = true;
-    while stays && service.goes_on() {
-        if courtesy.as_mut().is_none_or(Courtesy::is_starved)
-            && !service.hurried.swap(true, Relaxed)
-        {
+    while stays && desk.goes_on() {
+        if courtesy.as_mut().is_none_or(Courtesy::is_starved) && !desk.hurried.swap(true, Relaxed) {
             tracing::debug!("polite threads get next to no processor: filling RAM as an equal now");
         }
-        match service.on_demand.next(most) {
-            Some(claim) => stays = service.fetch(reader, &mut *lane, claim),
-            None => drop(service.wait(service.phase(), IDLE)),
+        match desk.next(most) {
+            Some(claim) => stays = desk.fetch(reader, &mut *lane, claim),
+            None => drop(desk.wait(desk.phase(), IDLE)),
         }
     }
     Ok(())

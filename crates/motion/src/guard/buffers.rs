@@ -1,5 +1,6 @@
 //! What was copied for writers that waited, until it is written to where it goes.
 
+use crate::rules::{Rule, keeps};
 use memory::PageRange;
 use snapshot::Buffer;
 use std::collections::VecDeque;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// Bytes of copies that may wait to be written: what a guest can write at once without waiting for the
 /// disk, and what a snapshot may cost the host in memory.
-const LIMIT: u64 = 64 << 20;
+pub(super) const LIMIT: u64 = 64 << 20;
 /// Between two looks whether it is over, which nobody tells.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -28,6 +29,26 @@ pub(crate) enum Next {
     Later,
     /// Nothing, and nothing will come.
     None,
+}
+
+/// Somebody who waits for room for a copy.
+#[derive(Debug)]
+pub struct Waiting {
+    since: Instant,
+    /// How many were given back when that began.
+    written: u64,
+}
+
+/// What there is for whoever wants a buffer.
+#[derive(Debug)]
+pub(super) enum Room {
+    Buffer(Buffer),
+    /// It is over.
+    Over,
+    /// None now.
+    Later,
+    /// None for this long.
+    Late(Duration),
 }
 
 /// The buffers, and those of them that are full. All are of one size, which is that of a chunk.
@@ -52,8 +73,8 @@ struct State {
 }
 
 impl Buffers {
-    pub fn new(chunk_pages: u64) -> Self {
-        let most = (LIMIT / (chunk_pages * memory::PAGE_SIZE)).max(2);
+    pub fn new(chunk_pages: u64, limit: u64) -> Self {
+        let most = (limit / (chunk_pages * memory::PAGE_SIZE)).max(2);
         Self {
             chunk_pages,
             most,
@@ -77,31 +98,63 @@ impl Buffers {
         is_over: impl Fn() -> bool,
     ) -> Result<Option<Buffer>, Duration> {
         let mut state = self.state();
-        let (mut since, mut written) = (Instant::now(), state.written);
-        let mut waits = false;
+        let mut waiting = None;
         loop {
-            if is_over() {
-                return Ok(None);
-            }
-            if let Some(buffer) = state.free.pop() {
-                return Ok(Some(buffer));
-            }
-            if state.made < self.most {
-                state.made += 1;
-                drop(state);
-                return Ok(Some(Buffer::new(self.chunk_pages)));
-            }
-            state.waited += u64::from(!std::mem::replace(&mut waits, true));
-            // It is the disk that is waited for, not one's turn.
-            if state.written != written {
-                (since, written) = (Instant::now(), state.written);
-            }
-            if since.elapsed() >= patience {
-                return Err(since.elapsed());
+            match self.room(&mut state, &mut waiting, Instant::now(), patience, &is_over) {
+                Room::Over => return Ok(None),
+                Room::Buffer(buffer) => return Ok(Some(buffer)),
+                Room::Late(waited) => return Err(waited),
+                Room::Later => {}
             }
             let (next, _) =
                 self.freed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner);
             state = next;
+        }
+    }
+
+    /// The same, without waiting.
+    pub fn try_get(
+        &self,
+        waiting: &mut Option<Waiting>,
+        now: Instant,
+        patience: Duration,
+        is_over: impl Fn() -> bool,
+    ) -> Room {
+        self.room(&mut self.state(), waiting, now, patience, &is_over)
+    }
+
+    fn room(
+        &self,
+        state: &mut State,
+        waiting: &mut Option<Waiting>,
+        now: Instant,
+        patience: Duration,
+        is_over: &dyn Fn() -> bool,
+    ) -> Room {
+        if is_over() {
+            return Room::Over;
+        }
+        if let Some(buffer) = state.free.pop() {
+            return Room::Buffer(buffer);
+        }
+        if state.made < self.most {
+            state.made += 1;
+            return Room::Buffer(Buffer::new(self.chunk_pages));
+        }
+        let written = state.written;
+        let waiting = waiting.get_or_insert_with(|| {
+            state.waited += 1;
+            Waiting { since: now, written }
+        });
+        // It is the disk that is waited for, not one's turn.
+        if waiting.written != written {
+            *waiting = Waiting { since: now, written };
+        }
+        let waited = now.saturating_duration_since(waiting.since);
+        if waited >= patience && keeps(Rule::WritersGoOn) {
+            Room::Late(waited)
+        } else {
+            Room::Later
         }
     }
 
@@ -129,6 +182,16 @@ impl Buffers {
         }
         state = self.filled.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         state.full.pop_front().map_or(Next::Later, Next::Copy)
+    }
+
+    /// The same, without waiting.
+    pub fn look(&self, none_comes: impl Fn() -> bool) -> Next {
+        let over = none_comes();
+        match self.next() {
+            Some(copy) => Next::Copy(copy),
+            None if over => Next::None,
+            None => Next::Later,
+        }
     }
 
     /// A buffer is of no use any more.

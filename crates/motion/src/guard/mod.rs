@@ -14,14 +14,16 @@
 //! once, by whoever notices.
 
 mod buffers;
+mod protector;
 mod report;
 mod threads;
 
-use crate::clock::nanos;
+use crate::clock::{Moment, nanos};
 use crate::fill::waits::Waits;
 use crate::ram::before_write::{BeforeWrite, CHUNK_PAGES, Wanted};
+use crate::rules::{Rule, keeps};
 use crate::{MotionError, ram};
-use buffers::Buffers;
+use buffers::{Buffers, Room};
 use memory::userfault::{UserfaultError, WriteProtection};
 use memory::{Backing, Guarding, GuestRam, PageRange, PageSet};
 use rustix::event::EventfdFlags;
@@ -35,7 +37,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use buffers::Waiting;
 pub(crate) use buffers::{Copy, Next};
+pub use protector::Protector;
 pub use report::CopyReport;
 
 /// Protected at once, in pages: what is set while nobody looks at the time.
@@ -74,15 +78,35 @@ pub(crate) fn refusals(ram: &Arc<GuestRam>) -> Vec<Refusal> {
 }
 
 /// Told why a copy was given up.
-type Fail = Box<dyn Fn(MotionError) + Send + Sync>;
+pub type Fail = Box<dyn Fn(MotionError) + Send + Sync>;
+
+/// How RAM is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct GuardOptions {
+    /// How long whoever waits to write waits for the disk.
+    pub patience: Duration,
+    /// Bytes of copies that may wait to be written.
+    pub buffered: u64,
+    /// So many threads protect RAM, at most.
+    pub threads: usize,
+}
+
+impl GuardOptions {
+    /// As in life.
+    #[must_use]
+    pub fn new(patience: Duration) -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self { patience, buffered: buffers::LIMIT, threads: processors.min(MOST_THREADS) }
+    }
+}
 
 /// RAM that is kept, or about to be.
-pub(crate) struct Guard {
-    protection: WriteProtection,
+pub struct Guard {
+    protector: Arc<dyn Protector>,
     copies: BeforeWrite,
     buffers: Buffers,
     waits: Waits,
-    patience: Duration,
+    options: GuardOptions,
     fail: Fail,
     /// Written to once, when there is nothing left to do.
     over: OwnedFd,
@@ -108,26 +132,42 @@ impl Guard {
     ///
     /// # Errors
     /// No userfaultfd, no threads.
-    pub fn start(
+    pub(crate) fn start(
         ram: &Arc<GuestRam>,
         patience: Duration,
         fail: Fail,
     ) -> Result<Arc<Self>, MotionError> {
         let protection = WriteProtection::open(ram.clone(), None)
             .map_err(|e| MotionError::new(Code::CannotProtect, e.to_string()))?;
-        let failed = |what: &'static str| {
-            move |e: io::Error| MotionError::new(Code::CannotProtect, format!("{what}: {e}"))
-        };
+        protection.register().map_err(cannot("registering RAM with userfaultfd"))?;
+        let protection = Arc::new(protection);
+        let guard = Self::over(protection.clone(), GuardOptions::new(patience), fail)?;
+        threads::start(&guard, &protection).map_err(|e| {
+            guard.lift();
+            cannot("starting threads to copy RAM")(e)
+        })?;
+        Ok(guard)
+    }
+
+    /// The same, without threads: whoever waits to write is [served](Self::try_serve) by others.
+    ///
+    /// # Errors
+    /// No descriptors.
+    pub fn over(
+        protector: Arc<dyn Protector>,
+        options: GuardOptions,
+        fail: Fail,
+    ) -> Result<Arc<Self>, MotionError> {
         let over = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|e| failed("getting ready to copy RAM")(e.into()))?;
-        protection.register().map_err(failed("registering RAM with userfaultfd"))?;
-        let chunk_pages = CHUNK_PAGES.max(protection.unit());
+            .map_err(|e| cannot("getting ready to copy RAM")(e.into()))?;
+        let chunk_pages = CHUNK_PAGES.max(protector.unit());
+        let ram = protector.ram().clone();
         let guard = Arc::new(Self {
             copies: BeforeWrite::new(ram.pages(), chunk_pages),
-            buffers: Buffers::new(chunk_pages),
-            protection,
+            buffers: Buffers::new(chunk_pages, options.buffered),
+            protector,
             waits: Waits::default(),
-            patience,
+            options,
             fail,
             over,
             lifted: AtomicBool::new(false),
@@ -139,15 +179,11 @@ impl Guard {
             protect: Mutex::default(),
         });
         ram.set_guarding(Some(guard.clone()));
-        threads::start(&guard).map_err(|e| {
-            guard.lift();
-            failed("starting threads to copy RAM")(e)
-        })?;
         Ok(guard)
     }
 
     fn ram(&self) -> &Arc<GuestRam> {
-        self.protection.ram()
+        self.protector.ram()
     }
 
     /// Keeps RAM as it is now: writers wait from here on. The guest stands still. Which pages that is
@@ -156,15 +192,16 @@ impl Guard {
     /// # Errors
     /// The kernel cannot, or it was not done by then; some writers may have to wait until
     /// [`Self::lift`].
-    pub fn keep(&self, by: Option<Instant>) -> Result<PageSet, MotionError> {
+    pub fn keep(
+        &self,
+        by: Option<Moment>,
+        now: &(dyn Fn() -> Moment + Sync),
+    ) -> Result<PageSet, MotionError> {
         let begun = Instant::now();
-        let failed = |what: &'static str| {
-            move |e: io::Error| MotionError::new(Code::CannotProtect, format!("{what}: {e}"))
-        };
         let touched = self
             .ram()
             .resident_blocks(ram::CHUNK_PAGES)
-            .map_err(failed("looking for pages that were touched"))?;
+            .map_err(cannot("looking for pages that were touched"))?;
         // Before the first of them is protected: whoever waits must find that there is something to copy.
         self.copies.keep(&touched);
         let parts: Vec<PageRange> = touched
@@ -175,17 +212,16 @@ impl Guard {
                     .map(move |start| PageRange::new(start, PART.min(run.end() - start)))
             })
             .collect();
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        let threads = processors.min(MOST_THREADS).min(parts.len()).max(1);
-        let next = AtomicUsize::new(0);
+        let threads = self.options.threads.min(parts.len()).max(1);
+        let next = AtomicUsize::new(usize::from(!keeps(Rule::AllIsProtected)));
         let protect = || -> Result<(), MotionError> {
             while let Some(part) = parts.get(next.fetch_add(1, Relaxed)) {
-                if by.is_some_and(|by| by <= Instant::now()) {
+                if by.is_some_and(|by| by <= now()) {
                     let why = "write-protecting the guest's memory takes longer than the guest may \
                                stand still: allow more with --max-blackout";
                     return Err(MotionError::new(Code::BudgetExceeded, why));
                 }
-                self.protection.protect(*part).map_err(failed("write-protecting RAM"))?;
+                self.protector.protect(*part).map_err(cannot("write-protecting RAM"))?;
             }
             Ok(())
         };
@@ -208,7 +244,7 @@ impl Guard {
     ///
     /// # Errors
     /// RAM cannot be read, or writers cannot be let through.
-    pub fn take(
+    pub(crate) fn take(
         &self,
         block: PageRange,
         touched: &[PageRange],
@@ -225,25 +261,33 @@ impl Guard {
     }
 
     /// What was copied for writers, one after the other, in no order.
-    pub fn next_copy(&self) -> Option<Copy> {
+    pub(crate) fn next_copy(&self) -> Option<Copy> {
         self.buffers.next()
     }
 
     /// The same, waiting for it, until nothing is left to copy or to write.
-    pub fn last_copy(&self) -> Next {
+    pub(crate) fn last_copy(&self) -> Next {
         if self.is_done() {
             return Next::None;
         }
         self.buffers.wait(|| self.copies.left() == 0)
     }
 
+    /// The same, without waiting.
+    pub(crate) fn last_copy_now(&self) -> Next {
+        if self.is_done() {
+            return Next::None;
+        }
+        self.buffers.look(|| self.copies.left() == 0)
+    }
+
     /// It was written.
-    pub fn written(&self, copy: Copy) {
+    pub(crate) fn written(&self, copy: Copy) {
         self.buffers.give_back(copy.buffer);
     }
 
     /// The largest run that [`Self::take`] gives, in pages.
-    pub fn piece(&self) -> u64 {
+    pub(crate) fn piece(&self) -> u64 {
         threads::STREAM_PAGES.max(self.copies.chunk_pages())
     }
 
@@ -253,11 +297,36 @@ impl Guard {
         // The buffer first: while there is none, whoever streams may come by and let the writer through.
         let mut buffer = None;
         if self.copies.is_kept(page) {
-            buffer = match self.buffers.get(self.patience, || self.is_done()) {
+            buffer = match self.buffers.get(self.options.patience, || self.is_done()) {
                 Ok(buffer) => buffer,
                 Err(waited) => return self.too_slow(waited),
             };
         }
+        self.serve_with(page, thread, since, buffer);
+    }
+
+    /// The same, without waiting: `false` when there is no room for the copy now, and it is to be asked
+    /// again, with the same `waiting`.
+    pub fn try_serve(&self, page: u64, waiting: &mut Option<Waiting>, now: Instant) -> bool {
+        let mut buffer = None;
+        if self.copies.is_kept(page) {
+            let room = self.buffers.try_get(waiting, now, self.options.patience, || self.is_done());
+            buffer = match room {
+                Room::Buffer(buffer) => Some(buffer),
+                Room::Over => None,
+                Room::Later => return false,
+                Room::Late(waited) => {
+                    self.too_slow(waited);
+                    return true;
+                }
+            };
+        }
+        self.serve_with(page, 0, Instant::now(), buffer);
+        true
+    }
+
+    /// Serves a writer that waits, with room for the copy if one is needed.
+    fn serve_with(&self, page: u64, thread: u32, since: Instant, buffer: Option<Buffer>) {
         let chunk = page / self.copies.chunk_pages();
         let ask = || {
             // Without a buffer nothing may be claimed: somebody else has it, or all is over.
@@ -302,6 +371,9 @@ impl Guard {
         parts: impl Iterator<Item = PageRange>,
         buffer: &mut Buffer,
     ) -> Result<(), MotionError> {
+        if !keeps(Rule::CopyComesFirst) {
+            self.let_through(range)?;
+        }
         let at = |page: u64| usize::try_from((page - range.start) * memory::PAGE_SIZE);
         for part in parts {
             let bytes = at(part.start).and_then(|start| Ok(start..at(part.end())?));
@@ -316,7 +388,7 @@ impl Guard {
     }
 
     fn let_through(&self, range: PageRange) -> Result<(), MotionError> {
-        match self.protection.let_through(range) {
+        match self.protector.let_through(range) {
             // Nothing is registered any more: all go through.
             Err(_) if self.is_done() => Ok(()),
             result => result.map_err(|e| {
@@ -365,8 +437,19 @@ impl Guard {
     }
 
     /// Whether the copy was given up.
+    #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.failed.load(SeqCst)
+        self.failed.load(SeqCst) && keeps(Rule::GivenUpIsNoCopy)
+    }
+
+    /// All was written that there was: nobody waits any more. How it went; nothing when the copy was given
+    /// up meanwhile, and why is said otherwise.
+    pub fn end(&self) -> Option<CopyReport> {
+        if self.has_failed() {
+            return None;
+        }
+        self.lift();
+        Some(self.report())
     }
 
     /// Lets all writers through, for good. What is not copied by now never will be.
@@ -374,7 +457,7 @@ impl Guard {
         if self.lifted.swap(true, SeqCst) {
             return;
         }
-        if let Err(error) = self.protection.unregister() {
+        if let Err(error) = self.protector.unregister() {
             tracing::error!(%error, "guest RAM may still be write-protected");
         }
         self.ram().set_guarding(None);
@@ -384,6 +467,7 @@ impl Guard {
     }
 
     /// How it went so far.
+    #[must_use]
     pub fn report(&self) -> CopyReport {
         let (latency, waits) = self.waits.report();
         let (most, waited) = self.buffers.used();
@@ -401,6 +485,10 @@ impl Guard {
             buffer_waits: waited,
         }
     }
+}
+
+fn cannot(what: &'static str) -> impl Fn(io::Error) -> MotionError {
+    move |e| MotionError::new(Code::CannotProtect, format!("{what}: {e}"))
 }
 
 impl Guarding for Guard {

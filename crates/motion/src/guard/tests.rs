@@ -13,6 +13,10 @@ fn write(ram: &GuestRam, page: u64, value: u64) {
     ram.memory().write_obj(value, GuestAddress(page * PAGE_SIZE + 8)).unwrap();
 }
 
+fn now() -> Moment {
+    Moment(1)
+}
+
 type Failures = Arc<Mutex<Vec<MotionError>>>;
 
 fn guard(ram: &Arc<GuestRam>, patience: Duration) -> (Arc<Guard>, Failures) {
@@ -64,7 +68,7 @@ fn what_is_overwritten_meanwhile_is_copied_as_it_was() {
     let ram = ram(32);
     (0..4096).for_each(|page| write(&ram, page, page + 1));
     let (guard, failures) = guard(&ram, LONG);
-    let set = guard.keep(None).unwrap();
+    let set = guard.keep(None, &now).unwrap();
     assert_eq!(set.count(), 4096, "what was never touched needs no protection");
     let writers: Vec<_> = (0..3)
         .map(|nth| {
@@ -94,7 +98,7 @@ fn a_writer_that_nobody_makes_room_for_goes_on_and_the_copy_is_given_up() {
     let ram = ram(96);
     (0..ram.pages()).for_each(|page| write(&ram, page, 1));
     let (guard, failures) = guard(&ram, Duration::from_millis(50));
-    guard.keep(None).unwrap();
+    guard.keep(None, &now).unwrap();
     // More than the buffers hold.
     (0..ram.pages()).for_each(|page| write(&ram, page, 2));
     let failures = failures.lock().unwrap();
@@ -109,7 +113,7 @@ fn whoever_waits_goes_on_when_the_machine_ends() {
     let ram = ram(96);
     (0..ram.pages()).for_each(|page| write(&ram, page, 1));
     let (guard, failures) = guard(&ram, LONG);
-    guard.keep(None).unwrap();
+    guard.keep(None, &now).unwrap();
     let writer = thread::spawn({
         let ram = ram.clone();
         move || (0..ram.pages()).for_each(|page| write(&ram, page, 2))
@@ -129,7 +133,7 @@ fn a_promise_that_protecting_breaks_is_given_up() {
     let ram = ram(16);
     write(&ram, 5, 1);
     let (guard, _) = guard(&ram, LONG);
-    let error = guard.keep(Some(Instant::now())).unwrap_err();
+    let error = guard.keep(Some(Moment(0)), &now).unwrap_err();
     assert_eq!(error.code, Code::BudgetExceeded);
     guard.lift();
     write(&ram, 5, 2);

@@ -2,6 +2,7 @@
 
 use super::Guard;
 use crate::fault_events::FaultEvents;
+use memory::userfault::WriteProtection;
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -11,14 +12,14 @@ use std::thread;
 pub(super) const STREAM_PAGES: u64 = 256;
 
 /// Starts as many as can be of use.
-pub(super) fn start(guard: &Arc<Guard>) -> io::Result<()> {
+pub(super) fn start(guard: &Arc<Guard>, protection: &Arc<WriteProtection>) -> io::Result<()> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     for _ in 0..processors.clamp(2, 8) {
-        let events = FaultEvents::new(&guard.protection, &guard.over)?;
-        let guard = guard.clone();
+        let events = FaultEvents::new(&**protection, &guard.over)?;
+        let (guard, protection) = (guard.clone(), protection.clone());
         thread::Builder::new().name("copy-faults".to_owned()).spawn(move || {
             while !guard.is_done() {
-                let fault = match guard.protection.take_fault() {
+                let fault = match protection.take_fault() {
                     Ok(Some(fault)) => fault,
                     Ok(None) => match events.wait(None) {
                         Ok(()) => continue,

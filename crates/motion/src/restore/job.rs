@@ -5,7 +5,7 @@ use super::ownership::denied;
 use super::view::View;
 use super::{How, RestoreOptions, Terms};
 use crate::clock::nanos;
-use crate::fill::{Outage, PageService};
+use crate::fill::{Kernel, Means, Outage, PageService};
 use crate::handover::{Denial, Entitlement, FileHandover, FileInput, Token};
 use crate::report::{Progress, Report, RestoreReport};
 use crate::{DestinationMachine, MachineBuilder, MotionError, Observer};
@@ -80,6 +80,7 @@ pub struct Prepared {
     restore: Arc<Restore>,
     reader: Reader,
     builder: Arc<dyn MachineBuilder>,
+    means: Arc<dyn Means>,
     description: Bundle,
 }
 
@@ -90,10 +91,15 @@ impl Prepared {
         RestoreJob { restore: self.restore.clone() }
     }
 
+    /// Has RAM that comes while the guest runs come by other means than the kernel's.
+    pub fn filled_by(&mut self, means: Arc<dyn Means>) {
+        self.means = means;
+    }
+
     /// Carries it out on this thread: until the guest is here, is held, or will not come.
     pub fn run(self) {
-        let Self { restore, reader, builder, description } = self;
-        restore.run(reader, builder.as_ref(), description);
+        let Self { restore, reader, builder, means, description } = self;
+        restore.run(reader, builder.as_ref(), means.as_ref(), description);
     }
 }
 
@@ -161,7 +167,7 @@ impl RestoreJob {
             }),
             finished: Condvar::new(),
         });
-        Ok(Prepared { restore, reader, builder, description })
+        Ok(Prepared { restore, reader, builder, means: Arc::new(Kernel), description })
     }
 
     /// Lets a guest run that was held, which claims it first.

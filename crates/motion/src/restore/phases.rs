@@ -6,10 +6,10 @@ use super::job::{Loaded, Phase, Restore, lock};
 use super::on_demand::FilePages;
 use super::options::RestoreOptions;
 use crate::clock::nanos;
-use crate::fill::{FillObserver, FillOptions, FillReport, Outage, PageService};
+use crate::fill::{FillObserver, FillOptions, FillReport, Means, Outage, PageService};
 use crate::handover::FileInput;
+use crate::rules::{Rule, keeps};
 use crate::{DestinationMachine, MachineBuilder, MotionError, Status};
-use memory::userfault::Userfault;
 use memory::{GuestRam, PAGE_SIZE};
 use snapshot::{Apart, Reader};
 use state::{Bundle, Code};
@@ -22,9 +22,10 @@ impl Restore {
         self: &Arc<Self>,
         reader: Reader,
         builder: &dyn MachineBuilder,
+        means: &dyn Means,
         description: Bundle,
     ) {
-        let Err(error) = self.carry_out(reader, builder, description) else { return };
+        let Err(error) = self.carry_out(reader, builder, means, description) else { return };
         let input = match error.code {
             Code::Cancelled => FileInput::Cancel,
             _ => FileInput::Failed,
@@ -41,6 +42,7 @@ impl Restore {
         self: &Arc<Self>,
         reader: Reader,
         builder: &dyn MachineBuilder,
+        means: &dyn Means,
         description: Bundle,
     ) -> Result<(), MotionError> {
         let reader = Arc::new(reader);
@@ -51,13 +53,15 @@ impl Restore {
             How::Eager => self.fill(&reader, Some(machine.ram()))?,
             How::Mapped => self.check_mapped(&reader, machine.as_ref())?,
             How::InPlace => check_in_place(&reader, machine.as_ref())?,
-            How::Lazy => self.fill_on_demand(&reader, machine.as_ref())?,
+            How::Lazy => self.fill_on_demand(&reader, machine.as_ref(), means)?,
         }
         self.enter(Phase::Loading, Status::Device);
         self.load(&reader, machine.as_ref())?;
         // One that cannot have its pages now is not worth a claim.
         let outage = lock(&self.service).as_ref().and_then(PageService::outage);
-        if let Some(outage) = outage {
+        if let Some(outage) = outage
+            && keeps(Rule::OutageIsNoClaim)
+        {
             return Err(MotionError::new(Code::HostIo, outage.why));
         }
         lock(&self.decisions).loaded = Some(Loaded { machine, reader });
@@ -129,19 +133,19 @@ impl Restore {
         self: &Arc<Self>,
         reader: &Arc<Reader>,
         machine: &dyn DestinationMachine,
+        means: &dyn Means,
     ) -> Result<(), MotionError> {
         let failed = |why: String| {
             let why = format!("RAM cannot be filled while the guest runs: {why}");
             MotionError::new(Code::Unsupported, why)
         };
         let begun = Instant::now();
-        let userfault =
-            Userfault::open(machine.ram().clone(), None).map_err(|e| failed(e.to_string()))?;
+        let (pager, staff) = means.begin(machine.ram()).map_err(|e| failed(e.to_string()))?;
         let source = Arc::new(FilePages(reader.clone()));
         let observer = Arc::new(Filling(Arc::downgrade(self)));
-        let options = FillOptions { io_stall: self.options.io_stall, ..FillOptions::default() };
+        let options = FillOptions { io_stall: self.options.io_stall, ..means.options() };
         let threads = options.fault_threads + options.stream_threads;
-        let service = PageService::start(userfault, source, observer, options)
+        let service = PageService::by(pager, source, observer, options, staff)
             .map_err(|e| failed(e.to_string()))?;
         // It may have ended before it is known here, and with it what it is kept for.
         let mut kept = lock(&self.service);
@@ -188,6 +192,9 @@ fn check_in_place(reader: &Reader, machine: &dyn DestinationMachine) -> Result<(
         let why = "RAM is to stay in place, and the machine was built with RAM of its own";
         return Err(MotionError::new(Code::Internal, why));
     };
+    if !keeps(Rule::RanOnIsRefused) {
+        return Ok(());
+    }
     let of = *reader.header().machine.as_bytes();
     file.check_fits(*identity.as_bytes(), of, reader.header().ram(), *generation)
         .map_err(MotionError::from)

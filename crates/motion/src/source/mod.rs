@@ -21,7 +21,7 @@ mod times;
 mod workers;
 
 pub use self::core::Source;
-pub use file::{Errand, FileDesk, FileLane, FilePlace, Outcome, Todo};
+pub use file::{BeforeWriteLane, Errand, FileDesk, FileLane, FilePlace, Outcome, Todo};
 pub use job::SourceJob;
 pub use network::{PeerAddress, Sibling};
 pub use phase::{Command, Event, Phase, SourceIo};

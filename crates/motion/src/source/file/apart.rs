@@ -1,6 +1,7 @@
 //! RAM that stays in a memory file, which outlives this process: only the state is written.
 
 use super::patience::SLOWEST_DISK;
+use crate::rules::{Rule, keeps};
 use memory::{GuestRam, MemoryFile};
 use snapshot::{Apart, WriteError, Writer};
 use state::{Code, Refusal};
@@ -44,7 +45,9 @@ pub(super) fn finish(
     state: &[u8],
     file: &Arc<MemoryFile>,
 ) -> Result<(), WriteError> {
-    write_back(file)?;
+    if keeps(Rule::RamIsDurable) {
+        write_back(file)?;
+    }
     let generation = file.leave().map_err(|e| failed("noting the generation of", file, e))?;
     let identity = Uuid::from_bytes(file.identity());
     writer.finish_apart(state, &Apart { identity, generation, path: file.path().to_owned() })

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// Writes pages as they were when the guard began to keep them: those that writers waited for, which lie
 /// in buffers, and all others in their order.
-pub(super) struct BeforeWriteLane {
+pub struct BeforeWriteLane {
     file: FileLane,
     guard: Arc<Guard>,
     /// Pages are let through when they are copied, before they are written: nobody waits for the disk.
@@ -21,7 +21,9 @@ pub(super) struct BeforeWriteLane {
 }
 
 impl BeforeWriteLane {
-    pub(super) fn new(file: FileLane, guard: Arc<Guard>) -> Self {
+    /// One that writes to this file what this guard keeps.
+    #[must_use]
+    pub fn new(file: FileLane, guard: Arc<Guard>) -> Self {
         let buffer = Buffer::new(guard.piece());
         Self { file, guard, buffer }
     }
@@ -47,6 +49,37 @@ impl BeforeWriteLane {
         put(&mut self.file, copy.range, &copy.buffer, 0, pass, &mut totals)?;
         self.guard.written(copy);
         Ok(totals)
+    }
+
+    /// Writes the pages of one claimed chunk, as [`FileLane::write`] does.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or the machine's RAM not read.
+    pub fn write(
+        &mut self,
+        machine: &dyn SourceMachine,
+        pass: &Pass,
+        chunk: PageRange,
+        pace: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<PassTotals, MotionError> {
+        self.carry(machine, pass, chunk, pace)
+    }
+
+    /// Writes one of the copies that are left when nothing is left to stream, without waiting for one.
+    /// `false` when there is none and none will come.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_last(&mut self, pass: &Pass) -> Result<bool, MotionError> {
+        match self.guard.last_copy_now() {
+            Next::Copy(copy) => {
+                let totals = self.write_copy(copy, pass)?;
+                pass.count(totals);
+                Ok(true)
+            }
+            Next::Later => Ok(true),
+            Next::None => Ok(false),
+        }
     }
 
     /// As many pages as the bandwidth limit wants at once.

@@ -11,7 +11,7 @@ mod desk;
 mod lane;
 mod patience;
 
-use self::before_write::BeforeWriteLane;
+pub use self::before_write::BeforeWriteLane;
 pub use self::desk::{Errand, FileDesk, Outcome, Todo};
 pub use self::lane::FileLane;
 use self::patience::Patience;
@@ -201,11 +201,7 @@ impl FileEnd {
     /// All that was to be kept of RAM is in the file, unless it was given up meanwhile: why is other news.
     fn kept(&self) -> Option<Vec<Event>> {
         let Some(guard) = &self.guard else { return Some(Vec::new()) };
-        if guard.has_failed() {
-            return None;
-        }
-        guard.lift();
-        Some(vec![Event::Copied(Box::new(guard.report()))])
+        Some(vec![Event::Copied(Box::new(guard.end()?))])
     }
 
     /// What the source is told when it has done what it is at.
@@ -260,9 +256,10 @@ impl SourceIo for FileEnd {
     }
 
     fn keep_ram(&mut self, by: Option<Moment>) -> Result<PageSet, MotionError> {
-        let by = by.map(|by| self.setting.epoch + Duration::from_nanos(by.0));
+        let epoch = self.setting.epoch;
+        let now = || Moment(nanos(epoch.elapsed()));
         let none = || MotionError::new(Code::Internal, "nothing was made ready to keep RAM");
-        self.guard.as_ref().ok_or_else(none)?.keep(by)
+        self.guard.as_ref().ok_or_else(none)?.keep(by, &now)
     }
 
     fn start_pass(&mut self, pass: &Arc<Pass>) {

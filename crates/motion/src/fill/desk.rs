@@ -1,13 +1,13 @@
-//! What all threads of a page service share.
+//! RAM that is being filled: what all who work at it share, decided here without threads.
 
-use super::FillOptions;
+use super::pager::{Duty, Pager, Staff};
 use super::report::{FillObserver, FillReport, Outage};
-use super::source::{PageLane, PageSource};
-use super::threads;
+use super::source::{PageLane, PageReadError, PageSource};
 use super::waits::Waits;
+use super::{FillError, FillOptions, MOST_RANGES};
 use crate::clock::nanos;
-use crate::ram::on_demand::{CHUNK_PAGES, Claim, OnDemand};
-use memory::userfault::Userfault;
+use crate::ram::on_demand::{self, Answer, CHUNK_PAGES, Claim, OnDemand};
+use crate::rules::{Rule, keeps};
 use memory::{Filling, GuestRam, PageRange};
 use rustix::event::EventfdFlags;
 use std::fmt;
@@ -30,16 +30,9 @@ pub(super) enum Phase {
     Abandoned,
 }
 
-/// What a thread is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Duty {
-    Faults,
-    Stream,
-}
-
-/// A thread that reads from the source, as the watchdog sees it.
+/// Somebody who reads from the source, as the watchdog sees it.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub struct Reader {
     duty: Duty,
     /// What it is reading, and since when.
     reading: Mutex<Option<(Claim, Instant)>>,
@@ -49,21 +42,30 @@ pub(super) struct Reader {
 
 impl Reader {
     /// It can serve no longer, and is to be replaced.
-    pub fn give_up(&self) {
+    pub(super) fn give_up(&self) {
         self.lost.store(true, Relaxed);
+    }
+
+    /// Whether that was done: nobody waits for it any more.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.lost.load(Relaxed)
     }
 }
 
-pub(super) struct Service {
-    pub userfault: Userfault,
-    pub on_demand: OnDemand,
-    pub source: Arc<dyn PageSource>,
-    pub options: FillOptions,
-    pub waits: Waits,
+/// RAM that is being filled, and all that is decided about it. Who does the work is its [`Staff`]'s to
+/// say: in life threads, which [`PageService`](super::PageService) starts.
+pub struct FillDesk {
+    pub(super) pager: Arc<dyn Pager>,
+    pub(super) on_demand: OnDemand,
+    pub(super) source: Arc<dyn PageSource>,
+    pub(super) options: FillOptions,
+    pub(super) waits: Waits,
     /// Set when polite threads starve: those that serve faults stream too.
-    pub hurried: AtomicBool,
+    pub(super) hurried: AtomicBool,
     /// Written to once, when there is nothing left to do.
-    pub over: OwnedFd,
+    pub(super) over: OwnedFd,
+    staff: Box<dyn Staff>,
     observer: Arc<dyn FillObserver>,
     phase: Mutex<Phase>,
     /// The phase is another, or there is something to fetch for those that had nothing to do.
@@ -76,10 +78,10 @@ pub(super) struct Service {
     outages: AtomicU32,
 }
 
-impl fmt::Debug for Service {
+impl fmt::Debug for FillDesk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let left = self.on_demand.left();
-        f.debug_struct("Service").field("phase", &*self.phase()).field("left", &left).finish()
+        f.debug_struct("FillDesk").field("phase", &*self.phase()).field("left", &left).finish()
     }
 }
 
@@ -97,24 +99,43 @@ impl Filling for GivenUp {
     fn abandon(&self) {}
 }
 
-impl Service {
-    /// Starts the threads.
+impl FillDesk {
+    /// Begins to fill the RAM that `pager` is of, as [`PageService::start`](super::PageService::start)
+    /// does.
+    ///
+    /// # Errors
+    /// [`FillError`]; nothing is registered. RAM may hold pages by then, and is of no further use.
     pub fn start(
-        userfault: Userfault,
-        on_demand: OnDemand,
+        pager: Arc<dyn Pager>,
         source: Arc<dyn PageSource>,
         observer: Arc<dyn FillObserver>,
         options: FillOptions,
-    ) -> io::Result<Arc<Self>> {
-        let over = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let service = Arc::new(Self {
-            userfault,
+        staff: Box<dyn Staff>,
+    ) -> Result<Arc<Self>, FillError> {
+        let (source_pages, machine_pages) = (source.present().pages(), pager.ram().pages());
+        if source_pages != machine_pages || source.recent().pages() != machine_pages {
+            return Err(FillError::Size { source_pages, machine_pages });
+        }
+        let chunk_pages = CHUNK_PAGES.max(pager.unit());
+        for range in on_demand::ranges(source.present(), chunk_pages, MOST_RANGES) {
+            if let Err(e) = pager.register(range) {
+                // Nobody waits yet.
+                let _ = pager.unregister_all();
+                return Err(FillError::Register(e));
+            }
+        }
+        let on_demand = OnDemand::new(source.present().clone(), source.recent(), chunk_pages);
+        let over = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| FillError::Start(e.into()))?;
+        let desk = Arc::new(Self {
+            pager,
             on_demand,
             source,
             options,
             waits: Waits::default(),
             hurried: AtomicBool::new(false),
             over,
+            staff,
             observer,
             phase: Mutex::new(Phase::Filling),
             changed: Condvar::new(),
@@ -124,48 +145,52 @@ impl Service {
             all_in: OnceLock::new(),
             outages: AtomicU32::new(0),
         });
-        if service.on_demand.left() == 0 {
-            service.complete();
-            return Ok(service);
+        if desk.on_demand.left() == 0 {
+            desk.complete();
+            return Ok(desk);
         }
-        service.ram().set_filling(Some(service.clone()));
-        let FillOptions { fault_threads, stream_threads, .. } = service.options;
+        desk.ram().set_filling(Some(desk.clone()));
+        let FillOptions { fault_threads, stream_threads, .. } = desk.options;
         let duties = std::iter::repeat_n(Duty::Faults, fault_threads.max(1))
             .chain(std::iter::repeat_n(Duty::Stream, stream_threads.max(1)));
-        let threads = duties
-            .map(|duty| service.add_reader(duty))
-            .chain(std::iter::once_with(|| threads::start_watchdog(&service)));
-        if let Err(e) = threads.collect::<io::Result<()>>() {
-            service.abandon();
-            return Err(e);
+        let begun = duties
+            .map(|duty| desk.add_reader(duty))
+            .chain(std::iter::once_with(|| desk.staff.watch(&desk)));
+        if let Err(e) = begun.collect::<io::Result<()>>() {
+            desk.abandon();
+            return Err(FillError::Start(e));
         }
-        Ok(service)
+        Ok(desk)
     }
 
     fn add_reader(self: &Arc<Self>, duty: Duty) -> io::Result<()> {
         let reading = Mutex::new(None);
         let reader = Arc::new(Reader { duty, reading, lost: AtomicBool::new(false) });
-        threads::start(self, duty, reader.clone())?;
+        self.staff.hire(self, duty, &reader)?;
         lock(&self.readers).push(reader);
         Ok(())
     }
 
-    pub fn ram(&self) -> &Arc<GuestRam> {
-        self.userfault.ram()
+    pub(super) fn ram(&self) -> &Arc<GuestRam> {
+        self.pager.ram()
     }
 
-    pub fn phase(&self) -> MutexGuard<'_, Phase> {
+    pub(super) fn phase(&self) -> MutexGuard<'_, Phase> {
         lock(&self.phase)
     }
 
     /// Waits for the phase to change, or for something to do.
-    pub fn wait<'a>(&self, phase: MutexGuard<'a, Phase>, limit: Duration) -> MutexGuard<'a, Phase> {
+    pub(super) fn wait<'a>(
+        &self,
+        phase: MutexGuard<'a, Phase>,
+        limit: Duration,
+    ) -> MutexGuard<'a, Phase> {
         let waited = self.changed.wait_timeout(phase, limit);
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Waits as long as there is an outage. `false` when there is nothing left to do.
-    pub fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         let mut phase = self.phase();
         loop {
             match *phase {
@@ -176,26 +201,96 @@ impl Service {
         }
     }
 
-    /// Gets what was claimed and puts it into RAM. `false` when the thread was given up meanwhile,
-    /// and must end.
-    pub fn fetch(&self, reader: &Reader, lane: &mut dyn PageLane, claim: Claim) -> bool {
-        let range = self.on_demand.pages_of(claim.chunks());
-        *lock(&reader.reading) = Some((claim.clone(), Instant::now()));
-        match lane.read(range) {
+    /// Whether pages come, at this moment.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        *self.phase() == Phase::Filling
+    }
+
+    /// Somebody waits for a page: what to get for that, if anything is to be got.
+    #[must_use]
+    pub fn answer(&self, page: u64, thread: u32) -> Option<Claim> {
+        let since = Instant::now();
+        let chunk = page / self.on_demand.chunk_pages();
+        let ask = || {
+            let answer = self.on_demand.fault(page);
+            let waits = answer != Answer::Zero;
+            (answer, waits)
+        };
+        match self.waits.ask(thread, chunk, since, ask) {
+            Answer::Underway => None,
+            Answer::Zero => {
+                if let Err(e) = self.provide_zero(page) {
+                    self.fail(page, format!("putting a page into guest RAM: {e}"));
+                }
+                self.waits.over_of(thread, since);
+                None
+            }
+            Answer::Fetch(claim) => Some(claim),
+        }
+    }
+
+    /// What to get when nobody waits: at most so many adjacent chunks.
+    #[must_use]
+    pub fn next(&self, most: u64) -> Option<Claim> {
+        self.on_demand.next(most)
+    }
+
+    /// Gets what was claimed and puts it into RAM. `false` when the reader was given up meanwhile, and
+    /// must end.
+    pub(super) fn fetch(&self, reader: &Reader, lane: &mut dyn PageLane, claim: Claim) -> bool {
+        self.begin(reader, &claim, Instant::now());
+        let contents = lane.read(self.pages_of(&claim));
+        self.end(reader, &claim, contents)
+    }
+
+    /// The pages that were claimed.
+    #[must_use]
+    pub fn pages_of(&self, claim: &Claim) -> PageRange {
+        self.on_demand.pages_of(claim.chunks())
+    }
+
+    /// Where the pages come from.
+    #[must_use]
+    pub fn source(&self) -> &Arc<dyn PageSource> {
+        &self.source
+    }
+
+    /// A reader asks the source for what it has claimed.
+    pub fn begin(&self, reader: &Reader, claim: &Claim, now: Instant) {
+        *lock(&reader.reading) = Some((claim.clone(), now));
+    }
+
+    /// What a reader got for its claim goes into RAM. `false` when the reader was given up meanwhile, and
+    /// must end.
+    pub fn end(
+        &self,
+        reader: &Reader,
+        claim: &Claim,
+        contents: Result<&[u8], PageReadError>,
+    ) -> bool {
+        let range = self.pages_of(claim);
+        match contents {
             Ok(contents) if contents.len() as u64 == range.bytes() => {
-                if let Err(e) = self.install(&claim, range, contents) {
-                    self.on_demand.give_back(&claim);
+                if let Err(e) = self.install(claim, range, contents) {
+                    self.on_demand.give_back(claim);
                     self.fail(range.start, format!("putting pages into guest RAM: {e}"));
                 }
             }
             Ok(contents) => {
-                self.on_demand.give_back(&claim);
+                self.on_demand.give_back(claim);
                 let got = contents.len();
                 self.fail(range.start, format!("{got} bytes came of {}", range.bytes()));
             }
             Err(error) => {
-                self.on_demand.give_back(&claim);
-                self.fail(error.page, error.why);
+                if keeps(Rule::WhatFailedIsAskedAgain) {
+                    self.on_demand.give_back(claim);
+                }
+                if keeps(Rule::NothingIsMadeUp) {
+                    self.fail(error.page, error.why);
+                } else {
+                    let _ = self.pager.provide_zero(range);
+                }
             }
         }
         *lock(&reader.reading) = None;
@@ -213,7 +308,7 @@ impl Service {
                 let at = |page| usize::try_from((page - range.start) * memory::PAGE_SIZE);
                 at(run.start).and_then(|start| Ok(&contents[start..at(run.end())?]))
             };
-            let provide = |run| self.userfault.provide(run, part(run).map_err(io::Error::other)?);
+            let provide = |run| self.pager.provide(run, part(run).map_err(io::Error::other)?);
             if self.is_huge() {
                 provide(pages)?;
             } else {
@@ -225,26 +320,26 @@ impl Service {
             if self.on_demand.finish(claim, chunk) {
                 // A page that was discarded as soon as it came, and is waited for again, is asked
                 // for again: it is zero now.
-                self.userfault.wake(pages)?;
+                self.pager.wake(pages)?;
                 self.waits.over(chunk);
                 let _phase = self.phase();
                 self.arrived.notify_all();
             }
         }
-        if self.on_demand.left() == 0 {
+        if self.on_demand.left() <= u64::from(!keeps(Rule::AllComes)) {
             self.complete();
         }
         Ok(())
     }
 
     /// Provides a page of which the source has nothing.
-    pub fn provide_zero(&self, page: u64) -> io::Result<()> {
+    fn provide_zero(&self, page: u64) -> io::Result<()> {
         if self.is_huge() {
-            let range = PageRange::new(page, self.userfault.unit());
+            let range = PageRange::new(page, self.pager.unit());
             let zeroes = vec![0; usize::try_from(range.bytes()).map_err(io::Error::other)?];
-            return self.userfault.provide(range, &zeroes).map(drop);
+            return self.pager.provide(range, &zeroes).map(drop);
         }
-        self.userfault.provide_zero(PageRange::new(page, 1)).map(drop)
+        self.pager.provide_zero(PageRange::new(page, 1)).map(drop)
     }
 
     fn is_huge(&self) -> bool {
@@ -252,7 +347,7 @@ impl Service {
     }
 
     /// Pages cannot be had.
-    pub fn fail(&self, page: u64, why: String) {
+    pub(super) fn fail(&self, page: u64, why: String) {
         let offset = page.saturating_mul(memory::PAGE_SIZE);
         let address = self.ram().layout().address_of(page).unwrap_or(offset);
         let outage = Outage { offset, address, why };
@@ -269,11 +364,14 @@ impl Service {
         self.observer.outage(&outage);
     }
 
-    /// Gives up threads that have been reading for too long.
-    pub fn watch(&self) {
+    /// Gives up readers that have been at it for too long.
+    pub fn watch(&self, now: Instant) {
+        if !keeps(Rule::SilenceIsAnOutage) {
+            return;
+        }
         let readers = lock(&self.readers).clone();
         for reader in readers {
-            if let Some(claim) = self.give_up(&reader, self.options.io_stall) {
+            if let Some(claim) = self.give_up(&reader, self.options.io_stall, now) {
                 let page = self.on_demand.pages_of(claim.chunks()).start;
                 let seconds = self.options.io_stall.as_secs_f64();
                 self.fail(page, format!("reading it has not ended for {seconds} s"));
@@ -281,24 +379,28 @@ impl Service {
         }
     }
 
-    /// Gives up a thread that has been reading for so long, if it has. What it was reading.
-    fn give_up(&self, reader: &Reader, limit: Duration) -> Option<Claim> {
+    /// Gives up somebody who has been reading for so long, if they have. What they were reading.
+    fn give_up(&self, reader: &Reader, limit: Duration, now: Instant) -> Option<Claim> {
         let reading = lock(&reader.reading);
         let (claim, since) = reading.as_ref()?;
-        if since.elapsed() < limit || reader.lost.swap(true, Relaxed) {
+        if now.saturating_duration_since(*since) < limit || reader.lost.swap(true, Relaxed) {
             return None;
         }
         self.on_demand.revoke(claim);
         Some(claim.clone())
     }
 
+    /// As [`PageService::retry`](super::PageService::retry).
+    ///
+    /// # Errors
+    /// Readers that were given up cannot be replaced; the outage goes on.
     pub fn retry(self: &Arc<Self>) -> io::Result<()> {
         if self.outage().is_none() {
             return Ok(());
         }
         // What was asked before is not waited for any longer.
         for reader in &*lock(&self.readers) {
-            self.give_up(reader, Duration::ZERO);
+            self.give_up(reader, Duration::ZERO, Instant::now());
         }
         let lost: Vec<_> = {
             let mut readers = lock(&self.readers);
@@ -319,7 +421,7 @@ impl Service {
         self.waits.forget();
         // Faults that were taken and not served come anew.
         let all = PageRange::new(0, self.ram().pages());
-        self.userfault.wake(all)?;
+        self.pager.wake(all)?;
         self.tell_all();
         Ok(())
     }
@@ -333,18 +435,18 @@ impl Service {
             }
             *phase = Phase::Done;
             let _ = self.all_in.set(self.started.elapsed());
-            if let Err(e) = self.userfault.unregister_all() {
+            if let Err(e) = self.pager.unregister_all() {
                 // Nothing is missing: what is left is that faults on discarded pages would wait.
                 tracing::warn!("unregistering guest RAM that has come: {e}");
             }
             self.ram().set_filling(None);
-            self.end();
+            self.end_all();
         }
         self.observer.finished(&self.report());
     }
 
     /// Has all threads end.
-    fn end(&self) {
+    fn end_all(&self) {
         // It cannot fail: the counter is at most one.
         let _ = rustix::io::write(&self.over, &1u64.to_ne_bytes());
         self.tell_all();
@@ -356,6 +458,8 @@ impl Service {
         self.arrived.notify_all();
     }
 
+    /// The outage that there is, if there is one.
+    #[must_use]
     pub fn outage(&self) -> Option<Outage> {
         match &*self.phase() {
             Phase::Outage(outage) => Some(outage.clone()),
@@ -363,12 +467,14 @@ impl Service {
         }
     }
 
+    /// Whether all has come.
+    #[must_use]
     pub fn is_done(&self) -> bool {
         *self.phase() == Phase::Done
     }
 
     /// Waits at most so long until all has come.
-    pub fn wait_done(&self, limit: Duration) -> bool {
+    pub(super) fn wait_done(&self, limit: Duration) -> bool {
         let begun = Instant::now();
         let mut phase = self.phase();
         while !matches!(*phase, Phase::Done | Phase::Abandoned) {
@@ -378,6 +484,8 @@ impl Service {
         *phase == Phase::Done
     }
 
+    /// How far it is, or how it went.
+    #[must_use]
     pub fn report(&self) -> FillReport {
         let (faults, fetched) = self.on_demand.totals();
         let (latency, waits) = self.waits.report();
@@ -394,7 +502,7 @@ impl Service {
     }
 }
 
-impl Filling for Service {
+impl Filling for FillDesk {
     fn bring(&self, range: PageRange) -> io::Result<()> {
         if self.on_demand.ask(range) {
             return Ok(());
@@ -434,10 +542,10 @@ impl Filling for Service {
         *phase = Phase::Abandoned;
         // From here on nobody is told that a page is zero because it was not there.
         self.ram().set_filling(Some(Arc::new(GivenUp)));
-        if let Err(e) = self.userfault.unregister_all() {
+        if let Err(e) = self.pager.unregister_all() {
             tracing::warn!("unregistering guest RAM that was given up: {e}");
         }
-        self.end();
+        self.end_all();
     }
 }
 
