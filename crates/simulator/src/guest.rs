@@ -2,7 +2,7 @@
 
 use crate::life::Pid;
 use crate::rng::Rng;
-use memory::{GuestRam, PAGE_SIZE, PageRange};
+use memory::{GuestRam, PAGE_SIZE, PageRange, PageSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// RAM of every machine here: the least that there is.
@@ -71,18 +71,46 @@ impl Guest {
         self.habits
     }
 
-    /// Its next write: a page, and what it will hold.
-    pub fn write(&mut self) -> (u64, u64) {
-        self.writes += 1;
+    /// What it is about to write: a page, and what that will hold.
+    pub fn plan(&mut self) -> (u64, u64) {
         self.next += 1;
-        let page = if self.writes <= self.habits.touched {
+        let page = if self.writes < self.habits.touched {
             self.rng.below(PAGES)
         } else {
             self.hot[self.rng.index(self.hot.len())]
         };
         let value = if self.rng.chance(10) { 0 } else { self.next };
-        self.values[usize::try_from(page).expect("it is below 4096")] = value;
         (page, value)
+    }
+
+    /// It has written that.
+    pub fn wrote(&mut self, page: u64, value: u64) {
+        self.writes += 1;
+        self.values[index(page)] = value;
+    }
+
+    /// It has given a page back, which is zero from now on.
+    pub fn discarded(&mut self, page: u64) {
+        self.values[index(page)] = 0;
+    }
+
+    /// A page that it has written something to, if there is one after this.
+    pub fn page_in_use(&self, from: u64) -> Option<u64> {
+        let from = from % PAGES;
+        let in_use = |page: &u64| self.values[index(*page)] != 0;
+        (from..PAGES).chain(0..from).find(in_use)
+    }
+
+    /// What is wrong with this page, if it is this guest's.
+    pub fn sees(&self, ram: &GuestRam, page: u64) -> Option<String> {
+        let (mut found, mut expected) = ([0; PAGE], [0; PAGE]);
+        ram.slice(PageRange::new(page, 1)).expect("the page is there").copy_to(&mut found);
+        let value = self.values[index(page)];
+        fill(&mut expected, page, value);
+        (found != expected).then(|| {
+            let found = u64::from_le_bytes(found[8..16].try_into().expect("8 bytes"));
+            format!("page {page} holds {found}, the guest wrote {value}")
+        })
     }
 
     /// How many writes it gets done in this time.
@@ -91,6 +119,13 @@ impl Guest {
         let writes = self.unused / self.habits.every;
         self.unused %= self.habits.every;
         writes.min(self.habits.burst)
+    }
+
+    /// What is wrong with this RAM, of which some pages are yet to come, if it is to be this guest's.
+    pub fn differs_where_it_is(&self, ram: &GuestRam, missing: &PageSet) -> Option<String> {
+        let there = (0..PAGES).filter(|page| !missing.contains(*page));
+        let mut there = there.filter(|page| self.values[index(*page)] != 0);
+        there.find_map(|page| self.sees(ram, page))
     }
 
     /// What is wrong with this RAM, if it is to be this guest's.
@@ -102,7 +137,7 @@ impl Guest {
             bytes.resize(usize::try_from(run.bytes()).expect("16 MiB at most"), 0);
             ram.read(run, &mut bytes).expect("RAM can be read");
             for (page, found) in (run.start..).zip(bytes.chunks_exact(PAGE)) {
-                let value = self.values[usize::try_from(page).expect("it is below 4096")];
+                let value = self.values[index(page)];
                 seen += u64::from(value != 0);
                 fill(&mut expected, page, value);
                 if found != expected {
@@ -114,6 +149,10 @@ impl Guest {
         let held = self.values.iter().filter(|value| **value != 0).count() as u64;
         (seen != held).then(|| format!("{held} pages were written and {seen} are there"))
     }
+}
+
+fn index(page: u64) -> usize {
+    usize::try_from(page).expect("it is below 4096")
 }
 
 /// A page: its number, what was written, and that again at its end, so that a torn or misplaced one

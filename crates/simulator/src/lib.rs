@@ -21,6 +21,7 @@ mod checks;
 mod destination;
 mod disk;
 mod env;
+mod gate;
 mod guest;
 mod keep;
 mod life;

@@ -1,7 +1,9 @@
 //! A machine without KVM. Its guest writes between any two things that the engine does.
 
 use crate::book::Book;
+use crate::gate::{Access, Gate};
 use crate::guest::{self, Guest, RAM, SharedGuest};
+use crate::keep::Cellar;
 use crate::life::Life;
 use memory::{Backing, DirtyLog, DirtyLogError, GuestRam, PageRange, PageSet};
 use motion::handover::RunPermit;
@@ -70,6 +72,8 @@ pub enum Defect {
     PausesLate,
     /// Restoring writes to RAM, which is still the source's.
     WritesEarly,
+    /// It runs on a memory file whose generation it has not raised.
+    RunsUnentered,
 }
 
 /// How machines are in a run.
@@ -105,6 +109,9 @@ pub struct SimMachine {
     guest: SharedGuest,
     book: Book,
     nature: Nature,
+    pub gate: Arc<Gate>,
+    /// What its RAM was when that was last made durable, where it lasts.
+    cellar: Option<Arc<Cellar>>,
     parts: Mutex<Parts>,
 }
 
@@ -120,6 +127,8 @@ struct Parts {
     /// The permit was taken out by a motion, and has not come back.
     surrendered: bool,
     failed: bool,
+    /// It ran, and was stopped because pages could not be had.
+    io_error: bool,
     /// When the guest was last stopped, and for how long it then was before it went on here.
     stopped_at: u64,
     paused_for: Option<u64>,
@@ -131,6 +140,11 @@ struct Parts {
 impl Drop for SimMachine {
     fn drop(&mut self) {
         // Nobody else keeps it once its machine is gone, or it is not reused.
+        // Nobody waits for it any more.
+        self.ram.iter().for_each(|ram| ram.let_go());
+        if self.cellar.is_some() {
+            return;
+        }
         if let Some(mut ram) = self.ram.take()
             && let Some(alone) = Arc::get_mut(&mut ram)
         {
@@ -153,7 +167,42 @@ impl SimMachine {
         book: Book,
         nature: Nature,
     ) -> Arc<Self> {
-        Arc::new(Self { ram: Some(ram), life, guest, book, nature, parts: Mutex::default() })
+        Arc::new(Self {
+            ram: Some(ram),
+            life,
+            guest,
+            book,
+            nature,
+            gate: Arc::default(),
+            cellar: None,
+            parts: Mutex::default(),
+        })
+    }
+
+    /// One whose RAM lies in a memory file.
+    pub fn named(
+        ram: GuestRam,
+        cellar: Arc<Cellar>,
+        life: Arc<Life>,
+        guest: SharedGuest,
+        book: Book,
+        nature: Nature,
+    ) -> Arc<Self> {
+        let (ram, cellar) = (Some(Arc::new(ram)), Some(cellar));
+        let (gate, parts) = (Arc::default(), Mutex::default());
+        Arc::new(Self { ram, life, guest, book, nature, gate, cellar, parts })
+    }
+
+    /// A guest is about to run: its RAM is another one than any state was saved with.
+    fn enter(&self) -> Result<(), MachineError> {
+        let Some(file) = self.ram().memory_file() else { return Ok(()) };
+        if self.nature.defect == Some(Defect::RunsUnentered) {
+            return Ok(());
+        }
+        file.enter().map_err(|error| {
+            self.parts().failed = true;
+            MachineError::new(Code::HostIo, "raising the generation", error)
+        })
     }
 
     /// Its RAM, for the process that is to replace this one.
@@ -169,6 +218,7 @@ impl SimMachine {
             parts.permit = Some(RunPermit::for_new_machine());
             parts.running = true;
         }
+        self.enter().expect("nothing fails before anything has begun");
         (0..touched).for_each(|_| self.write());
         self.parts().running = running;
     }
@@ -179,17 +229,76 @@ impl SimMachine {
 
     /// One write of the guest, if it runs here.
     fn write(&self) {
-        let mut parts = self.parts();
-        if !parts.running && parts.still_writes == 0 || self.life.is_dead() {
+        {
+            let mut parts = self.parts();
+            if !parts.running && parts.still_writes == 0 || self.life.is_dead() {
+                return;
+            }
+            parts.still_writes = parts.still_writes.saturating_sub(1);
+        }
+        if !self.gate.all_wait() {
+            let (page, value) = guest::lock(&self.guest).plan();
+            self.access(Access::Write { page, value });
+        }
+    }
+
+    /// The guest looks at a page, if it runs here.
+    pub fn look(&self, page: u64) {
+        if self.is_running() && !self.life.is_dead() && !self.gate.all_wait() {
+            self.access(Access::Look { page });
+        }
+    }
+
+    /// It gives a page back, if it runs here and that is more than forgetting it.
+    pub fn discard(&self, page: u64) {
+        if self.is_running() && !self.life.is_dead() && self.gate.discarded(page) {
+            guest::store(self.ram(), page, 0);
+            guest::lock(&self.guest).discarded(page);
+        }
+    }
+
+    /// A processor of the guest gets at its RAM, or waits.
+    pub fn access(&self, access: Access) {
+        if self.gate.stops(access, self.time()) {
             return;
         }
-        parts.still_writes = parts.still_writes.saturating_sub(1);
-        let (page, value) = guest::lock(&self.guest).write();
-        guest::store(self.ram(), page, value);
-        parts.writes += 1;
-        if let Some(dirty) = &mut parts.dirty {
-            dirty.insert(PageRange::new(page, 1));
+        let mut parts = self.parts();
+        let mut guest = guest::lock(&self.guest);
+        let (Access::Write { page, .. } | Access::Look { page }) = access;
+        if self.gate.stands()
+            && let Some(difference) = guest.sees(self.ram(), page)
+        {
+            self.book.wrong(format!("the guest is shown what it has not written: {difference}"));
         }
+        if let Access::Write { page, value } = access {
+            if let Some(cellar) = &self.cellar {
+                cellar.is_written(&self.life, self.ram(), page);
+            }
+            guest.wrote(page, value);
+            guest::store(self.ram(), page, value);
+            parts.writes += 1;
+            if let Some(dirty) = &mut parts.dirty {
+                dirty.insert(PageRange::new(page, 1));
+            }
+        }
+    }
+
+    /// What whoever has the machine does when pages cannot be had.
+    pub fn stop_on_io_error(&self) {
+        let mut parts = self.parts();
+        if std::mem::take(&mut parts.running) {
+            parts.io_error = true;
+            self.gate.interrupt();
+            self.book.note(|| format!("p{} stops the guest: io-error", self.life.pid));
+        }
+    }
+
+    /// The same, when they are to be had again; whether it had been stopped for that.
+    pub fn go_on_after_io_error(&self) -> bool {
+        let mut parts = self.parts();
+        let stopped = std::mem::take(&mut parts.io_error);
+        parts.running |= stopped;
+        stopped
     }
 
     /// The guest runs for this long.
@@ -253,6 +362,11 @@ impl SimMachine {
         self.parts().saved.take()
     }
 
+    /// Whether its RAM outlives it.
+    pub fn lasts(&self) -> bool {
+        self.cellar.is_some()
+    }
+
     /// It was asked to do something and could not.
     pub fn has_failed(&self) -> bool {
         self.parts().failed
@@ -261,6 +375,7 @@ impl SimMachine {
     /// The guest shuts down by itself.
     pub fn shut_down(&self) {
         self.parts().running = false;
+        self.gate.interrupt();
     }
 
     fn tries(&self, operation: Operation) -> Result<(), MachineError> {
@@ -292,7 +407,12 @@ impl SimMachine {
             let (has, wrote) = (parts.writes, guest.writes);
             format!("the guest is to go on from write {has}, and had done {wrote}")
         });
-        if let Some(difference) = guest.differs(self.ram()) {
+        let difference = match self.gate.missing() {
+            None => guest.differs(self.ram()),
+            // The others are looked at when they are there.
+            Some(missing) => guest.differs_where_it_is(self.ram(), &missing),
+        };
+        if let Some(difference) = difference {
             self.book.wrong(format!("RAM is not the guest's where it is to run: {difference}"));
         }
         parts.permit = Some(permit);
@@ -322,6 +442,7 @@ impl Machine for SimMachine {
             self.life.takes(self.nature.pause);
             self.book.note(|| format!("p{} stops the guest", self.life.pid));
             parts.running = false;
+            self.gate.interrupt();
             if self.nature.defect == Some(Defect::PausesLate) {
                 parts.still_writes = 2;
             }
@@ -347,6 +468,10 @@ impl Machine for SimMachine {
             return Ok(());
         }
         self.tries(Operation::Run)?;
+        self.enter()?;
+        if self.life.is_dead() {
+            return Ok(());
+        }
         let stays = self.nature.defect == Some(Defect::StaysStopped);
         let now = self.time();
         let mut parts = self.parts();
@@ -355,6 +480,10 @@ impl Machine for SimMachine {
         parts.started_at = now;
         drop(parts);
         self.book.note(|| format!("p{} runs the guest", self.life.pid));
+        // An outage that came before this had nothing to stop.
+        if self.ram().filling().is_some_and(|filling| filling.trouble().is_some()) {
+            self.stop_on_io_error();
+        }
         Ok(())
     }
 }

@@ -80,13 +80,14 @@ impl fmt::Display for Mutant {
 }
 
 impl Mutant {
-    const AROUND_THE_ENGINE: [Self; 15] = [
+    const AROUND_THE_ENGINE: [Self; 16] = [
         Self::Machine(Defect::ForgetsABit),
         Self::Machine(Defect::RearmsLate),
         Self::Machine(Defect::KeepsLogging),
         Self::Machine(Defect::StaysStopped),
         Self::Machine(Defect::PausesLate),
         Self::Machine(Defect::WritesEarly),
+        Self::Machine(Defect::RunsUnentered),
         Self::JournalLies(Role::Source, Decision::Open),
         Self::JournalLies(Role::Source, Decision::Refused),
         Self::JournalLies(Role::Destination, Decision::Open),

@@ -66,7 +66,25 @@ fn no_seed_loses_a_guest() {
     let troubles = ["kill", "power cut", "disk fails", "disk hangs", "cancel"];
     let saves = places_of_saves().flat_map(|at| troubles.map(|what| format!("{what} in {at}")));
     let restores = ["kill", "power cut", "disk fails", "cancel", "rival", "restored", "reclaimed"];
-    for name in saves.chain(restores.map(|what| format!("{what} in restore"))) {
+    let restores = restores.map(|what| format!("{what} in restore"));
+    let filling = [
+        "kill",
+        "power cut",
+        "disk fails",
+        "disk hangs",
+        "page rots",
+        "file is cut",
+        "nobody left",
+        "outage",
+        "retried",
+        "quit",
+        "all is in",
+    ];
+    let filling = filling.map(|what| format!("{what} in filling"));
+    let at_start = troubles.into_iter().chain(["protecting fails", "guest gone", "completed"]);
+    let at_start = at_start.map(|what| format!("{what} in at start"));
+    let reboot = ["completed", "reclaimed", "ran on"].map(|what| format!("{what} in reboot"));
+    for name in saves.chain(restores).chain(filling).chain(at_start).chain(reboot) {
         assert!(found.tally.of(&name) > 0, "no seed came to: {name}");
     }
 }

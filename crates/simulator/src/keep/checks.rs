@@ -18,6 +18,11 @@ fn open(path: &Path) -> Option<Reader> {
     Reader::open(Origin::Path { path: path.to_owned(), offset: 0 }, false).ok()
 }
 
+/// Where RAM begins in a file.
+pub fn place(path: &Path) -> Option<u64> {
+    open(path).map(|reader| reader.place_of(0))
+}
+
 /// The file, if what was written to it is there, and complete.
 fn held(keep: &Keep, file: usize) -> Option<Reader> {
     let note = &keep.files[file];
@@ -91,6 +96,15 @@ pub fn hangs_are_noticed(keep: &Keep, pid: Pid, until: u64) {
     keep.book.check(knows || !hangs, || format!("the disk hangs, and the motion is {phase:?}"));
 }
 
+/// Nobody waits to write RAM, until then, for longer than for any disk.
+pub fn writers_go_on(keep: &Keep, pid: Pid, until: u64) {
+    let Some(side) = keep.processes.get(&pid).and_then(|p| p.save.as_ref()) else { return };
+    let limit = side.office.writers_wait_until();
+    keep.book.check(limit.is_none_or(|limit| until <= limit), || {
+        "the guest waits to write its memory, for a disk that takes none of it".into()
+    });
+}
+
 /// A file that is said to be complete is, and stays so without power.
 pub fn completed(keep: &mut Keep, pid: Pid, file: usize) {
     let Some(side) = keep.processes.get(&pid).and_then(|p| p.save.as_ref()) else { return };
@@ -100,6 +114,16 @@ pub fn completed(keep: &mut Keep, pid: Pid, file: usize) {
     let note = &mut keep.files[file];
     note.is_complete = true;
     keep.tally.count("completed in save");
+    let lasts = !note.is_apart || keep.disk.cellar.is_durable();
+    if note.is_apart {
+        keep.tally.count("completed in reboot");
+    }
+    if side.office.keeps() {
+        keep.tally.count("completed in at start");
+    }
+    keep.book.check(lasts, || {
+        "a state is said to be complete, and a power cut would take of its RAM".into()
+    });
     let snapshot = open(&note.path).map(|reader| reader.header().snapshot);
     keep.book.check(snapshot == Some(note.snapshot), || "a complete file cannot be read".into());
     keep.book.check(keep.disk.is_durable(&note.path), || {
@@ -129,6 +153,9 @@ pub fn after_writing(keep: &mut Keep, pid: Pid, file: usize, ran: bool) {
         format!("the save is {status}, the guest's permit is here: {}", machine.has_permit())
     });
     book.check(!machine.is_logging(), || "writes are still being logged".into());
+    book.check(!machine.ram().may_wait() && !machine.gate.stands(), || {
+        "the save has ended, and the guest may still have to wait".into()
+    });
     if machine.has_permit() && !keep.guest_gone && !machine.has_failed() {
         // A copy may be asked to leave the guest stopped.
         let stays = completed && !note.is_save && !machine.is_running();
@@ -199,13 +226,45 @@ pub fn at_the_end(keep: &mut Keep) {
     });
     keep.end(pid, &side, file, false);
     keep.tally.count("reclaimed in restore");
+    drop(side);
+    if keep.files[file].is_apart {
+        return reclaim_apart(keep, file, guest);
+    }
     take(keep, file, Terms::Reclaim, guest, "a claimed guest cannot be reclaimed");
+}
+
+/// A claimed guest whose RAM stayed in its memory file: it goes on as long as nobody ran it there.
+fn reclaim_apart(keep: &mut Keep, file: usize, guest: crate::guest::SharedGuest) {
+    let generation = keep.disk.cellar.generation();
+    let reader = held(keep, file);
+    let saved = reader.as_ref().and_then(Reader::apart).map(|apart| apart.generation);
+    drop(reader);
+    let ran_on = match (saved, &generation) {
+        (Some(saved), Ok(now)) => *now > saved,
+        _ => {
+            return keep
+                .book
+                .wrong(format!("generation {generation:?} is not known, or {saved:?}"));
+        }
+    };
+    if !ran_on {
+        keep.tally.count("reclaimed in reboot");
+        return take(keep, file, Terms::Reclaim, guest, "RAM is as it was, and is refused");
+    }
+    keep.tally.count("ran on in reboot");
+    let (pid, side) = keep.prepare(0, file, Terms::Reclaim, false, guest);
+    side.run();
+    keep.book.check(side.code() == Some(Code::SnapshotClaimed), || {
+        format!("RAM that ran on is not refused as such: {:?}", side.code())
+    });
+    keep.end(pid, &side, file, false);
 }
 
 /// Every file that was said to be complete, and was not replaced, holds its guest.
 fn every_copy_is_good(keep: &mut Keep) {
     for file in 0..keep.files.len() {
-        if !keep.files[file].is_complete {
+        // Of what shares its RAM there are no copies.
+        if !keep.files[file].is_complete || keep.files[file].is_apart {
             continue;
         }
         let path = &keep.files[file].path;

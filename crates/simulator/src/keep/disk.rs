@@ -3,7 +3,7 @@
 //!
 //! The files are real ones, in a folder of their own. What stands by is what they held before.
 
-use super::Lie;
+use super::{Cellar, Lie};
 use crate::life::Life;
 use crate::rng::Rng;
 use memory::PAGE_SIZE;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -32,6 +32,8 @@ pub struct Ailment {
     pub times: u64,
     /// There is no room; else it fails otherwise, and in reading, too.
     pub is_full: bool,
+    /// It does not fail, but reads and writes no more than so many bytes at once.
+    pub part: Option<usize>,
 }
 
 pub struct SharedDisk {
@@ -39,6 +41,8 @@ pub struct SharedDisk {
     pub folder: PathBuf,
     /// Names that may come back.
     attic: PathBuf,
+    /// RAM that lies in a memory file there.
+    pub cellar: Arc<Cellar>,
     /// Both of them, for as long as the disk is there.
     _root: tempfile::TempDir,
     lie: Option<Lie>,
@@ -55,6 +59,16 @@ struct State {
     ailments: [Option<Ailment>; 2],
     /// Something was done that may matter to whoever looks for complete files.
     has_changed: bool,
+    /// What was damaged, and what it was before, the last at the end.
+    damage: Vec<Damage>,
+}
+
+/// A part of a file that was another one.
+struct Damage {
+    file: File,
+    length: u64,
+    offset: u64,
+    before: Vec<u8>,
 }
 
 struct Before {
@@ -81,7 +95,8 @@ impl SharedDisk {
         let (folder, attic) = (root.path().join("disk"), root.path().join("attic"));
         fs::create_dir(&folder)?;
         fs::create_dir(&attic)?;
-        Ok(Rc::new(Self { folder, attic, _root: root, lie, state: RefCell::default() }))
+        let cellar = Cellar::new(&folder);
+        Ok(Rc::new(Self { folder, attic, cellar, _root: root, lie, state: RefCell::default() }))
     }
 
     /// It fails for a host.
@@ -91,6 +106,44 @@ impl SharedDisk {
 
     pub fn heal(&self) {
         self.state.borrow_mut().ailments = [None; 2];
+    }
+
+    /// A byte of a file is another one from now on.
+    pub fn rot(&self, path: &Path, offset: u64) {
+        let Ok(file) = File::options().read(true).write(true).open(path) else { return };
+        let (mut byte, length) = ([0], file.metadata().map_or(0, |about| about.len()));
+        if file.read_exact_at(&mut byte, offset).is_ok()
+            && file.write_all_at(&[byte[0] ^ 0x40], offset).is_ok()
+        {
+            let before = byte.to_vec();
+            self.state.borrow_mut().damage.push(Damage { file, length, offset, before });
+        }
+    }
+
+    /// A file ends somewhere within its RAM from now on.
+    pub fn cut(&self, path: &Path, at: u64) {
+        let Ok(file) = File::options().read(true).write(true).open(path) else { return };
+        let length = file.metadata().map_or(0, |about| about.len());
+        let offset = length - at % (length / 2 + 1);
+        let mut before = vec![0; usize::try_from(length - offset).expect("a file is small")];
+        if file.read_exact_at(&mut before, offset).is_ok() && file.set_len(offset).is_ok() {
+            self.state.borrow_mut().damage.push(Damage { file, length, offset, before });
+        }
+    }
+
+    /// Nothing is damaged any more.
+    pub fn mend(&self) {
+        for Damage { file, length, offset, before } in
+            self.state.borrow_mut().damage.drain(..).rev()
+        {
+            file.set_len(length).expect("a file can be as long as it was");
+            for (at, page) in (offset..).step_by(4096).zip(before.chunks(4096)) {
+                // What was cut off reads as zero until it is written.
+                if before.len() == 1 || page.iter().any(|byte| *byte != 0) {
+                    file.write_all_at(page, at).expect("a file can be written");
+                }
+            }
+        }
     }
 
     /// Whether anything has changed since the last time that this was asked.
@@ -143,6 +196,7 @@ impl SharedDisk {
                     .write_all_at(&before.contents[from..], page * PAGE_SIZE + from as u64)?;
             }
         }
+        self.cellar.loses_power(host, rng)?;
         // A journal loses what came last.
         let own = state.names.iter().filter(|change| change.host == host).count();
         let mut keeps = rng.index(own + 1);
@@ -165,10 +219,25 @@ impl SharedDisk {
     }
 
     /// Keeps what is there before it is written.
-    fn remember(&self, host: usize, file: &OwnedFd, offset: u64, length: u64) -> io::Result<()> {
-        let file = Rc::new(File::from(file.try_clone()?));
-        let inode = file.metadata()?.ino();
+    fn remember(
+        &self,
+        host: usize,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        let inode = File::from(file.try_clone_to_owned()?).metadata()?.ino();
         let mut state = self.state.borrow_mut();
+        let of_file = (inode, 0)..(inode + 1, 0);
+        let known = state.pages.range(of_file).next().map(|(_, before)| before.file.clone());
+        let file = match known {
+            Some(file) => file,
+            // Opened anew: whoever has the file locked lets go of it when it is closed there.
+            None => {
+                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+                Rc::new(File::options().read(true).write(true).open(path)?)
+            }
+        };
         for page in offset / PAGE_SIZE..(offset + length).div_ceil(PAGE_SIZE) {
             state.has_changed |= page == MARK || page == CLAIM;
             if state.pages.contains_key(&(inode, page)) {
@@ -188,8 +257,14 @@ impl SharedDisk {
         Ok(())
     }
 
-    fn sync(&self, file: &OwnedFd) -> io::Result<()> {
-        let inode = File::from(file.try_clone()?).metadata()?.ino();
+    fn sync(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        let inode = File::from(file.try_clone_to_owned()?).metadata()?.ino();
+        if self.cellar.is(inode) {
+            if self.lie != Some(Lie::Ram) {
+                self.cellar.is_made_durable();
+            }
+            return Ok(());
+        }
         let mut state = self.state.borrow_mut();
         let of_file = (inode, 0)..(inode + 1, 0);
         let written: Vec<u64> = state.pages.range(of_file).map(|((_, page), _)| *page).collect();
@@ -230,9 +305,9 @@ impl SharedDisk {
         }
     }
 
-    fn ails(&self, host: usize, act: &Act) -> io::Result<()> {
+    fn ails(&self, host: usize, act: &Act) -> io::Result<Course> {
         let mut state = self.state.borrow_mut();
-        let Some(ailment) = &mut state.ailments[host] else { return Ok(()) };
+        let Some(ailment) = &mut state.ailments[host] else { return Ok(Course::Done) };
         let (grows, fails) = match act {
             Act::Write { .. }
             | Act::Reserve { .. }
@@ -246,16 +321,20 @@ impl SharedDisk {
             Act::Lock => (false, false),
         };
         if !(if ailment.is_full { grows } else { fails }) {
-            return Ok(());
+            return Ok(Course::Done);
         }
         if ailment.after > 0 {
             ailment.after -= 1;
-            return Ok(());
+            return Ok(Course::Done);
         }
         if ailment.times == 0 {
-            return Ok(());
+            return Ok(Course::Done);
         }
         ailment.times -= 1;
+        if let Some(part) = ailment.part {
+            let is_cut = matches!(act, Act::Read { .. } | Act::Write { .. });
+            return Ok(if is_cut { Course::Part(part) } else { Course::Done });
+        }
         // ENOSPC and EIO.
         Err(io::Error::from_raw_os_error(if ailment.is_full { 28 } else { 5 }))
     }
@@ -314,7 +393,7 @@ impl snapshot::Disk for Hands {
         if !self.life.acts() {
             return Err(io::Error::from_raw_os_error(5));
         }
-        self.disk.ails(self.life.host, &act)?;
+        let course = self.disk.ails(self.life.host, &act)?;
         let (disk, host) = (&self.disk, self.life.host);
         match act {
             Act::Write { file, offset, bytes } => {
@@ -338,6 +417,6 @@ impl snapshot::Disk for Hands {
             | Act::Name
             | Act::Lock => {}
         }
-        Ok(Course::Done)
+        Ok(course)
     }
 }

@@ -3,7 +3,10 @@
 //! One thing is under way at a time, but for what happens within it: a disk that fails or hangs,
 //! processes and hosts that die, people who cancel, and another host that wants the same guest.
 
+mod cellar;
 mod checks;
+mod coming;
+mod crew;
 mod disk;
 mod restore;
 mod restoring;
@@ -15,6 +18,8 @@ use crate::book::Book;
 use crate::mutants::Mutant;
 use crate::rng::Rng;
 use crate::tally::Tally;
+
+pub use cellar::Cellar;
 
 /// What the disk says that it does, and does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +34,13 @@ pub enum Lie {
     Claim,
     /// Two may hold the lock under which a file is claimed.
     Lock,
+    /// RAM in a memory file is not made durable before its state is.
+    Ram,
 }
 
 impl Lie {
-    pub const ALL: [Self; 5] = [Self::Pages, Self::Mark, Self::Name, Self::Claim, Self::Lock];
+    pub const ALL: [Self; 6] =
+        [Self::Pages, Self::Mark, Self::Name, Self::Claim, Self::Lock, Self::Ram];
 }
 
 /// The places in a motion to a file at which something can go wrong, by the names that a [`Tally`] has

@@ -1,12 +1,16 @@
 //! A guest on its way out of a file: the engine's restore, on this thread, with somebody who may do
 //! something between any two things that it does to the file.
 
+use super::Cellar;
+use super::crew::{Crew, CrewMeans};
 use super::disk::Hands;
 use crate::book::Book;
 use crate::guest::SharedGuest;
 use crate::life::Life;
 use crate::machine::{Nature, Operation, SimMachine};
+use crate::rng::Rng;
 use crate::watcher::Watcher;
+use memory::{GuestRam, MemoryFile, MemoryFileError};
 use motion::restore::{Claimant, How, Phase, RestoreJob, RestoreOptions, Terms};
 use motion::{DestinationMachine, MachineBuilder, MotionError};
 use snapshot::{Origin, Reader, watched_by};
@@ -14,6 +18,7 @@ use state::{Bundle, Code, Refusal};
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use uuid::Uuid;
@@ -24,7 +29,17 @@ pub struct Builder {
     pub guest: SharedGuest,
     pub book: Book,
     pub nature: Nature,
+    /// Where RAM may lie in a memory file, and whether it does.
+    pub cellar: Arc<Cellar>,
+    in_place: AtomicBool,
     built: Mutex<Option<Arc<SimMachine>>>,
+}
+
+impl Builder {
+    /// What was built.
+    pub fn built(&self) -> Option<Arc<SimMachine>> {
+        self.built.lock().expect("nobody panics while holding it").clone()
+    }
 }
 
 impl MachineBuilder for Builder {
@@ -37,8 +52,18 @@ impl MachineBuilder for Builder {
             let why = "it was told to fail";
             return Err(vec![Refusal::new(Code::MemoryUnavailable, "RAM", why, "")]);
         }
-        let (life, guest) = (self.life.clone(), self.guest.clone());
-        let machine = SimMachine::empty(life, guest, self.book.clone(), self.nature);
+        let (life, guest, book) = (self.life.clone(), self.guest.clone(), self.book.clone());
+        let machine = if self.in_place.load(Relaxed) {
+            let refused = |error: MemoryFileError| {
+                let MotionError { code, why, .. } = error.into();
+                vec![Refusal::new(code, "RAM", why, "")]
+            };
+            let file = MemoryFile::open(self.cellar.path()).map_err(refused)?;
+            let ram = GuestRam::named(Arc::new(file)).expect("16 MiB can be mapped");
+            SimMachine::named(ram, self.cellar.clone(), life, guest, book, self.nature)
+        } else {
+            SimMachine::empty(life, guest, book, self.nature)
+        };
         *self.built.lock().expect("nobody panics while holding it") = Some(machine.clone());
         Ok(machine)
     }
@@ -49,6 +74,9 @@ pub struct RestoreSide {
     pub terms: Terms,
     pub paused: bool,
     pub hands: Rc<Hands>,
+    /// Its RAM comes while it runs, brought by these.
+    pub crew: Option<Arc<Crew>>,
+    pub watcher: Arc<Watcher>,
     builder: Arc<Builder>,
     job: RefCell<Option<RestoreJob>>,
     /// Why it did not even begin.
@@ -62,11 +90,16 @@ impl RestoreSide {
         paused: bool,
         hands: Rc<Hands>,
         (guest, book, nature): (SharedGuest, Book, Nature),
+        lazily: Option<(Rng, u64)>,
     ) -> Rc<Self> {
         let life = hands.life.clone();
-        let builder = Arc::new(Builder { life, guest, book, nature, built: Mutex::default() });
+        let watcher = Arc::new(Watcher::new(book.clone(), "restore", false));
+        let (cellar, in_place, built) =
+            (hands.disk.cellar.clone(), AtomicBool::new(false), Mutex::default());
+        let builder = Arc::new(Builder { life, guest, book, nature, cellar, in_place, built });
+        let crew = lazily.map(|(rng, now)| Crew::new(builder.clone(), rng, now));
         let (job, refused) = (RefCell::default(), RefCell::default());
-        Rc::new(Self { path, terms, paused, hands, builder, job, refused })
+        Rc::new(Self { path, terms, paused, hands, crew, watcher, builder, job, refused })
     }
 
     /// All of it, up to the guest or the reason why there is none.
@@ -74,21 +107,29 @@ impl RestoreSide {
         let begun = watched_by(self.hands.clone(), || {
             let origin = Origin::Path { path: self.path.clone(), offset: 0 };
             let reader = Reader::open(origin, false)?;
+            let how = match (reader.apart(), &self.crew) {
+                (Some(_), _) => How::InPlace,
+                (None, Some(_)) => How::Lazy,
+                (None, None) => How::Eager,
+            };
+            self.builder.in_place.store(how == How::InPlace, Relaxed);
             let boot = Uuid::from_u128(u128::from(self.hands.life.pid));
             let host = format!("host {}", self.hands.life.host);
             let options = RestoreOptions {
                 terms: self.terms,
-                how: How::Eager,
+                how,
                 paused: self.paused,
                 claimant: Claimant { host, boot },
                 threads: 1,
                 io_stall: Duration::from_secs(5),
                 verify: true,
             };
-            let watcher = Watcher::new(self.builder.book.clone(), "restore", false);
-            let watcher = Arc::new(watcher);
-            let prepared =
+            let watcher = self.watcher.clone();
+            let mut prepared =
                 RestoreJob::prepare(reader, "file", self.builder.clone(), options, watcher)?;
+            if let Some(crew) = &self.crew {
+                prepared.filled_by(Arc::new(CrewMeans(crew.clone())));
+            }
             *self.job.borrow_mut() = Some(prepared.job());
             prepared.run();
             Ok(())
@@ -111,6 +152,17 @@ impl RestoreSide {
         }
     }
 
+    /// Somebody wants pages to be asked for again that could not be had.
+    pub fn retry(&self) -> Result<(), MotionError> {
+        let retry = || self.job.borrow().as_ref().map_or(Ok(()), RestoreJob::retry);
+        watched_by(self.hands.clone(), retry)
+    }
+
+    /// Why pages cannot be had, if they cannot.
+    pub fn outage(&self) -> Option<String> {
+        Some(self.job.borrow().as_ref()?.outage()?.why)
+    }
+
     pub fn phase(&self) -> Option<Phase> {
         self.job.borrow().as_ref().map(RestoreJob::phase)
     }
@@ -127,6 +179,6 @@ impl RestoreSide {
     }
 
     pub fn machine(&self) -> Option<Arc<SimMachine>> {
-        self.builder.built.lock().expect("nobody panics while holding it").clone()
+        self.builder.built()
     }
 }

@@ -19,7 +19,9 @@ impl Keep {
     pub fn restore(&mut self, file: usize) {
         let (host, paused) = (self.rng.index(2), self.rng.chance(25));
         let guest = self.guest.clone();
-        let (pid, side) = self.prepare(host, file, Terms::AsSaved, paused, guest.clone());
+        let lazily = self.rng.chance(50);
+        let (pid, side) =
+            self.begin_restore(host, file, Terms::AsSaved, paused, guest.clone(), lazily);
         let after = self.rng.below(ACTS);
         let mut powerless = false;
         let mut rival = None;
@@ -37,7 +39,8 @@ impl Keep {
             2 | 3 => {
                 let times = self.rng.pick(&[1, 2, 1000]);
                 let is_full = self.rng.chance(20);
-                self.disk.fail(host, Ailment { after, times, is_full });
+                let part = self.rng.chance(20).then(|| self.rng.pick(&[1, 512, 4096]));
+                self.disk.fail(host, Ailment { after, times, is_full, part });
                 "disk fails"
             }
             4 => {
@@ -75,8 +78,20 @@ impl Keep {
             self.end(pid, &side, file, false);
         }
         checks::after_each_step(self);
+        let is_to_blame = what == "disk fails";
+        if self.rng.chance(50) {
+            self.come(pid, &side, file, is_to_blame);
+            self.disk.mend();
+        }
         self.carry_on_held(pid, &side, file);
+        self.come(pid, &side, file, is_to_blame);
         self.disk.heal();
+        self.disk.mend();
+        // Whoever holds a guest without running it has its memory file, and nobody else can.
+        if self.files[file].is_apart && side.phase() == Some(Phase::Held) {
+            self.processes.get(&pid).into_iter().for_each(|process| process.life.kill());
+            self.bury(pid, false);
+        }
         checks::after_each_step(self);
     }
 
@@ -100,7 +115,7 @@ impl Keep {
         self.end(pid, side, file, false);
     }
 
-    /// A process that is to restore a file.
+    /// A process that is to restore a file, all of it before the guest runs.
     pub fn prepare(
         &mut self,
         host: usize,
@@ -109,12 +124,25 @@ impl Keep {
         paused: bool,
         guest: SharedGuest,
     ) -> (Pid, Rc<RestoreSide>) {
+        self.begin_restore(host, file, terms, paused, guest, false)
+    }
+
+    fn begin_restore(
+        &mut self,
+        host: usize,
+        file: usize,
+        terms: Terms,
+        paused: bool,
+        guest: SharedGuest,
+        lazily: bool,
+    ) -> (Pid, Rc<RestoreSide>) {
         let pid = self.spawn(host);
         let process = self.processes.get_mut(&pid).expect("it was just made");
         let path = self.files[file].path.clone();
         let hands = process.hands.clone();
         let what = (guest, self.book.clone(), self.nature);
-        let side = RestoreSide::new(path, terms, paused, hands, what);
+        let lazily = lazily.then(|| (self.rng.fork(), self.now));
+        let side = RestoreSide::new(path, terms, paused, hands, what, lazily);
         process.restore = Some(side.clone());
         (pid, side)
     }
@@ -129,6 +157,10 @@ impl Keep {
             return self.bury(pid, powerless);
         }
         let owns = process.machine.as_ref().is_some_and(|machine| machine.has_permit());
+        let early = side.crew.as_ref().is_some_and(|crew| crew.failed_early());
+        self.book.check(!early || !owns && phase != Some(Phase::Held), || {
+            "a guest whose pages cannot be had is taken from its file".into()
+        });
         self.book.check(owns == (phase == Some(Phase::Owner)), || {
             format!("a restore is {phase:?}, and the guest is there: {owns}")
         });
@@ -137,9 +169,10 @@ impl Keep {
         });
         if owns {
             let runs = process.machine.as_ref().is_some_and(|machine| machine.is_running());
-            self.book.check(runs || side.paused && side.terms == Terms::Clone, || {
-                "a guest that is owned does not run".into()
-            });
+            let may_stand = side.outage().is_some() || side.paused && side.terms == Terms::Clone;
+            let has_failed = process.machine.as_ref().is_some_and(|machine| machine.has_failed());
+            let may_stand = may_stand || has_failed;
+            self.book.check(runs || may_stand, || "a guest that is owned does not run".into());
             checks::claimed(self, side, file);
             self.is_lost &= side.terms == Terms::Clone;
             self.tally.count("restored in restore");

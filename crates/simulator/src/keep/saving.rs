@@ -3,18 +3,17 @@
 use super::checks;
 use super::disk::Ailment;
 use super::save::SaveSide;
-use super::world::{Keep, Note};
+use super::world::{Keep, MACHINE, Note};
 use crate::env::{MILLISECOND, SECOND};
 use crate::life::Pid;
 use crate::scenario::Ailment as JournalAilment;
 use crate::watcher::Watcher;
 use motion::handover::{Particulars, Side, Token};
 use motion::source::{Command, FileDesk, FilePlace, Phase, Source};
-use motion::{Blackout, Machine as _, Purpose, SourceOptions, Status, TimeoutAction};
+use motion::{Blackout, Machine as _, Purpose, RamWay, SourceOptions, Status, TimeoutAction};
 use snapshot::Target;
 use std::sync::Arc;
 use std::time::Duration;
-use uuid::Uuid;
 
 /// More steps than a motion needs.
 const MOST_STEPS: u32 = 5_000;
@@ -40,6 +39,8 @@ enum Trouble {
     /// Somebody says that the guest is here, or in the file, without having made sure.
     Resolve(Side),
     JournalFails,
+    /// Write protection fails after so many parts of RAM.
+    ProtectFails(u64),
 }
 
 impl Trouble {
@@ -55,6 +56,7 @@ impl Trouble {
             Self::Ask => "ask",
             Self::Resolve(_) => "resolve",
             Self::JournalFails => "journal fails",
+            Self::ProtectFails(_) => "protecting fails",
         }
     }
 }
@@ -84,11 +86,25 @@ pub const PHASES: [Phase; 11] = [
 impl Keep {
     /// The process that has the guest writes it to a file.
     pub fn write(&mut self, pid: Pid) {
-        let purposes = [Purpose::Move, Purpose::Move, Purpose::Copy, Purpose::CopyAndStop];
+        let purposes = [
+            Purpose::Move,
+            Purpose::Move,
+            Purpose::Copy,
+            Purpose::CopyAtStart,
+            Purpose::CopyAtStart,
+            Purpose::CopyAndStop,
+        ];
         let purpose = self.rng.pick(&purposes);
+        let lasts = self.processes[&pid].machine.as_ref().is_some_and(|machine| machine.lasts());
+        let (purpose, ram) = match (lasts, purpose) {
+            (true, Purpose::Move) if self.rng.chance(80) => (purpose, RamWay::Shared),
+            // What lies in a memory file is not write-protected.
+            (true, Purpose::CopyAtStart) => (Purpose::Move, RamWay::Shared),
+            (_, purpose) => (purpose, RamWay::Passes),
+        };
         let faults = self.faults();
         self.is_untidy = false;
-        let file = self.begin(pid, purpose);
+        let file = self.begin(pid, purpose, ram);
         let old = checks::earlier(self, file);
         let before = self.processes[&pid].machine.as_ref().is_some_and(|m| m.is_running());
         self.carry_on(pid, file, faults);
@@ -100,7 +116,7 @@ impl Keep {
         self.journal_of(1).heal();
     }
 
-    fn begin(&mut self, pid: Pid, purpose: Purpose) -> usize {
+    fn begin(&mut self, pid: Pid, purpose: Purpose, ram: RamWay) -> usize {
         // Now and then in place of an earlier file.
         let replaced = (!self.files.is_empty() && self.rng.chance(30))
             .then(|| self.rng.index(self.files.len()));
@@ -111,6 +127,7 @@ impl Keep {
         let rng = &mut self.rng;
         let options = SourceOptions {
             purpose,
+            ram,
             connections: rng.pick(&[1, 2, 3]),
             blackout: match rng.chance(40) {
                 true => Blackout::Limit(Duration::from_nanos(rng.magnitude(MILLISECOND, SECOND))),
@@ -126,7 +143,7 @@ impl Keep {
         let force = self.rng.chance(80);
         let mut token = [0; 16];
         token.chunks_mut(8).for_each(|part| part.copy_from_slice(&self.rng.next().to_le_bytes()));
-        let machine_id = Uuid::from_u128(7);
+        let machine_id = MACHINE;
         let particulars = Particulars::new(Token(token), machine_id, "guest", "file:it", 0)
             .expect("the names are short");
         let process = &self.processes[&pid];
@@ -141,17 +158,26 @@ impl Keep {
         let watcher = Watcher::new(self.book.clone(), "save", machine.is_running());
         let watcher = Arc::new(watcher);
         let journal = Box::new(self.journal(&process.life));
-        let shown = format!("{:?} to {:?}", options.purpose, path.file_name());
+        let shown = format!("{:?} ({ram:?}) to {:?}", options.purpose, path.file_name());
         let source =
             Source::new(machine.clone(), particulars, options, token, journal, watcher.clone());
         let hands = process.hands.clone();
         let rng = self.rng.fork();
-        let mut side = SaveSide::new(source, machine, watcher, desk, hands, rng, self.now);
+        let keeps = purpose == Purpose::CopyAtStart;
+        let mut side = SaveSide::new(source, machine, watcher, desk, hands, rng, self.now, keeps);
         self.book.note(|| format!("p{pid} writes {shown}, in place of {replaced:?}"));
         side.begin();
         self.processes.get_mut(&pid).expect("it is alive").save = Some(side);
         let is_save = purpose == Purpose::Move;
-        self.files.push(Note { path, snapshot, is_save, guest: None, is_complete: false });
+        let is_apart = ram == RamWay::Shared;
+        self.files.push(Note {
+            path,
+            snapshot,
+            is_save,
+            guest: None,
+            is_complete: false,
+            is_apart,
+        });
         self.files.len() - 1
     }
 
@@ -186,6 +212,9 @@ impl Keep {
             if let Some(due) = due {
                 let Fault { trouble, .. } = faults.swap_remove(due);
                 self.tally.count(format!("{} in save {phase:?}", trouble.name()));
+                if self.processes[&pid].save.as_ref().is_some_and(|save| save.office.keeps()) {
+                    self.tally.count(format!("{} in at start", trouble.name()));
+                }
                 self.book.note(|| format!("{trouble:?}"));
                 powerless |= matches!(trouble, Trouble::PowerFails(_));
                 self.strike(pid, trouble);
@@ -201,6 +230,7 @@ impl Keep {
                     return;
                 };
                 checks::hangs_are_noticed(self, pid, at);
+                checks::writers_go_on(self, pid, at);
                 self.passes(at.saturating_sub(self.now));
                 let now = self.now;
                 let Some(side) = self.processes.get_mut(&pid).and_then(|p| p.save.as_mut()) else {
@@ -253,6 +283,7 @@ impl Keep {
                 let host = process.life.host;
                 self.journal_of(host).fail(JournalAilment::Full, 1);
             }
+            Trouble::ProtectFails(after) => side.machine.gate.protect_fails_after(after),
             Trouble::GuestGone => {
                 let copied = matches!(side.source.phase(), Phase::Finishing | Phase::Completing);
                 if side.machine.has_permit() && !copied && !side.source.is_over() {
@@ -297,8 +328,10 @@ impl Keep {
                 after: rng.magnitude(1, 32) - 1,
                 times: rng.pick(&[1, 1, 2, 3, 1000]),
                 is_full: rng.chance(30),
+                part: rng.chance(20).then(|| rng.pick(&[1, 4096, 12288])),
             };
-            let trouble = match rng.below(20) {
+            let trouble = match rng.below(21) {
+                20 => Trouble::ProtectFails(rng.below(4)),
                 0 | 1 => Trouble::Dies(after),
                 2 | 3 => Trouble::PowerFails(after),
                 4..=8 => Trouble::DiskFails(ailment),
@@ -317,7 +350,7 @@ impl Keep {
         let completing = rng.pick(&[Phase::AwaitingRunning, Phase::Completing]);
         if rng.chance(15) {
             let (after, times) = (rng.below(7), rng.pick(&[1, 2, 3, 1000]));
-            let trouble = Trouble::DiskFails(Ailment { after, times, is_full: false });
+            let trouble = Trouble::DiskFails(Ailment { after, times, is_full: false, part: None });
             faults.push(Fault { phase: Some(completing), skip: 0, trouble });
         } else if rng.chance(15) {
             let phase = rng.pick(&[Phase::AwaitingReady, Phase::Finishing]);

@@ -13,6 +13,7 @@ use crate::machine::{Nature, SimMachine};
 use crate::mutants::Mutant;
 use crate::rng::Rng;
 use crate::tally::Tally;
+use memory::{GuestRam, MemoryFile};
 use motion::restore::Terms;
 use snapshot::watched_by;
 use std::collections::BTreeMap;
@@ -20,6 +21,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use uuid::Uuid;
+
+/// Names the machine whose guest it is.
+pub const MACHINE: Uuid = Uuid::from_u128(7);
 
 /// A process, and what it does with files.
 pub struct Process {
@@ -41,6 +45,8 @@ pub struct Note {
     pub guest: Option<Guest>,
     /// It was said to be complete.
     pub is_complete: bool,
+    /// RAM is not in it, but in its memory file.
+    pub is_apart: bool,
 }
 
 pub struct Keep {
@@ -108,11 +114,24 @@ impl Keep {
 
     pub fn live(&mut self) {
         let pid = self.spawn(0);
+        let lasts = self.rng.chance(25);
         let process = self.processes.get_mut(&pid).expect("it was just made");
         let (guest, life) = (self.guest.clone(), process.life.clone());
-        let machine = SimMachine::empty(life, guest, self.book.clone(), self.nature);
+        let machine = match lasts {
+            false => SimMachine::empty(life, guest, self.book.clone(), self.nature),
+            true => {
+                let (path, cellar) = (self.disk.cellar.path(), self.disk.cellar.clone());
+                let (of, named) = (*MACHINE.as_bytes(), [1; 16]);
+                let file = MemoryFile::create(path, guest::RAM, of, named, false, true);
+                let ram = GuestRam::named(Arc::new(file.expect("there is room")));
+                let ram = ram.expect("16 MiB can be mapped");
+                SimMachine::named(ram, cellar, life, guest, self.book.clone(), self.nature)
+            }
+        };
         process.machine = Some(machine.clone());
         machine.boot(self.rng.chance(90));
+        // It goes with its process.
+        drop(machine);
         self.book.note(|| format!("a guest of files: {:?}", guest::lock(&self.guest).habits()));
         for _ in 0..self.rng.between(1, 5) {
             if self.book.is_wrong() || self.guest_gone {
