@@ -3,12 +3,14 @@
 use crate::allocation;
 use crate::input::Input;
 use memory::{Backing, GuestRam, Layout, PAGE_SIZE, PageRange, PageSet};
-use snapshot::{Buffer, Header, Kind, Origin, Peek, Reader, Target, WriteOptions, Writer};
+use snapshot::{
+    Apart, Buffer, Header, Kind, Origin, Peek, ReadError, Reader, Target, WriteOptions, Writer,
+};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 
 const RAM: u64 = 16 << 20;
@@ -34,10 +36,11 @@ struct Sound {
 /// # Panics
 /// When something is read that was not written, of a file whose checksums were not mended.
 pub fn run(data: &[u8]) {
-    static SOUND: OnceLock<Sound> = OnceLock::new();
-    let sound = SOUND.get_or_init(Sound::new);
+    static SOUND: [OnceLock<Sound>; 2] = [OnceLock::new(), OnceLock::new()];
     let mut input = Input::new(data);
-    let is_mended = input.flag();
+    let how = input.byte();
+    let (is_mended, is_apart) = (how & 1 != 0, how & 2 != 0);
+    let sound = SOUND[usize::from(is_apart)].get_or_init(|| Sound::new(is_apart));
     sound.overwrite(&mut input);
     if is_mended {
         sound.mend();
@@ -47,7 +50,8 @@ pub fn run(data: &[u8]) {
 }
 
 impl Sound {
-    fn new() -> Self {
+    /// With RAM in it, or in a memory file that it names.
+    fn new(is_apart: bool) -> Self {
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
         let file = rustix::fs::memfd_create("snapshot", flags).expect("memory is left");
         let file = File::from(file);
@@ -60,24 +64,18 @@ impl Sound {
             builder: "0.1.0".to_owned(),
             regions: Layout::new(RAM, PAGE_SIZE).expect("16 MiB are allowed").regions().to_vec(),
             backing: Backing::Small,
-            apart: false,
+            apart: is_apart,
         };
-        let ram = GuestRam::new(RAM, Backing::Small).expect("memory is left");
         let target =
             Target::Descriptor { file: copy(&file), direct: None, offset: 0, name: "fd".into() };
         let writer =
             Writer::create(target, header.clone(), DESCRIPTION, &WriteOptions { direct: false })
                 .expect("memory takes it");
-        let mut lane = writer.lane();
-        for page in PAGES {
-            let range = PageRange::new(page, 1);
-            ram.slice(range).expect("it is RAM's").copy_from(&contents(page));
-            lane.write(&ram, range).expect("memory takes it");
+        if is_apart {
+            writer.finish_apart(STATE, &memory_file()).expect("memory takes it");
+        } else {
+            write_pages(&writer);
         }
-        lane.flush().expect("memory takes it");
-        let mut recent = PageSet::new(RAM / PAGE_SIZE);
-        recent.insert(PageRange::new(1, 2));
-        writer.finish(STATE, &recent).expect("memory takes it");
         writer.commit().expect("memory takes it");
         let length = file.metadata().expect("it is open").len();
         let mut pages = BTreeMap::new();
@@ -177,12 +175,23 @@ impl Sound {
         }
         let faults = reader.verify(1, &|_| ()).len() as u64;
         assert_eq!(sound + faults, reader.present().count());
+        if reader.apart().is_some() {
+            // What is elsewhere is never taken for zero.
+            let read = reader.read(PageRange::new(0, 1), &mut buffer);
+            assert!(matches!(read, Err(ReadError::Apart { .. })), "{read:?}");
+            assert!(reader.check_absent().is_err() && reader.image().is_err());
+            assert_eq!(reader.present().count(), 0);
+        }
         assert!(reader.read(PageRange::new(reader.present().pages(), 1), &mut buffer).is_err());
         let _ = (reader.claim(), reader.check_identity());
         if !is_mended {
             assert_eq!(reader.header(), &self.header);
             assert_eq!((reader.state(), reader.description()), (STATE, DESCRIPTION));
-            assert_eq!(reader.present().count(), PAGES.len() as u64);
+            let (apart, pages) = match self.header.apart {
+                true => (Some(memory_file()), 0),
+                false => (None, PAGES.len() as u64),
+            };
+            assert_eq!((reader.apart(), reader.present().count()), (apart.as_ref(), pages));
             assert!(reader.claim().is_none(), "nobody has claimed it");
         }
     }
@@ -194,6 +203,26 @@ impl Sound {
             self.file.write_all_at(page, *at).expect("memory is left");
         }
     }
+}
+
+/// Writes all that is in a file that has its RAM.
+fn write_pages(writer: &Arc<Writer>) {
+    let ram = GuestRam::new(RAM, Backing::Small).expect("memory is left");
+    let mut lane = writer.lane();
+    for page in PAGES {
+        let range = PageRange::new(page, 1);
+        ram.slice(range).expect("it is RAM's").copy_from(&contents(page));
+        lane.write(&ram, range).expect("memory takes it");
+    }
+    lane.flush().expect("memory takes it");
+    let mut recent = PageSet::new(RAM / PAGE_SIZE);
+    recent.insert(PageRange::new(1, 2));
+    writer.finish(STATE, &recent).expect("memory takes it");
+}
+
+/// What names the memory file that has RAM.
+fn memory_file() -> Apart {
+    Apart { identity: Uuid::from_u128(3), generation: 4, path: "/pmem/ram".into() }
 }
 
 fn copy(file: &File) -> OwnedFd {

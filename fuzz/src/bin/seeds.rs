@@ -41,7 +41,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What becomes of a sound file: whether checksums are mended, then how, in which page and where.
+/// What becomes of a sound file: whether checksums are mended and RAM is in a memory file (1 and 2), then
+/// how, in which page and where.
 fn snapshots() -> Seeds {
     vec![
         ("sound", vec![0]),
@@ -52,6 +53,12 @@ fn snapshots() -> Seeds {
         ("ram", vec![1, 2, 0, 104, 0, 8]),
         ("section", vec![1, 2, 2, 24, 0, 3, 2, 2, 32, 0, 10]),
         ("presence", vec![1, 2, 3, 8, 0, 0]),
+        ("apart", vec![2]),
+        ("apart-byte", vec![2, 6, 5, 20, 0, 1]),
+        ("apart-cut", vec![2, 1, 0, 0, 0, 0]),
+        ("apart-path", vec![3, 5, 5, 24, 0, 2]),
+        ("apart-generation", vec![3, 2, 5, 16, 0, 11]),
+        ("apart-section", vec![3, 2, 2, 88, 0, 3]),
         ("claim", vec![0, 0, 14, 0, 0, 8, 0, b'W', b'H', b'I', b'M', b'C', b'L', b'A', b'I']),
     ]
 }
