@@ -43,6 +43,9 @@ pub struct Round {
     /// So many of the first records of an update could not be written, by its source and its destination:
     /// none is needed.
     pub journals_fail: [u32; 2],
+    /// The guest is to come back from the process that it went to just before, while the one that it left
+    /// becomes another program.
+    pub back: bool,
     pub faults: Vec<Fault>,
 }
 
@@ -207,6 +210,60 @@ impl Round {
         self.options.ram == RamWay::Shared
     }
 
+    /// One between two hosts, of which nothing is known that goes wrong.
+    fn plain(rng: &mut Rng) -> Self {
+        let stall = Duration::from_millis(rng.pick(&[500, 1000, 2000, 5000]));
+        let limit = Duration::from_nanos(rng.magnitude(5 * MILLISECOND, SECOND));
+        let restore = rng.magnitude(20 * MICROSECOND, 5 * MILLISECOND);
+        let slow = rng.chance(15);
+        let step = if rng.chance(5) { 3 * SECOND } else { MILLISECOND };
+        let timeout = Duration::from_nanos(rng.magnitude(100 * MILLISECOND, 8 * SECOND));
+        Self {
+            options: SourceOptions {
+                purpose: motion::Purpose::Move,
+                ram: RamWay::Passes,
+                connections: rng.pick(&[1, 2, 3, 5]),
+                blackout: if rng.chance(25) { Blackout::Unlimited } else { Blackout::Limit(limit) },
+                max_bandwidth: None,
+                switchover_bandwidth: None,
+                timeout: Some(timeout + Duration::from_secs(1)),
+                timeout_action: rng.pick(&[TimeoutAction::Cancel, TimeoutAction::Switch]),
+                frozen: rng.chance(10),
+                check_only: rng.chance(3),
+                pause_before_switchover: rng.chance(15),
+                stall_limit: stall,
+            },
+            destination: DestinationOptions {
+                name: "guest".into(),
+                stall_limit: stall * rng.pick(&[1, 1, 1, 4]),
+                hold: rng
+                    .chance(15)
+                    .then(|| Duration::from_nanos(rng.magnitude(SECOND, 20 * SECOND))),
+                keep_waiting: rng.chance(30),
+                ram: RamWay::Passes,
+            },
+            nature: Nature {
+                pause: rng.below(step),
+                save: rng.below(step),
+                restore: if slow { rng.magnitude(restore, 3 * SECOND) } else { restore },
+                rehearsed: restore,
+                build: rng.magnitude(MILLISECOND, if slow { 8 * SECOND } else { SECOND }),
+                fails: rng.chance(8).then(|| rng.pick(&Operation::ALL)),
+                defect: None,
+            },
+            refuses: rng.chance(3),
+            absent: rng.chance(3),
+            stopped: rng.chance(10),
+            clock_ahead: if rng.chance(2) { 5_000_000_000 } else { 1_000 },
+            proceeds_after: rng.magnitude(MILLISECOND, 2 * SECOND),
+            restarts_after: rng.magnitude(10 * MILLISECOND, 30 * SECOND),
+            patience: rng.magnitude(SECOND, 16 * SECOND),
+            journals_fail: [0, 0],
+            back: false,
+            faults: Vec::new(),
+        }
+    }
+
     /// Makes an update of it: there is no network between, but for a pair of sockets.
     pub fn make_update(&mut self, rng: &mut Rng) {
         let limit = Duration::from_nanos(rng.magnitude(50 * MILLISECOND, 4 * SECOND));
@@ -285,7 +342,18 @@ impl Scenario {
             if peaceful {
                 round.keep_the_peace(rng);
             }
+            let execs = round.is_update() && rng.chance(40);
             scenario.rounds.push(round);
+            if execs {
+                let mut back = Round::plain(rng);
+                back.make_update(rng);
+                back.trouble_update(rng);
+                back.back = true;
+                if peaceful {
+                    back.keep_the_peace(rng);
+                }
+                scenario.rounds.push(back);
+            }
         }
         scenario.conditions.lossy &= !peaceful;
         if let Some(plot) = plot {
@@ -295,55 +363,7 @@ impl Scenario {
     }
 
     fn round(&mut self, rng: &mut Rng) -> Round {
-        let stall = Duration::from_millis(rng.pick(&[500, 1000, 2000, 5000]));
-        let limit = Duration::from_nanos(rng.magnitude(5 * MILLISECOND, SECOND));
-        let restore = rng.magnitude(20 * MICROSECOND, 5 * MILLISECOND);
-        let slow = rng.chance(15);
-        let step = if rng.chance(5) { 3 * SECOND } else { MILLISECOND };
-        let timeout = Duration::from_nanos(rng.magnitude(100 * MILLISECOND, 8 * SECOND));
-        let mut round = Round {
-            options: SourceOptions {
-                purpose: motion::Purpose::Move,
-                ram: RamWay::Passes,
-                connections: rng.pick(&[1, 2, 3, 5]),
-                blackout: if rng.chance(25) { Blackout::Unlimited } else { Blackout::Limit(limit) },
-                max_bandwidth: None,
-                switchover_bandwidth: None,
-                timeout: Some(timeout + Duration::from_secs(1)),
-                timeout_action: rng.pick(&[TimeoutAction::Cancel, TimeoutAction::Switch]),
-                frozen: rng.chance(10),
-                check_only: rng.chance(3),
-                pause_before_switchover: rng.chance(15),
-                stall_limit: stall,
-            },
-            destination: DestinationOptions {
-                name: "guest".into(),
-                stall_limit: stall * rng.pick(&[1, 1, 1, 4]),
-                hold: rng
-                    .chance(15)
-                    .then(|| Duration::from_nanos(rng.magnitude(SECOND, 20 * SECOND))),
-                keep_waiting: rng.chance(30),
-                ram: RamWay::Passes,
-            },
-            nature: Nature {
-                pause: rng.below(step),
-                save: rng.below(step),
-                restore: if slow { rng.magnitude(restore, 3 * SECOND) } else { restore },
-                rehearsed: restore,
-                build: rng.magnitude(MILLISECOND, if slow { 8 * SECOND } else { SECOND }),
-                fails: rng.chance(8).then(|| rng.pick(&Operation::ALL)),
-                defect: None,
-            },
-            refuses: rng.chance(3),
-            absent: rng.chance(3),
-            stopped: rng.chance(10),
-            clock_ahead: if rng.chance(2) { 5_000_000_000 } else { 1_000 },
-            proceeds_after: rng.magnitude(MILLISECOND, 2 * SECOND),
-            restarts_after: rng.magnitude(10 * MILLISECOND, 30 * SECOND),
-            patience: rng.magnitude(SECOND, 16 * SECOND),
-            journals_fail: [0, 0],
-            faults: Vec::new(),
-        };
+        let mut round = Round::plain(rng);
         if rng.chance(30) {
             round.make_update(rng);
             round.trouble_update(rng);

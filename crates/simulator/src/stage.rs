@@ -7,6 +7,7 @@ use crate::env::{MILLISECOND, SECOND};
 use crate::life::{Life, Pid};
 use crate::mutants::Mutant;
 use crate::net::Port;
+use crate::process::Process;
 use crate::source::SourceSide;
 use crate::story::{Motion, Plan};
 use crate::watcher::Watcher;
@@ -24,6 +25,9 @@ impl World {
     /// A process on the other host begins to wait, unless one waits already.
     pub fn wait_for_guest(&mut self) {
         let Some(owner) = self.owner() else { return self.wind_up() };
+        if self.story.scenario.rounds[self.story.round].back {
+            self.exec(owner);
+        }
         let round = &self.story.scenario.rounds[self.story.round];
         if round.is_update() {
             self.story.next_port += 1;
@@ -53,6 +57,18 @@ impl World {
             self.story.next_port
         });
         self.plan(MILLISECOND, Plan::Start(port));
+    }
+
+    /// The process that the guest has left becomes another program: of what it was nothing is left.
+    fn exec(&mut self, owner: Pid) {
+        let Some(left) = self.story.motion.as_ref().map(|motion| motion.source) else { return };
+        let is_over =
+            |process: &Process| process.source().is_some_and(|side| side.source.is_over());
+        if left != owner && self.processes.get(&left).is_some_and(is_over) {
+            self.env.book.note(|| format!("p{left} becomes another program"));
+            self.tally.count("there in exec");
+            self.exit(left);
+        }
     }
 
     /// Somebody else begins to wait where this port is, and finds what the dead have left there.
@@ -131,7 +147,7 @@ impl World {
             return self.wind_up();
         };
         let round = self.story.scenario.rounds[self.story.round].clone();
-        let number = u128::try_from(self.story.round).expect("there are three") + 1;
+        let number = u128::try_from(self.story.round).expect("there are six at most") + 1;
         let token = Token(number.to_be_bytes());
         let target = if round.absent { port + 1000 } else { port };
         let destination = self.ports[&port];

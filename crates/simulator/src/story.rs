@@ -295,12 +295,16 @@ impl World {
         }
         if ended && !held {
             motion.over = true;
+            let back = motion.plan.back;
             let status = source.map_or("source dead", |side| side.status().as_str());
             let code = source.and_then(|side| side.source.report().error.as_ref());
             let code = code.map_or("", |error| error.code.as_str());
             self.tally.count(format!("ended: {status} {code}"));
             if let Some(outcome) = became {
                 self.tally.count(format!("{outcome:?}, {status} in updates"));
+                if back {
+                    self.tally.count(format!("{outcome:?}, {status} in exec"));
+                }
             }
             let last = self.story.round + 1 >= self.story.scenario.rounds.len();
             let movable = self.owner().is_some() && !self.story.guest_gone;
@@ -308,7 +312,9 @@ impl World {
                 self.wind_up();
             } else {
                 self.story.round += 1;
-                let pause = self.env.rng.below(4 * SECOND);
+                // Whoever has become another program wants its guest back at once.
+                let back = self.story.scenario.rounds[self.story.round].back;
+                let pause = self.env.rng.below(if back { 4 * MILLISECOND } else { 4 * SECOND });
                 self.plan(pause, Plan::Begin);
             }
             return;

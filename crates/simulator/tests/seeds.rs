@@ -63,6 +63,10 @@ fn no_seed_loses_a_guest() {
     for end in ends.into_iter().chain(["Entered, completed", "Entered, source dead"]) {
         assert!(found.tally.of(&format!("{end} in updates")) > 0, "no update ended: {end}");
     }
+    // And where it went there and back.
+    for end in ["there", "Entered, completed", "Kept, failed", "Open, source dead"] {
+        assert!(found.tally.of(&format!("{end} in exec")) > 0, "no update by exec came to: {end}");
+    }
     let troubles = ["kill", "power cut", "disk fails", "disk hangs", "cancel"];
     let saves = places_of_saves().flat_map(|at| troubles.map(|what| format!("{what} in {at}")));
     let restores = ["kill", "power cut", "disk fails", "cancel", "rival", "restored", "reclaimed"];

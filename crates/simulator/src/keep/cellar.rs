@@ -66,12 +66,12 @@ impl Cellar {
             return Ok(());
         }
         let file = File::options().write(true).open(&self.path)?;
-        let lost = before.extract_if(.., |_, before| before.host == host);
-        for (page, Before { contents, .. }) in lost {
+        for (page, Before { contents, .. }) in before.iter().filter(|(_, b)| b.host == host) {
             if rng.chance(50) {
-                file.write_all_at(&contents, page * PAGE_SIZE)?;
+                file.write_all_at(contents, page * PAGE_SIZE)?;
             }
         }
+        before.retain(|_, before| before.host != host);
         Ok(())
     }
 

@@ -210,7 +210,9 @@ pub fn at_the_end(keep: &mut Keep) {
     }
     // It was claimed by somebody who is no more.
     let claimed = (0..keep.files.len()).rev().find(|file| {
-        held(keep, *file).is_some_and(|r| r.header().kind == Kind::Save && r.claim().is_some())
+        // Or half of a claim was written, which then may be a whole one.
+        let is_claimed = |r: &Reader| r.claim().is_some() || r.claim_damage().is_some();
+        held(keep, *file).is_some_and(|r| r.header().kind == Kind::Save && is_claimed(&r))
     });
     let Some(file) = claimed else {
         keep.book.check(keep.is_lost, || "the guest is nowhere, and nobody had it who died".into());

@@ -118,6 +118,9 @@ impl Keep {
 
     fn step_coming(&mut self, side: &Rc<RestoreSide>, coming: &mut Coming) {
         let Coming { crew, desk, machine, is_to_blame, retries_at, .. } = coming;
+        if desk.is_filling() {
+            crew.hears(machine);
+        }
         let at = crew.deadline().min(retries_at.unwrap_or(u64::MAX));
         self.passes(at.saturating_sub(self.now));
         let now = self.now;

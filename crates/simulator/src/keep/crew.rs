@@ -9,7 +9,7 @@ use memory::GuestRam;
 use motion::fill::{Duty, FillDesk, FillOptions, Means, Pager, Reader, Staff};
 use motion::ram::on_demand::Claim;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 /// A read that takes longer is an outage.
@@ -32,7 +32,8 @@ pub struct Crew {
 struct State {
     rng: Rng,
     now: u64,
-    desk: Option<Arc<FillDesk>>,
+    /// It has the crew, too.
+    desk: Weak<FillDesk>,
     hands: Vec<Hand>,
     watches: bool,
     looks_at: u64,
@@ -52,6 +53,8 @@ struct Hand {
     reader: Arc<Reader>,
     claim: Option<(Claim, u64)>,
     at: u64,
+    /// How often it has found nothing to do.
+    idle: u32,
 }
 
 impl Crew {
@@ -60,7 +63,7 @@ impl Crew {
         let state = State {
             rng,
             now,
-            desk: None,
+            desk: Weak::new(),
             hands: Vec::new(),
             watches: false,
             looks_at: now + LOOK,
@@ -76,9 +79,9 @@ impl Crew {
         self.state.lock().expect("nobody panics while holding it")
     }
 
-    /// What is being filled, if anything ever was.
+    /// What is being filled, if anything is.
     pub fn desk(&self) -> Option<Arc<FillDesk>> {
-        self.state().desk.clone()
+        self.state().desk.upgrade()
     }
 
     /// Whether pages could not be had before the guest was loaded.
@@ -120,7 +123,7 @@ impl Crew {
         let desk = {
             let mut state = self.state();
             state.now = now;
-            state.desk.clone()
+            state.desk.upgrade()
         };
         let Some(desk) = desk else { return };
         let due = {
@@ -135,6 +138,7 @@ impl Crew {
             }
         };
         let Some(mut hand) = due else { return desk.watch(self.moment(now)) };
+        let has_read = hand.claim.is_some();
         let stays = match hand.claim.take() {
             Some((claim, _)) => {
                 let source = desk.source().clone();
@@ -151,9 +155,19 @@ impl Crew {
             let mut state = self.state();
             let soon = 20 * MICROSECOND + state.rng.below(200 * MICROSECOND);
             let hangs = hand.claim.as_ref().and_then(|_| state.hangs.take());
-            let idle = if desk.is_filling() { 4 * soon } else { 1000 * soon };
-            hand.at = now + hangs.unwrap_or(if hand.claim.is_some() { soon } else { idle });
+            hand.idle = if hand.claim.is_some() || has_read { 0 } else { (hand.idle + 1).min(12) };
+            hand.at = now + hangs.unwrap_or(soon << hand.idle);
             state.hands.push(hand);
+        }
+    }
+
+    /// Somebody waits: whoever serves those that do, and has nothing to do, hears of it.
+    pub fn hears(&self, machine: &SimMachine) {
+        if machine.gate.has_faults() {
+            let mut state = self.state();
+            let soon = state.now + 20 * MICROSECOND;
+            let serves = |hand: &&mut Hand| hand.duty == Duty::Faults && hand.claim.is_none();
+            state.hands.iter_mut().filter(serves).for_each(|hand| hand.at = hand.at.min(soon));
         }
     }
 
@@ -193,9 +207,9 @@ impl Staff for Agency {
             state.refused -= 1;
             return Err(io::Error::from_raw_os_error(NO_MEMORY));
         }
-        state.desk = Some(desk.clone());
+        state.desk = Arc::downgrade(desk);
         let at = state.now + state.rng.below(100 * MICROSECOND);
-        state.hands.push(Hand { duty, reader: reader.clone(), claim: None, at });
+        state.hands.push(Hand { duty, reader: reader.clone(), claim: None, at, idle: 0 });
         Ok(())
     }
 

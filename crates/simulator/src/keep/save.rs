@@ -141,8 +141,7 @@ impl SaveSide {
         watcher: Arc<Watcher>,
         desk: FileDesk,
         hands: Rc<Hands>,
-        mut rng: Rng,
-        now: u64,
+        (mut rng, now): (Rng, u64),
         keeps: bool,
     ) -> Self {
         let keeping = keeps.then(|| {

@@ -89,6 +89,7 @@ impl Keep {
         let purposes = [
             Purpose::Move,
             Purpose::Move,
+            Purpose::Move,
             Purpose::Copy,
             Purpose::CopyAtStart,
             Purpose::CopyAtStart,
@@ -164,7 +165,7 @@ impl Keep {
         let hands = process.hands.clone();
         let rng = self.rng.fork();
         let keeps = purpose == Purpose::CopyAtStart;
-        let mut side = SaveSide::new(source, machine, watcher, desk, hands, rng, self.now, keeps);
+        let mut side = SaveSide::new(source, machine, watcher, desk, hands, (rng, self.now), keeps);
         self.book.note(|| format!("p{pid} writes {shown}, in place of {replaced:?}"));
         side.begin();
         self.processes.get_mut(&pid).expect("it is alive").save = Some(side);
@@ -348,7 +349,7 @@ impl Keep {
         // What chance would seldom bring: a mark that cannot be written, nor taken back, and one that
         // takes so long that nobody waits for it.
         let completing = rng.pick(&[Phase::AwaitingRunning, Phase::Completing]);
-        if rng.chance(15) {
+        if rng.chance(20) {
             let (after, times) = (rng.below(7), rng.pick(&[1, 2, 3, 1000]));
             let trouble = Trouble::DiskFails(Ailment { after, times, is_full: false, part: None });
             faults.push(Fault { phase: Some(completing), skip: 0, trouble });
