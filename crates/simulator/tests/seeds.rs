@@ -80,6 +80,7 @@ fn no_seed_loses_a_guest() {
         "file is cut",
         "nobody left",
         "outage",
+        "early outage",
         "retried",
         "quit",
         "all is in",

@@ -59,7 +59,7 @@ struct Hand {
 
 impl Crew {
     pub fn new(builder: Arc<Builder>, mut rng: Rng, now: u64) -> Arc<Self> {
-        let early = rng.pick(&[0, 0, 1, 4, 16]);
+        let early = rng.pick(&[0, 0, 8, 32]);
         let state = State {
             rng,
             now,

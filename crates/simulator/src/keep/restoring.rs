@@ -22,7 +22,10 @@ impl Keep {
         let lazily = self.rng.chance(50);
         let (pid, side) =
             self.begin_restore(host, file, Terms::AsSaved, paused, guest.clone(), lazily);
-        let after = self.rng.below(ACTS);
+        let after = match lazily {
+            true => self.rng.magnitude(1, ACTS) - 1,
+            false => self.rng.below(ACTS),
+        };
         let mut powerless = false;
         let mut rival = None;
         self.rivals = 0;
@@ -158,6 +161,9 @@ impl Keep {
         }
         let owns = process.machine.as_ref().is_some_and(|machine| machine.has_permit());
         let early = side.crew.as_ref().is_some_and(|crew| crew.failed_early());
+        if early {
+            self.tally.count("early outage in filling");
+        }
         self.book.check(!early || !owns && phase != Some(Phase::Held), || {
             "a guest whose pages cannot be had is taken from its file".into()
         });
