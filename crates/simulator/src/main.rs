@@ -4,7 +4,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Instant;
-use whimbrel_simulator::{Case, PLOTS, Sweep, explain};
+use whimbrel_simulator::{Case, Mutant, PLOTS, Sweep, explain};
 
 /// Runs the engine on simulated hosts, a seed at a time, until one fails
 #[derive(Parser)]
@@ -24,10 +24,13 @@ struct Arguments {
     /// With this plot in its first motion; part of its name is enough
     #[arg(long)]
     plot: Option<String>,
+    /// With this wrong on purpose; part of its name is enough
+    #[arg(long)]
+    mutant: Option<String>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { seeds, start, jobs, seed, plot } = Arguments::parse();
+    let Arguments { seeds, start, jobs, seed, plot, mutant } = Arguments::parse();
     let plot = match plot {
         None => None,
         Some(name) => match PLOTS.iter().find(|plot| plot.name.contains(&name)) {
@@ -39,7 +42,17 @@ fn main() -> ExitCode {
             }
         },
     };
-    let case = Case { plot, ..Case::default() };
+    let mutant = match mutant {
+        None => None,
+        Some(name) => match Mutant::all().into_iter().find(|m| m.to_string().contains(&name)) {
+            Some(mutant) => Some(mutant),
+            None => {
+                eprintln!("there is no mutant `{name}`, or it needs the feature `mutate`");
+                return ExitCode::from(2);
+            }
+        },
+    };
+    let case = Case { plot, mutant };
     let failed = match seed {
         Some(seed) => Some(seed),
         None => sweep(Sweep { start, seeds, jobs, case }),
