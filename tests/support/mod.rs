@@ -433,15 +433,20 @@ impl Drop for Machine {
 /// Stops a process where it is, and returns when all of it stands still, or has ended.
 pub fn freeze(pid: Pid) {
     kill_process(pid, Signal::STOP).unwrap();
+    let state = |path: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/{path}")).unwrap_or_default();
+        // What follows the name, which is in brackets.
+        stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next())
+    };
     wait("a process to stand still", || {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        // One that has ended may have threads of the kernel left for a while.
+        let has_ended = state("stat").is_none_or(|state| "ZX".contains(state));
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Some(()) };
         let stands = |task: std::fs::DirEntry| {
-            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            // What follows the name, which is in brackets: the state.
-            let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
-            state.is_none_or(|state| "TZX".contains(state))
+            let path = format!("task/{}/stat", task.file_name().display());
+            state(&path).is_none_or(|state| "TZX".contains(state))
         };
-        tasks.map_while(Result::ok).all(stands).then_some(())
+        (has_ended || tasks.map_while(Result::ok).all(stands)).then_some(())
     });
 }
 
