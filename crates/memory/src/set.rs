@@ -3,13 +3,20 @@
 use crate::PageRange;
 
 const BITS: u64 = 64;
+/// Words of a block.
+const WORDS: usize = 512;
+/// Pages of a block: 128 MiB of RAM.
+const BLOCK: u64 = WORDS as u64 * BITS;
 
-/// A set of pages among the first [`PageSet::pages`] pages of RAM: a bitmap, walked by runs.
-#[derive(Clone, PartialEq, Eq)]
+/// A set of pages among the first [`PageSet::pages`] pages of RAM: a bitmap, walked by runs. Where it has
+/// nothing over a long stretch it takes no memory and no time.
+#[derive(Clone)]
 pub struct PageSet {
     pages: u64,
-    words: Vec<u64>,
+    blocks: Vec<Option<Box<Block>>>,
 }
+
+type Block = [u64; WORDS];
 
 /// The bits of `range` that fall into the word with this index.
 fn mask(word: u64, range: PageRange) -> u64 {
@@ -19,17 +26,35 @@ fn mask(word: u64, range: PageRange) -> u64 {
     if ones == BITS { u64::MAX } else { ((1 << ones) - 1) << low }
 }
 
+/// The words of a block that have pages of `range`, which lies within it, and the bits that those are.
+fn masks(range: PageRange) -> impl Iterator<Item = (usize, u64)> {
+    let words = range.start / BITS..range.end().div_ceil(BITS);
+    words.map(move |word| (index(word), mask(word, range)))
+}
+
 /// A page set holds at most what fits into the address space, so a word's index fits `usize`.
 #[expect(clippy::cast_possible_truncation, reason = "a set's words fit into memory")]
 const fn index(word: u64) -> usize {
     word as usize
 }
 
+fn empty() -> Box<Block> {
+    Box::new([0; WORDS])
+}
+
+fn is_zero(words: &[u64]) -> bool {
+    words.iter().all(|word| *word == 0)
+}
+
+fn ones(words: &[u64]) -> u64 {
+    words.iter().map(|word| u64::from(word.count_ones())).sum()
+}
+
 impl PageSet {
     /// The empty set among `pages` pages.
     #[must_use]
     pub fn new(pages: u64) -> Self {
-        Self { pages, words: vec![0; index(pages.div_ceil(BITS))] }
+        Self { pages, blocks: vec![None; index(pages.div_ceil(BLOCK))] }
     }
 
     /// The set of all `pages` pages.
@@ -49,40 +74,52 @@ impl PageSet {
     /// How many pages are in the set.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.words.iter().map(|w| u64::from(w.count_ones())).sum()
+        self.blocks.iter().flatten().map(|block| ones(&block[..])).sum()
     }
 
     /// How many pages of `range` are in the set.
     #[must_use]
     pub fn count_in(&self, range: PageRange) -> u64 {
-        self.each_word(range)
-            .map(|(word, mask)| u64::from((self.words[index(word)] & mask).count_ones()))
-            .sum()
+        let in_block = |(block, part): (usize, PageRange)| {
+            let words = self.blocks[block].as_ref()?;
+            Some(
+                masks(part)
+                    .map(|(word, mask)| u64::from((words[word] & mask).count_ones()))
+                    .sum::<u64>(),
+            )
+        };
+        self.parts(range).filter_map(in_block).sum()
     }
 
     /// Whether no page is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|w| *w == 0)
+        self.blocks.iter().flatten().all(|block| is_zero(&block[..]))
     }
 
     /// Whether this page is in the set; a page outside never is.
     #[must_use]
     pub fn contains(&self, page: u64) -> bool {
-        page < self.pages && self.words[index(page / BITS)] >> (page % BITS) & 1 == 1
+        page < self.pages && self.word(page / BITS) >> (page % BITS) & 1 == 1
     }
 
     /// Adds the run, as far as it lies within.
     pub fn insert(&mut self, range: PageRange) {
-        for (word, mask) in self.each_word(range) {
-            self.words[index(word)] |= mask;
+        for (block, part) in self.parts(range) {
+            let words = self.blocks[block].get_or_insert_with(empty);
+            for (word, mask) in masks(part) {
+                words[word] |= mask;
+            }
         }
     }
 
     /// Takes the run out.
     pub fn remove(&mut self, range: PageRange) {
-        for (word, mask) in self.each_word(range) {
-            self.words[index(word)] &= !mask;
+        for (block, part) in self.parts(range) {
+            let Some(words) = &mut self.blocks[block] else { continue };
+            for (word, mask) in masks(part) {
+                words[word] &= !mask;
+            }
         }
     }
 
@@ -92,7 +129,15 @@ impl PageSet {
     /// When the two are sets among different numbers of pages.
     pub fn union_with(&mut self, other: &Self) {
         assert_eq!(self.pages, other.pages);
-        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a |= b);
+        for (ours, theirs) in self.blocks.iter_mut().zip(&other.blocks) {
+            match (ours, theirs) {
+                (_, None) => {}
+                (Some(ours), Some(theirs)) => {
+                    ours.iter_mut().zip(theirs.iter()).for_each(|(a, b)| *a |= b);
+                }
+                (ours @ None, Some(theirs)) => *ours = Some(theirs.clone()),
+            }
+        }
     }
 
     /// Takes out all pages of `other`.
@@ -101,7 +146,11 @@ impl PageSet {
     /// When the two are sets among different numbers of pages.
     pub fn subtract(&mut self, other: &Self) {
         assert_eq!(self.pages, other.pages);
-        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= !b);
+        for (ours, theirs) in self.blocks.iter_mut().zip(&other.blocks) {
+            if let (Some(ours), Some(theirs)) = (ours, theirs) {
+                ours.iter_mut().zip(theirs.iter()).for_each(|(a, b)| *a &= !b);
+            }
+        }
     }
 
     /// Keeps only the pages that are in `other` too.
@@ -110,16 +159,30 @@ impl PageSet {
     /// When the two are sets among different numbers of pages.
     pub fn intersect_with(&mut self, other: &Self) {
         assert_eq!(self.pages, other.pages);
-        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= b);
+        for (ours, theirs) in self.blocks.iter_mut().zip(&other.blocks) {
+            match (&mut *ours, theirs) {
+                (Some(ours), Some(theirs)) => {
+                    ours.iter_mut().zip(theirs.iter()).for_each(|(a, b)| *a &= b);
+                }
+                (_, None) => *ours = None,
+                (None, Some(_)) => {}
+            }
+        }
     }
 
     /// Adds the pages that a kernel bitmap shows as ones, the first bit being page `start`.
     /// Bits beyond the last page are passed over.
     pub fn insert_bitmap(&mut self, start: u64, bitmap: &[u64]) {
         if start.is_multiple_of(BITS) {
-            let first = index(start / BITS);
-            for (to, from) in self.words.iter_mut().skip(first).zip(bitmap) {
-                *to |= from;
+            let (mut at, mut rest) = (index(start / BITS), bitmap);
+            while let Some(block) = self.blocks.get_mut(at / WORDS).filter(|_| !rest.is_empty()) {
+                let (part, after) = rest.split_at(rest.len().min(WORDS - at % WORDS));
+                if !is_zero(part) {
+                    let words = &mut block.get_or_insert_with(empty)[at % WORDS..];
+                    words.iter_mut().zip(part).for_each(|(to, from)| *to |= from);
+                }
+                at += part.len();
+                rest = after;
             }
             self.trim();
             return;
@@ -130,10 +193,15 @@ impl PageSet {
         }
     }
 
-    /// The set's words: bit `p % 64` of word `p / 64` is page `p`. Bits beyond the last are zero.
-    #[must_use]
-    pub fn words(&self) -> &[u64] {
-        &self.words
+    /// The set's words from the one with this index: bit `p % 64` of word `p / 64` is page `p`. Bits
+    /// beyond the last are zero.
+    pub fn words(&self, from: u64) -> impl Iterator<Item = u64> {
+        (from..self.pages.div_ceil(BITS)).map(|word| self.word(word))
+    }
+
+    fn word(&self, word: u64) -> u64 {
+        let word = index(word);
+        self.blocks[word / WORDS].as_ref().map_or(0, |words| words[word % WORDS])
     }
 
     /// The runs of pages, in order.
@@ -153,7 +221,14 @@ impl PageSet {
         let flip = if member { 0 } else { u64::MAX };
         let mut page = from;
         while page < end {
-            let rest = (self.words[index(page / BITS)] ^ flip) >> (page % BITS);
+            let Some(words) = &self.blocks[index(page / BLOCK)] else {
+                if !member {
+                    return Some(page);
+                }
+                page = (page / BLOCK + 1) * BLOCK;
+                continue;
+            };
+            let rest = (words[index(page % BLOCK / BITS)] ^ flip) >> (page % BITS);
             if rest != 0 {
                 let found = page + u64::from(rest.trailing_zeros());
                 return (found < end).then_some(found);
@@ -163,21 +238,41 @@ impl PageSet {
         None
     }
 
-    fn each_word(&self, range: PageRange) -> impl Iterator<Item = (u64, u64)> + use<> {
+    /// The blocks that have pages of `range`, and which of theirs those are.
+    fn parts(&self, range: PageRange) -> impl Iterator<Item = (usize, PageRange)> + use<> {
         let end = range.end().min(self.pages);
         let start = range.start.min(end);
-        let range = PageRange::new(start, end - start);
-        let words = if start == end { 0..0 } else { start / BITS..end.div_ceil(BITS) };
-        words.map(move |word| (word, mask(word, range)))
+        let blocks = if start == end { 0..0 } else { start / BLOCK..end.div_ceil(BLOCK) };
+        blocks.map(move |block| {
+            let base = block * BLOCK;
+            let low = start.max(base) - base;
+            (index(block), PageRange::new(low, end.min(base + BLOCK) - base - low))
+        })
     }
 
+    /// Takes out what lies beyond the last page.
     fn trim(&mut self) {
-        if !self.pages.is_multiple_of(BITS) {
-            let last = self.words.len() - 1;
-            self.words[last] &= (1 << (self.pages % BITS)) - 1;
+        if let (Some(Some(words)), used @ 1..) = (self.blocks.last_mut(), self.pages % BLOCK) {
+            for (word, mask) in masks(PageRange::new(used, BLOCK - used)) {
+                words[word] &= !mask;
+            }
         }
     }
 }
+
+impl PartialEq for PageSet {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(ours, theirs): (&Option<Box<Block>>, &Option<Box<Block>>)| match (ours, theirs)
+        {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            (Some(one), None) | (None, Some(one)) => is_zero(&one[..]),
+            (None, None) => true,
+        };
+        self.pages == other.pages && self.blocks.iter().zip(&other.blocks).all(same)
+    }
+}
+
+impl Eq for PageSet {}
 
 impl std::fmt::Debug for PageSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -286,6 +381,71 @@ mod tests {
                 prop_assert_eq!(set.contains(page), bit);
             }
             prop_assert_eq!(set.count(), model(&set).len() as u64);
+        }
+    }
+
+    /// Runs over some blocks, most of which stay empty or become full.
+    fn long_runs() -> impl Strategy<Value = Vec<(bool, u64, u64)>> {
+        let edge =
+            (0u64..6, 0u64..4).prop_map(|(block, near)| (block * BLOCK + near).saturating_sub(2));
+        let place = prop_oneof![edge, 0u64..6 * BLOCK];
+        let run = (any::<bool>(), place.clone(), place);
+        proptest::collection::vec(run, 0..12)
+    }
+
+    fn played(pages: u64, steps: &[(bool, u64, u64)]) -> (PageSet, Vec<bool>) {
+        let mut set = PageSet::new(pages);
+        let mut expect = vec![false; index(pages)];
+        for (add, a, b) in steps {
+            let range = PageRange::new(*a.min(b), a.abs_diff(*b));
+            if *add {
+                set.insert(range);
+            } else {
+                set.remove(range);
+            }
+            let within = index(range.start.min(pages))..index(range.end().min(pages));
+            expect[within].fill(*add);
+        }
+        (set, expect)
+    }
+
+    fn members(set: &PageSet) -> Vec<bool> {
+        let mut members = vec![false; index(set.pages())];
+        set.runs().for_each(|run| members[index(run.start)..index(run.end())].fill(true));
+        members
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn sets_over_many_blocks_are_sets_too(
+            pages in 4 * BLOCK..6 * BLOCK, a in long_runs(), b in long_runs(),
+        ) {
+            let ((x, ma), (y, mb)) = (played(pages, &a), played(pages, &b));
+            prop_assert!(members(&x) == ma);
+            prop_assert_eq!(x.count(), ma.iter().filter(|m| **m).count() as u64);
+            prop_assert_eq!(x.is_empty(), !ma.contains(&true));
+            prop_assert!((0..pages).all(|page| x.contains(page) == ma[index(page)]));
+            prop_assert_eq!(x == y, ma == mb);
+            let mut again = PageSet::new(pages);
+            again.insert_bitmap(0, &x.words(0).collect::<Vec<_>>());
+            prop_assert!(again == x);
+            prop_assert!(x == again);
+            let mut shifted = PageSet::new(pages);
+            let from = pages / 2 / BITS;
+            shifted.insert_bitmap(from * BITS, &x.words(from).collect::<Vec<_>>());
+            prop_assert_eq!(shifted.count(), x.count_in(PageRange::new(from * BITS, pages)));
+            for (name, op, expect) in [
+                ("union", PageSet::union_with as fn(&mut PageSet, &PageSet), (|a, b| a || b) as fn(bool, bool) -> bool),
+                ("difference", PageSet::subtract, |a, b| a && !b),
+                ("intersection", PageSet::intersect_with, |a, b| a && b),
+            ] {
+                let mut both = x.clone();
+                op(&mut both, &y);
+                let expect: Vec<_> = ma.iter().zip(&mb).map(|(a, b)| expect(*a, *b)).collect();
+                prop_assert!(members(&both) == expect, "{}", name);
+            }
         }
     }
 

@@ -3,9 +3,10 @@
 use crate::buffer::Buffer;
 use memory::PAGE_SIZE;
 use memory::fuse::{self, Act, Course};
-use rustix::fs::{FallocateFlags, FileType, OFlags};
+use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -108,6 +109,30 @@ impl Storage {
             }
         }
         Ok(())
+    }
+
+    /// The next stretch from `at` on that may hold anything but zeroes, in bytes from the start of the
+    /// snapshot; `None` where the file has only holes up to `end`. All of it where nobody knows, and
+    /// where the file ends before.
+    pub(crate) fn data(&self, at: u64, end: u64) -> Option<Range<u64>> {
+        let reaches = || {
+            let size = rustix::fs::fstat(&self.file).map_or(0, |about| about.st_size);
+            u64::try_from(size).is_ok_and(|size| size >= self.place(end))
+        };
+        let seek = |from: SeekFrom| match rustix::fs::seek(&self.file, from) {
+            Ok(place) => Ok(place.saturating_sub(self.base)),
+            Err(Errno::NXIO) if reaches() => Err(None),
+            Err(_) => Err(Some(at..end)),
+        };
+        let start = match seek(SeekFrom::Data(self.place(at))) {
+            Ok(start) => start,
+            Err(unknown) => return unknown,
+        };
+        if start >= end {
+            return None;
+        }
+        let hole = seek(SeekFrom::Hole(self.place(start))).unwrap_or(end);
+        Some(start..hole.clamp(start, end))
     }
 
     /// Takes the space of `length` bytes from `at`, which go on reading as what they are.

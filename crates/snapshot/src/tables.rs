@@ -9,9 +9,14 @@ use crate::section::{Section, SectionKind};
 use crate::{Damage, ReadError, checksum};
 use memory::{PAGE_SIZE, PageRange, PageSet};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Pages that are read at once.
 const PIECE: u64 = 256;
+/// Pages of a hole for which it is worth while to read in two pieces.
+const HOLE: u64 = 16;
+
+static ZEROES: [u8; PAGE] = [0; PAGE];
 
 /// Finds sections, and reads them.
 #[derive(Debug)]
@@ -41,25 +46,50 @@ impl Tables<'_> {
         found.ok_or_else(|| self.nonsense(kind, "the section is missing"))
     }
 
-    /// Reads a section piece by piece, hands out the pieces, and checks it in the end.
+    /// Reads a section piece by piece, hands out the pieces, and checks it in the end. Where the file
+    /// has holes nothing is read: most of a large guest's bitmaps are.
     fn each_piece(&self, section: &Section, mut take: impl FnMut(&[u8])) -> Result<(), ReadError> {
         let mut sum = checksum::Running::new();
         let mut buffer = Buffer::new(PIECE.min(section.length.div_ceil(PAGE_SIZE)));
         let mut done = 0;
         while done < section.length {
-            let left = section.length - done;
-            let pages = left.div_ceil(PAGE_SIZE).min(buffer.pages());
-            let bytes = &mut buffer.as_mut_slice()[..index(pages * PAGE_SIZE)];
-            self.file.read("reading a section", bytes, section.offset + done)?;
-            let bytes = &bytes[..index(left.min(pages * PAGE_SIZE))];
-            sum.update(bytes);
-            take(bytes);
-            done += bytes.len() as u64;
+            let pages = self.pages_with_data(section, done / PAGE_SIZE);
+            while done < section.length.min(pages.start * PAGE_SIZE) {
+                let zeroes = &ZEROES[..index((section.length - done).min(PAGE_SIZE))];
+                sum.update(zeroes);
+                take(zeroes);
+                done += zeroes.len() as u64;
+            }
+            while done < section.length.min(pages.end * PAGE_SIZE) {
+                let count = (pages.end - done / PAGE_SIZE).min(buffer.pages());
+                let bytes = &mut buffer.as_mut_slice()[..index(count * PAGE_SIZE)];
+                self.file.read("reading a section", bytes, section.offset + done)?;
+                let bytes = &bytes[..index((section.length - done).min(count * PAGE_SIZE))];
+                sum.update(bytes);
+                take(bytes);
+                done += bytes.len() as u64;
+            }
         }
         if sum.value() == section.checksum {
             return Ok(());
         }
         Err(self.damaged(Damage::Checksum(section.kind.as_str())))
+    }
+
+    /// The next pages of a section that have to be read, from this one on. Small holes are read over.
+    fn pages_with_data(&self, section: &Section, from: u64) -> Range<u64> {
+        let last = section.length.div_ceil(PAGE_SIZE);
+        let data = |from: u64| {
+            let at = |byte: u64| section.offset.saturating_add(byte);
+            let found = self.file.storage.data(at(from * PAGE_SIZE), at(section.length))?;
+            let (start, end) = (found.start - section.offset, found.end - section.offset);
+            Some(start / PAGE_SIZE..end.div_ceil(PAGE_SIZE).max(start / PAGE_SIZE + 1))
+        };
+        let Some(mut pages) = data(from) else { return last..last };
+        while let Some(next) = data(pages.end).filter(|next| next.start - pages.end < HOLE) {
+            pages.end = next.end;
+        }
+        pages
     }
 
     /// All bytes of a section that has at most `most`, checked. They are within the file, but that may

@@ -278,7 +278,7 @@ impl Writer {
         });
         self.write_sparse("writing the checksums' index", &sums, places.index)?;
         if !recent.is_empty() {
-            let bytes = bitmap_bytes(recent.words().iter().copied(), bitmap);
+            let bytes = bitmap_bytes(recent.words(0), bitmap);
             let hint = described(SectionKind::Recent, places.recent, &bytes);
             sections.push(Section { required: false, ..hint });
             self.write_sparse("writing which pages were touched last", &bytes, places.recent)?;

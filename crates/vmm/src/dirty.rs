@@ -142,9 +142,8 @@ impl DirtyLog for DirtyBitmap {
 
 /// The words of `set` for `range`, which starts at a whole word.
 fn words_of(set: &PageSet, range: PageRange) -> Vec<u64> {
-    let first = usize::try_from(range.start / WORD).unwrap_or(usize::MAX);
     let count = usize::try_from(range.count.div_ceil(WORD)).unwrap_or(0);
-    let mut words: Vec<_> = set.words().iter().skip(first).take(count).copied().collect();
+    let mut words: Vec<_> = set.words(range.start / WORD).take(count).collect();
     words.resize(count, 0);
     words
 }

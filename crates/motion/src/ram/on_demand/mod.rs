@@ -6,6 +6,7 @@
 mod latency;
 mod plan;
 mod totals;
+mod words;
 
 use memory::{PageRange, PageSet};
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ pub use latency::{Latency, LatencyReport};
 pub use plan::ranges;
 use totals::Totals;
 pub use totals::{FaultTotals, FetchTotals};
+use words::Words;
 
 /// Pages of a chunk, unless what backs RAM asks for more: 64 KiB.
 pub const CHUNK_PAGES: u64 = 16;
@@ -100,7 +102,7 @@ pub struct OnDemand {
     /// The pages that the source has.
     present: PageSet,
     chunk_pages: u64,
-    words: Vec<AtomicU64>,
+    words: Words,
     /// How many chunks are yet to come.
     left: AtomicU64,
     next_id: AtomicU64,
@@ -122,16 +124,14 @@ impl OnDemand {
     pub fn new(present: PageSet, recent: &PageSet, chunk_pages: u64) -> Self {
         assert!(chunk_pages.is_power_of_two(), "chunks of {chunk_pages} pages");
         let chunks = present.pages().div_ceil(chunk_pages);
-        let mut words: Vec<AtomicU64> = Vec::new();
-        words.resize_with(index(chunks), || AtomicU64::new(NONE));
+        let mut words = Words::new(chunks);
         let mut left = 0;
         for chunk in chunks_with(&present, chunk_pages) {
-            words[index(chunk)] = AtomicU64::new(TO_COME);
+            *words.insert(chunk) = AtomicU64::new(TO_COME);
             left += 1;
         }
-        let is_ours = |chunk: &u64| {
-            words.get(index(*chunk)).is_some_and(|word| word.load(Relaxed) == TO_COME)
-        };
+        let is_ours =
+            |chunk: &u64| words.get(*chunk).is_some_and(|word| word.load(Relaxed) == TO_COME);
         let recent = chunks_with(recent, chunk_pages).filter(is_ours).collect();
         Self {
             present,
@@ -178,7 +178,6 @@ impl OnDemand {
     #[must_use]
     pub fn fault(&self, page: u64) -> Answer {
         let chunk = page / self.chunk_pages;
-        let Some(word) = self.words.get(index(chunk)) else { return Answer::Zero };
         // Within small chunks each page is there or not by itself; large ones are huge pages, which
         // come as a whole.
         let is_whole = self.chunk_pages != CHUNK_PAGES;
@@ -186,6 +185,10 @@ impl OnDemand {
             self.totals.count_zero();
             return Answer::Zero;
         }
+        let Some(word) = self.words.get(chunk) else {
+            self.totals.count_zero();
+            return Answer::Zero;
+        };
         loop {
             let seen = word.load(Acquire);
             match seen & MASK {
@@ -214,7 +217,7 @@ impl OnDemand {
     /// is left is being fetched.
     #[must_use]
     pub fn next(&self, most: u64) -> Option<Claim> {
-        let up_to = |chunk: u64| chunk..(chunk + most).min(self.words.len() as u64);
+        let up_to = |chunk: u64| chunk..(chunk + most).min(self.words.chunks());
         while let Some(chunk) = self.asked().pop_front() {
             if let Some(claim) = self.claim(chunk..chunk + 1, Reason::Asked, WANTED) {
                 return Some(claim);
@@ -232,7 +235,7 @@ impl OnDemand {
         }
         loop {
             let chunk = self.next.fetch_add(1, Relaxed);
-            if chunk >= self.words.len() as u64 {
+            if chunk >= self.words.chunks() {
                 return None;
             }
             if let Some(claim) = self.claim(up_to(chunk), Reason::Sequential, 0) {
@@ -240,6 +243,7 @@ impl OnDemand {
                 self.next.fetch_max(claim.chunks.end, Relaxed);
                 return Some(claim);
             }
+            self.next.fetch_max(self.words.after(chunk), Relaxed);
         }
     }
 
@@ -265,7 +269,7 @@ impl OnDemand {
         let claimed = id << ID_SHIFT | CLAIMED | wanted;
         let take = |chunk: &u64| {
             let take = |seen| (seen & MASK == TO_COME).then_some(claimed | seen & WANTED);
-            self.words[index(*chunk)].fetch_update(AcqRel, Acquire, take).is_ok()
+            self.words.get(*chunk).is_some_and(|w| w.fetch_update(AcqRel, Acquire, take).is_ok())
         };
         let start = chunks.start;
         let count = chunks.take_while(take).count() as u64;
@@ -316,7 +320,7 @@ impl OnDemand {
     fn change(&self, id: u64, chunk: u64, from: u64, to: u64) -> Option<u64> {
         let held = id << ID_SHIFT | from;
         let change = |seen: u64| (seen & !WANTED == held).then_some(seen & !MASK | to);
-        self.words.get(index(chunk))?.fetch_update(AcqRel, Acquire, change).ok()
+        self.words.get(chunk)?.fetch_update(AcqRel, Acquire, change).ok()
     }
 
     /// Has what is to come of these pages come before others. Whether all of them are there.
@@ -327,9 +331,8 @@ impl OnDemand {
             let mark = |seen: u64| {
                 matches!(seen & MASK, TO_COME | CLAIMED | INSTALLING).then_some(seen | WANTED)
             };
-            let Ok(before) = self.words[index(chunk)].fetch_update(AcqRel, Acquire, mark) else {
-                continue;
-            };
+            let Some(word) = self.words.get(chunk) else { continue };
+            let Ok(before) = word.fetch_update(AcqRel, Acquire, mark) else { continue };
             are_there = false;
             // One that is wanted and yet to come has been put there before.
             if before & (MASK | WANTED) == TO_COME {
@@ -343,7 +346,8 @@ impl OnDemand {
     #[must_use]
     pub fn are_there(&self, range: PageRange) -> bool {
         self.chunks_of(range)
-            .all(|chunk| matches!(self.words[index(chunk)].load(Acquire) & MASK, NONE | PRESENT))
+            .filter_map(|chunk| self.words.get(chunk))
+            .all(|word| matches!(word.load(Acquire) & MASK, NONE | PRESENT))
     }
 
     /// What was waited for, and what was fetched.
@@ -359,7 +363,7 @@ impl OnDemand {
 
     /// Has the neighbours of a chunk that was waited for come next.
     fn remember(&self, chunk: u64) {
-        let end = (chunk + 1 + AFTER).min(self.words.len() as u64);
+        let end = (chunk + 1 + AFTER).min(self.words.chunks());
         let mut near = self.near();
         near.push_front(chunk.saturating_sub(BEFORE)..end);
         near.truncate(REMEMBERED);
@@ -382,12 +386,6 @@ fn chunks_with(set: &PageSet, chunk_pages: u64) -> impl Iterator<Item = u64> {
         next = run.end().div_ceil(chunk_pages);
         first..next
     })
-}
-
-/// A chunk's number fits into memory, as its word does.
-#[expect(clippy::cast_possible_truncation, reason = "there is a word for each chunk")]
-const fn index(chunk: u64) -> usize {
-    chunk as usize
 }
 
 #[cfg(test)]

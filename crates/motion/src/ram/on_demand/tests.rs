@@ -245,7 +245,7 @@ fn of_many_threads_one_fetches_each_chunk() {
                             on_demand.revoke(&claim);
                         }
                         if on_demand.begin(&claim, chunk) {
-                            fetched[index(chunk)].fetch_add(1, Relaxed);
+                            fetched[usize::try_from(chunk).unwrap()].fetch_add(1, Relaxed);
                             let _ = on_demand.finish(&claim, chunk);
                         }
                     }
@@ -256,7 +256,9 @@ fn of_many_threads_one_fetches_each_chunk() {
                     match on_demand.fault(page) {
                         Answer::Fetch(claim) => put(claim, random >> 20),
                         Answer::Zero => {
-                            if fetched[index(page / CHUNK_PAGES)].load(Relaxed) == 0 {
+                            if fetched[usize::try_from(page / CHUNK_PAGES).unwrap()].load(Relaxed)
+                                == 0
+                            {
                                 unanswered.store(true, Relaxed);
                             }
                         }
