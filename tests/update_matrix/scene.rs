@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A guest that checks itself, small enough to be whole in no time.
 const SHAPE: [&str; 4] = ["--memory", "16M", "--cmdline", "ws=4M rate=5000"];
 /// How long a silent process is put up with where silence is what is waited for.
-const SHORT: Duration = Duration::from_secs(1);
+const SHORT: Duration = Duration::from_secs(2);
 /// And where nothing may depend on time.
 const LONG: Duration = Duration::from_secs(600);
 
