@@ -41,10 +41,6 @@ impl Vcpu {
         match (saved.tsc_offset, passage.offset, self.tsc_offset()) {
             (Some(then), OffsetChange::Exactly(change), Some(now)) => {
                 let wanted = then.wrapping_add(change);
-                if now == wanted && change == 0 {
-                    // The host's TSC has gone on, and what is added to it is what it was.
-                    return Ok(true);
-                }
                 if now != wanted {
                     sys::set_tsc_offset(&self.fd, wanted).map_err(failed("KVM_VCPU_TSC_OFFSET"))?;
                 }
