@@ -97,13 +97,13 @@ impl Courier {
         let (gate, images) = (Gate::with(Some(hold)), Arc::<Mutex<Vec<_>>>::default());
         let (carrying, came) = (gate.clone(), images.clone());
         thread::spawn(move || {
-            for now in [Leg::Over, Leg::Back] {
+            for way in [Leg::Over, Leg::Back] {
                 let (image, _) = listener.accept().unwrap();
                 came.lock().unwrap().push(socket_peercred(&image).unwrap().pid);
                 let [old] = <[OwnedFd; 1]>::try_from(take(&image).unwrap()).unwrap();
                 let (new, its) = UnixStream::pair().unwrap();
                 give(&image, &[its.into()]).unwrap();
-                let gate = if now == leg { carrying.clone() } else { Gate::with(None) };
+                let gate = if way == leg { carrying.clone() } else { Gate::with(None) };
                 both_ways(&gate, old.into(), new, letters);
             }
         });
