@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
-mod courtesy;
 mod deferred;
 pub mod destination;
 mod error;
@@ -28,7 +27,6 @@ mod status;
 pub mod switch;
 mod until;
 
-pub use courtesy::Courtesy;
 pub use error::MotionError;
 pub use guard::CopyReport;
 pub use machine::{

@@ -1,7 +1,7 @@
 //! Filling in the page tables of the new process while the guest runs in the old one.
 
+use courtesy::Courtesy;
 use memory::GuestRam;
-use motion::Courtesy;
 use std::io;
 use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
@@ -38,6 +38,10 @@ fn politely(ram: &GuestRam, threads: usize, go_on: &(dyn Fn() -> bool + Sync)) -
     let courtesy = Mutex::new((courtesy, false));
     let state = || courtesy.lock().unwrap_or_else(PoisonError::into_inner);
     ram.populate(threads, &|| {
+        let had_its_turn = state().0.has_had_its_turn();
+        if had_its_turn {
+            thread::yield_now();
+        }
         let (courtesy, starved) = &mut *state();
         *starved = *starved || courtesy.is_starved();
         !*starved && go_on()

@@ -2,8 +2,8 @@
 
 use super::phase::AsRam;
 use crate::MotionError;
-use crate::courtesy::Courtesy;
 use crate::ram::receive::{ReceiveError, Received, Receiver};
+use courtesy::Courtesy;
 use links::{Closer, Stream};
 use state::Code;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,7 +60,10 @@ impl ReceiverThread {
         this.spawn(format!("move-polite-{index}"), move || {
             let mut courtesy = Courtesy::begin(connections.into());
             let goes_on = lane.receive(|received| match (received, &mut courtesy) {
-                (Received::Pages(_), Some(courtesy)) => courtesy.is_starved(),
+                (Received::Pages(_), Some(courtesy)) => {
+                    courtesy.give_way();
+                    courtesy.is_starved()
+                }
                 (Received::PassEnd(_), _) | (_, None) => true,
             });
             if goes_on {

@@ -3,9 +3,9 @@
 use super::desk::{FillDesk, Phase, Reader};
 use super::pager::{Duty, Pager, Staff};
 use super::source::PageLane;
-use crate::courtesy::Courtesy;
 use crate::fault_events::FaultEvents;
 use crate::ram::on_demand::CHUNK_PAGES;
+use courtesy::Courtesy;
 use memory::userfault::{Fault, Userfault};
 use std::io;
 use std::sync::Arc;
@@ -101,6 +101,9 @@ fn stream(desk: &FillDesk, reader: &Reader) -> io::Result<()> {
     let most = if small { STREAM_CHUNKS } else { 1 };
     let mut stays = true;
     while stays && desk.goes_on() {
+        if let Some(courtesy) = &mut courtesy {
+            courtesy.give_way();
+        }
         if courtesy.as_mut().is_none_or(Courtesy::is_starved) && !desk.hurried.swap(true, Relaxed) {
             tracing::debug!("polite threads get next to no processor: filling RAM as an equal now");
         }

@@ -3,9 +3,9 @@
 use crate::MotionError;
 use crate::SourceMachine;
 use crate::clock::Moment;
-use crate::courtesy::{Courtesy, Manner};
 use crate::ram::send::{SendError, Sender};
 use crate::ram::{PIECE_PAGES, Pacer, Pass, PassTotals};
+use courtesy::Courtesy;
 use links::{Closer, Stream};
 use memory::PageRange;
 use state::Code;
@@ -159,6 +159,16 @@ struct Lane<C> {
     carrier: C,
     /// What it has taken of the pass under way.
     totals: PassTotals,
+}
+
+/// How a thread competes with the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Manner {
+    /// On what it leaves.
+    #[default]
+    Polite,
+    /// As an equal.
+    Prompt,
 }
 
 #[derive(Default)]
@@ -363,7 +373,13 @@ fn send_share<C: Carry>(
             }
         }
         let Some(chunk) = pass.claim() else { break };
-        let sent = lane.carrier.carry(&*shared.machine, pass, chunk, &mut pace)?;
+        let mut pace_politely = |bytes| {
+            if let Some(courtesy) = courtesy {
+                courtesy.give_way();
+            }
+            pace(bytes)
+        };
+        let sent = lane.carrier.carry(&*shared.machine, pass, chunk, &mut pace_politely)?;
         pass.count(sent);
         lane.totals.add(sent);
     }
