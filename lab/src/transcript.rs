@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clocks::{Clocks, divergence};
 use crate::line::Line;
+use crate::tsc::Reading;
 
 /// The most that the guest's wall clock and uptime may move against each other: the guest reads
 /// them one after the other.
@@ -26,6 +27,12 @@ impl Arrival {
     pub fn guest(&self) -> Option<Clocks> {
         let nanoseconds = |key| self.line.number_of(key).map(Duration::from_nanos);
         Some(Clocks { uptime: nanoseconds("up")?, wall: nanoseconds("wall")? })
+    }
+
+    /// The guest's time stamp counter, if this is a line that tells it.
+    #[must_use]
+    pub fn counter(&self) -> Option<Reading> {
+        Some(Reading { uptime: self.line.number_of("up")?, tsc: self.line.number_of("tsc")? })
     }
 }
 

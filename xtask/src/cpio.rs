@@ -4,6 +4,10 @@
 //! Written here rather than by the `cpio` tool, because that needs a folder with device nodes in
 //! it, and so root.
 
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
 /// An initramfs being put together, in memory.
 #[derive(Default)]
 pub struct Archive {
@@ -29,6 +33,18 @@ impl Archive {
     /// Adds a character device with the given major and minor number.
     pub fn device(&mut self, path: &str, number: (u32, u32)) {
         self.entry(path, CHARACTER_DEVICE | 0o600, number, &[]);
+    }
+
+    /// Adds modules of the kernel from the folder that its package was unpacked to, in `modules`.
+    pub fn modules(&mut self, package: &Path, modules: &[&str]) -> Result<()> {
+        self.folder("modules");
+        for module in modules {
+            let file = format!("{module}.ko");
+            let content = std::fs::read(package.join(&file))
+                .with_context(|| format!("the kernel's package has no module {module}"))?;
+            self.file(&format!("modules/{file}"), &content);
+        }
+        Ok(())
     }
 
     /// Ends the archive and returns it.

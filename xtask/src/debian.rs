@@ -100,7 +100,7 @@ pub enum Kernel {
 
 /// The files of a kernel package: a folder with `vmlinuz` and the modules asked for, flat.
 ///
-/// Kept in `cache` under the package's name and version.
+/// Kept in `cache` under the package's name and version, with all modules that were ever asked for.
 pub fn kernel(which: Kernel, modules: &[&str], cache: &Path) -> Result<PathBuf> {
     let attempt = fetch_kernel(which, modules, cache);
     if attempt.is_ok() {
@@ -133,7 +133,8 @@ fn fetch_kernel(which: Kernel, modules: &[&str], cache: &Path) -> Result<PathBuf
         .with_context(|| format!("package {package} is not in the archive"))?;
 
     let folder = cache.join(format!("{package}_{}", version.replace(':', "_")));
-    if folder.join("vmlinuz").is_file() {
+    let files = modules.iter().map(|module| format!("{module}.ko"));
+    if files.chain(["vmlinuz".to_string()]).all(|file| folder.join(file).is_file()) {
         return Ok(folder);
     }
     let scratch = cache.join(format!("{package}.part"));
@@ -147,8 +148,12 @@ fn fetch_kernel(which: Kernel, modules: &[&str], cache: &Path) -> Result<PathBuf
         .current_dir(&scratch)
         .args(["-c", unpack, "sh", "./boot/vmlinuz-*"])
         .args(modules.iter().map(|module| format!("*/{module}.ko*"))))?;
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::rename(&scratch, &folder)?;
+    std::fs::create_dir_all(&folder)?;
+    for file in std::fs::read_dir(&scratch)? {
+        let file = file?;
+        std::fs::rename(file.path(), folder.join(file.file_name()))?;
+    }
+    std::fs::remove_dir(&scratch)?;
     Ok(folder)
 }
 

@@ -12,6 +12,8 @@ use crate::process::{cargo, run};
 /// Always built together: what one of them asks of a dependency would otherwise make it be built
 /// again for the other.
 const PACKAGES: [&str; 2] = ["whimbrel", "whimbrel-lab"];
+/// What a stock kernel needs to hear of its power button (`lab/src/bin/guest-init/button.rs`).
+const MODULES: [&str; 2] = ["button", "evdev"];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Programs that need nothing from the system that they run on.
@@ -42,14 +44,14 @@ impl Programs {
 pub struct Guest {
     /// The stock kernel of the Debian release.
     pub kernel: PathBuf,
-    /// Its initramfs: one static program.
+    /// Its initramfs: one static program, and the modules that it loads.
     pub initramfs: PathBuf,
 }
 
 impl Guest {
     /// Fetches the kernel and packs the guest's only program.
     pub fn build(programs: &Programs, folder: &Path, cache: &Path) -> Result<Self> {
-        let kernel = debian::kernel(Kernel::Stock, &[], cache)?.join("vmlinuz");
+        let package = debian::kernel(Kernel::Stock, &MODULES, cache)?;
         let init = programs.path("guest-init");
         let mut archive = Archive::default();
         archive.folder("dev");
@@ -58,9 +60,10 @@ impl Guest {
             "init",
             &fs::read(&init).with_context(|| format!("cannot read {}", init.display()))?,
         );
+        archive.modules(&package, &MODULES)?;
         fs::create_dir_all(folder)?;
         let initramfs = folder.join("guest.cpio");
         fs::write(&initramfs, archive.finish())?;
-        Ok(Self { kernel, initramfs })
+        Ok(Self { kernel: package.join("vmlinuz"), initramfs })
     }
 }

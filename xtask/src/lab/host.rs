@@ -65,18 +65,13 @@ impl Host {
         install()?;
         let package = debian::kernel(Kernel::Newer, &MODULES, cache)?;
         let mut archive = Archive::default();
-        for path in ["bin", "dev", "mnt", "modules", "proc", "run", "sys", "tmp"] {
+        for path in ["bin", "dev", "mnt", "proc", "run", "sys", "tmp"] {
             archive.folder(path);
         }
         archive.device("dev/console", (5, 1));
         archive.file("init", INIT);
         archive.file("bin/busybox", &fs::read(BUSYBOX).context("cannot read busybox")?);
-        for module in MODULES {
-            let file = format!("{module}.ko");
-            let content = fs::read(package.join(&file))
-                .with_context(|| format!("the host's kernel package has no module {module}"))?;
-            archive.file(&format!("modules/{file}"), &content);
-        }
+        archive.modules(&package, &MODULES)?;
         fs::create_dir_all(folder)?;
         let initramfs = folder.join("host.cpio");
         fs::write(&initramfs, archive.finish())?;

@@ -1,5 +1,7 @@
 //! A processor: its instructions, its services from ring 0, its pages
 
+pub use crate::shared::tsc::tsc;
+
 use core::arch::asm;
 
 /// Slots for processors; a slot's number is the local APIC id
@@ -34,15 +36,6 @@ impl Cpu {
 /// The processor whose stack an address lies in
 pub fn id_by_stack(address: usize) -> usize {
     (address - &raw const percpu as usize) / SLOT_SIZE
-}
-
-/// The time-stamp counter
-#[inline(always)]
-pub fn tsc() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: reads a counter. The fence keeps the reading where it stands.
-    unsafe { asm!("lfence", "rdtsc", out("eax") low, out("edx") high, options(nostack)) }
-    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Writes an I/O port

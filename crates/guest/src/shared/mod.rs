@@ -13,3 +13,5 @@ pub mod report;
 pub mod shuffle;
 #[cfg(target_arch = "x86_64")]
 pub mod sweep;
+#[cfg(target_arch = "x86_64")]
+pub mod tsc;

@@ -16,7 +16,7 @@ pub(crate) enum OffsetChange {
 }
 
 /// More than this, in nanoseconds, and what KVM made of the TSC is worth a warning. A host under load
-/// may let this much time pass between reading its wall clock and the guest's TSC.
+/// may let this much time pass between reading the guest's TSC and its wall clock when they are saved.
 const TOLERANCE: u64 = 100_000_000;
 
 impl Vcpu {
@@ -47,8 +47,10 @@ impl Vcpu {
             }
             _ => msr::write(&self.fd, &[(msr::IA32_TSC, expected(wall_clock()))])?,
         }
-        let (now, wanted) =
-            (self.tsc().map_err(failed("reading the TSC"))?, expected(wall_clock()));
+        // However long this thread was kept waiting, it was read between the two.
+        let least = expected(wall_clock());
+        let now = self.tsc().map_err(failed("reading the TSC"))?;
+        let most = expected(wall_clock());
         if now < saved.tsc {
             return Err(StateError::Malformed {
                 part: "TSC",
@@ -58,7 +60,8 @@ impl Vcpu {
                 ),
             });
         }
-        Ok(now.abs_diff(wanted) <= ticks(TOLERANCE, self.tsc_khz))
+        let tolerance = ticks(TOLERANCE, self.tsc_khz);
+        Ok((least.saturating_sub(tolerance)..=most.saturating_add(tolerance)).contains(&now))
     }
 
     /// Arms the timer that waits for the guest's TSC, which is set by now.

@@ -4,9 +4,10 @@
 //! Kernel parameters (the kernel hands parameters that it does not know to its first process):
 //! `lab_hot=MIB` is rewritten all the time by each processor, `lab_cold=MIB` is written once and
 //! checked at `report`. Words understood on the console, one a line: `report` (check everything,
-//! print the kernel's log), `reboot`, `poweroff`.
+//! print the kernel's log), `reboot`. It powers off when its power button is pressed.
 #![forbid(unsafe_code)]
 
+mod button;
 mod kernel_log;
 mod memory;
 mod worker;
@@ -17,6 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use guest::shared::tsc::tsc;
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{LocalModes, OptionalActions, OutputModes, tcgetattr, tcsetattr};
@@ -45,6 +47,7 @@ fn work(console: &mut Console) -> Result<()> {
             .with_context(|| format!("cannot mount {place}"))?;
     }
     quiet_terminal()?;
+    button::load_drivers()?;
     let processors = thread::available_parallelism()?.get();
     let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_string());
     console.say(&format!(
@@ -55,17 +58,17 @@ fn work(console: &mut Console) -> Result<()> {
 
     let cold = memory::Memory::filled(parameter("lab_cold", 32)?);
     let mut workers = Workers::start(processors, parameter("lab_hot", 8)?);
-    let orders = orders();
+    let orders = orders()?;
     loop {
         match orders.recv_timeout(TICK) {
             Err(RecvTimeoutError::Timeout) => tick(console, &mut workers),
-            Err(RecvTimeoutError::Disconnected) => bail!("the console has ended"),
-            Ok(order) => match order.as_str() {
+            Err(RecvTimeoutError::Disconnected) => bail!("nobody can tell us anything"),
+            Ok(Order::PowerButton) => {
+                console.say("end button");
+                return Ok(());
+            }
+            Ok(Order::Word(word)) => match word.as_str() {
                 "report" => report(console, &cold, &mut workers)?,
-                "poweroff" => {
-                    console.say("end poweroff");
-                    return Ok(());
-                }
                 "reboot" => {
                     console.say("end reboot");
                     reboot(RebootCommand::Restart)?;
@@ -74,6 +77,14 @@ fn work(console: &mut Console) -> Result<()> {
             },
         }
     }
+}
+
+/// What we are told to do.
+enum Order {
+    /// A line on the console.
+    Word(String),
+    /// Somebody has pressed the power button.
+    PowerButton,
 }
 
 /// Numbered lines on the console.
@@ -110,47 +121,55 @@ fn parameter(name: &str, default: usize) -> Result<usize> {
     }
 }
 
-/// What is said to us over the console.
-fn orders() -> Receiver<String> {
+/// What is said to us over the console, and by the power button.
+fn orders() -> Result<Receiver<Order>> {
     let (sender, receiver) = mpsc::channel();
+    button::watch(&sender)?;
     thread::spawn(move || {
         for order in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if sender.send(order.trim().to_string()).is_err() {
+            if sender.send(Order::Word(order.trim().to_string())).is_err() {
                 break;
             }
         }
     });
-    receiver
+    Ok(receiver)
 }
 
 fn tick(console: &mut Console, workers: &mut Workers) {
-    let (up, wall) = clocks();
+    let Clocks { up, wall, tsc } = clocks();
     let sum = workers.collect();
     for fault in &sum.faults {
         console.say(&format!("fault {fault}"));
     }
     console.say(&format!(
-        "tick up={up} wall={wall} pages={} gap_us={}",
+        "tick up={up} wall={wall} tsc={tsc} pages={} gap_us={}",
         sum.pages,
         sum.longest_gap.as_micros()
     ));
 }
 
-/// Uptime and wall clock in nanoseconds, read so close together that they can be compared.
-fn clocks() -> (u64, u64) {
+/// Uptime and wall clock in nanoseconds and the time stamp counter, read so close together that they can be
+/// compared.
+struct Clocks {
+    up: u64,
+    wall: u64,
+    tsc: u64,
+}
+
+fn clocks() -> Clocks {
     let read = |clock| {
         let time = clock_gettime(clock);
         u64::try_from(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
             .expect("these clocks count from 1970 and from boot")
     };
     let attempt = || {
-        let (before, wall, after) =
-            (read(ClockId::Boottime), read(ClockId::Realtime), read(ClockId::Boottime));
-        (after.saturating_sub(before), before, wall)
+        let (up, tsc) = (read(ClockId::Boottime), tsc());
+        let (wall, after) = (read(ClockId::Realtime), read(ClockId::Boottime));
+        (after.saturating_sub(up), Clocks { up, wall, tsc })
     };
-    let (_, up, wall) =
-        (0..8).map(|_| attempt()).min_by_key(|&(spread, ..)| spread).expect("eight attempts");
-    (up, wall)
+    let (_, clocks) =
+        (0..8).map(|_| attempt()).min_by_key(|&(spread, _)| spread).expect("eight attempts");
+    clocks
 }
 
 fn report(console: &mut Console, cold: &memory::Memory, workers: &mut Workers) -> Result<()> {

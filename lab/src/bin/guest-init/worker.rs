@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use guest::shared::tsc::tsc;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::memory::Memory;
@@ -34,6 +35,8 @@ struct Shared {
     faults: AtomicU64,
     /// The latest time that any processor has read, in nanoseconds since the start.
     latest: AtomicU64,
+    /// The latest time stamp that any processor has read.
+    latest_tsc: AtomicU64,
 }
 
 /// All workers.
@@ -134,8 +137,15 @@ impl Worker {
         }
     }
 
-    /// The clock, which must never be behind what any processor has already read.
+    /// The clock, which must never be behind what any processor has already read, and nor must the time
+    /// stamp counter: each processor has its own.
     fn now(&self) -> u64 {
+        let latest = self.shared.latest_tsc.load(Ordering::Acquire);
+        let stamp = tsc();
+        if stamp < latest {
+            self.fault(format!("tsc cpu={} behind_ticks={}", self.processor, latest - stamp));
+        }
+        self.shared.latest_tsc.fetch_max(stamp, Ordering::Release);
         let latest = self.shared.latest.load(Ordering::Acquire);
         let now = u64::try_from(self.start.elapsed().as_nanos()).expect("584 years");
         if now < latest {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use whimbrel_lab::clocks::Lag;
 use whimbrel_lab::complaints::is_complaint;
 use whimbrel_lab::transcript::{Arrival, Transcript};
+use whimbrel_lab::tsc::{self, Reading};
 
 use crate::consoles::Consoles;
 
@@ -16,6 +17,13 @@ const MOST_SHIFT: f64 = 0.25;
 /// processor is too slow for all ticks of a booting kernel, which counts them until it has
 /// kvmclock; a clock that was never told the time would be decades behind.
 const MOST_WALL_LAG: f64 = 30.0;
+
+/// The most that the guest's time stamp counter may go on further than its uptime between two lines, or less far,
+/// in seconds: the guest reads them one after the other, and on a host that is another one for all that it knows
+/// the counter is set by the wall clock.
+const MOST_EXCESS: f64 = 0.05;
+/// What a process says of a KVM that leaves the time stamp counter as it is: this one does what it is told.
+const TSC_NOT_SET: &str = "KVM did not set the TSC";
 
 /// One move, from outside.
 pub struct Move {
@@ -66,7 +74,7 @@ pub fn judge_moves(consoles: &Consoles, moves: &[Move]) -> Vec<String> {
 /// What the guest said of itself, after a scenario that came to its end.
 pub fn judge_guest(consoles: &Consoles) -> Vec<String> {
     let transcript = consoles.transcript();
-    let mut problems = Vec::new();
+    let mut problems = judge_counter(transcript);
     let lines = |kind: &'static str| {
         transcript.arrivals().iter().filter(move |arrival| arrival.line.kind() == kind)
     };
@@ -102,6 +110,49 @@ pub fn judge_guest(consoles: &Consoles) -> Vec<String> {
             .map(|message| format!("the guest's kernel complains: {}", message.line.rest())),
     );
     problems
+}
+
+/// Whether the guest's time stamp counter went on with its uptime, in both boots and on all consoles.
+///
+/// That those of its processors are in step with each other it says itself.
+fn judge_counter(transcript: &Transcript) -> Vec<String> {
+    let mut boots: Vec<Vec<Reading>> = Vec::new();
+    for arrival in transcript.arrivals() {
+        if arrival.line.kind() == "hello" {
+            boots.push(Vec::new());
+        } else if let (Some(boot), Some(reading)) = (boots.last_mut(), arrival.counter()) {
+            boot.push(reading);
+        }
+    }
+    let Some(rate) = tsc::rate(&boots) else {
+        return vec!["the guest does not tell its time stamp counter".to_string()];
+    };
+    let pairs = || boots.iter().flat_map(|boot| boot.windows(2));
+    let excess = |pair: &[Reading]| tsc::excess(pair[0], pair[1], rate);
+    let most = pairs().map(excess).map(f64::abs).fold(0.0, f64::max);
+    println!(
+        "the guest's time stamp counter: {:.1} MHz, off by at most {:.1} ms between two lines",
+        rate * 1e3,
+        most * 1e3
+    );
+    let mut problems = Vec::new();
+    for pair in pairs() {
+        let (seconds, uptime) = (excess(pair), pair[1].uptime);
+        if pair[1].tsc < pair[0].tsc {
+            problems.push(format!("the time stamp counter went backwards before uptime {uptime}"));
+        } else if seconds.abs() > MOST_EXCESS {
+            problems.push(format!(
+                "the time stamp counter jumped by {seconds:.3} s against the uptime before {uptime}"
+            ));
+        }
+    }
+    problems
+}
+
+/// What the processes that held the guest logged and should not have.
+pub fn judge_logs(logged: &[String]) -> Vec<String> {
+    let warnings = logged.iter().filter(|line| line.contains(TSC_NOT_SET));
+    warnings.map(|line| format!("a process warns: {line}")).collect()
 }
 
 /// The lines with times on a console, of the first boot: with each the guest's clocks start anew,

@@ -16,6 +16,8 @@ const CMDLINE: &str = "console=ttyS0 quiet panic=-1 lab_hot=8 lab_cold=32";
 /// Under emulation a page costs a hundred times what it costs elsewhere, so no promise is asked
 /// for that only real hardware could keep.
 const BLACKOUT: &str = "10s";
+/// What the kernel says of its boot on the other host.
+const OTHER_BOOT: &str = "5aff1e55-0000-4000-8000-000000000001\n";
 /// A move that is not over by then is given up.
 const TIMEOUT: &str = "120s";
 const STEP: Duration = Duration::from_millis(100);
@@ -46,6 +48,18 @@ impl Programs {
         command
     }
 
+    /// The same on a host that is another one by its boot id, which is what tells hosts apart whose clocks have
+    /// nothing to do with each other.
+    fn whimbrel_elsewhere(&self, verb: &str) -> Result<Command> {
+        let id = self.folder.join("boot_id");
+        std::fs::write(&id, OTHER_BOOT)?;
+        let mounted = "mount -o bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", mounted]).arg(id).arg(&self.whimbrel).arg(verb);
+        command.stdin(Stdio::null());
+        Ok(command)
+    }
+
     /// Runs a command to its end.
     fn ask(&self, verb: &str, arguments: &[&str]) -> Result<Output> {
         self.whimbrel(verb)
@@ -54,14 +68,14 @@ impl Programs {
             .with_context(|| format!("cannot run whimbrel {verb}"))
     }
 
-    /// Prints what all processes have logged.
-    pub fn show_logs(&self) {
-        for name in ["a", "b", "c", "d", "e"] {
+    /// What all processes have logged: each line with the name of its machine.
+    pub fn logged(&self) -> Vec<String> {
+        let lines = |name: &&str| {
             let log = std::fs::read_to_string(self.folder.join(format!("{name}.log")));
-            for line in log.unwrap_or_default().lines() {
-                println!("{name}: {line}");
-            }
-        }
+            let log = log.unwrap_or_default();
+            log.lines().map(|line| format!("{name}: {line}")).collect::<Vec<_>>()
+        };
+        ["a", "b", "c", "d", "e"].iter().flat_map(lines).collect()
     }
 }
 
@@ -72,6 +86,15 @@ pub enum Console {
     File,
     /// Its standard input and output; the guest hears us.
     Stdio,
+}
+
+/// Where a process waits for the guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On the host that the guest was booted on.
+    Here,
+    /// On one that is another for all that it can know.
+    Elsewhere,
 }
 
 /// How a guest is moved.
@@ -123,8 +146,12 @@ impl<'p> Machine<'p> {
         name: &'static str,
         address: &'static str,
         console: Console,
+        place: Place,
     ) -> Result<Self> {
-        let mut command = programs.whimbrel("run");
+        let mut command = match place {
+            Place::Here => programs.whimbrel("run"),
+            Place::Elsewhere => programs.whimbrel_elsewhere("run")?,
+        };
         command.args(["--incoming", address]);
         let mut machine = Self::start(programs, name, command, console)?;
         machine.address = Some(address);
@@ -312,6 +339,16 @@ impl<'p> Machine<'p> {
         consoles.next(&restored.console)?;
         println!("{} to {name}: saved and restored", self.name);
         Ok(restored)
+    }
+
+    /// Presses the guest's power button.
+    pub fn press_power_button(&self) -> Result<()> {
+        let answer = self.programs.ask("shutdown", &[self.name])?;
+        if !answer.status.success() {
+            let error = String::from_utf8_lossy(&answer.stderr).into_owned();
+            bail!("cannot press the power button of {}: {error}", self.name);
+        }
+        Ok(())
     }
 
     /// Says a line to the guest.

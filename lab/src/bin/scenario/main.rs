@@ -1,6 +1,6 @@
 //! What is done to the lab's guest, inside the emulated host: boot, a snapshot, an update in each way and two
 //! moves while it works, a move while it is stopped, a report, a reboot, a save and a lazy restore, another
-//! report, the end.
+//! report, and its power button.
 //!
 //! Run as `scenario WHIMBREL KERNEL INITRAMFS FOLDER`; consoles, logs and reports of the moves are
 //! left in FOLDER. Ends with status 0 if every promise was kept.
@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use consoles::Consoles;
 use findings::Move;
-use machine::{Console, How, Machine, Programs};
+use machine::{Console, How, Machine, Place, Programs};
 
 /// Lines that the guest writes on each console before it is moved on.
 const TICKS: usize = 25;
@@ -31,14 +31,18 @@ fn main() -> ExitCode {
     let mut moves = Vec::new();
     let outcome = arguments().and_then(|programs| {
         let outcome = scenario(&programs, &mut consoles, &mut moves);
+        let logged = programs.logged();
         if outcome.is_err() {
-            programs.show_logs();
+            logged.iter().for_each(|line| println!("{line}"));
         }
-        outcome
+        outcome.map(|()| logged)
     });
     let mut problems = findings::judge_moves(&consoles, &moves);
     match outcome {
-        Ok(()) => problems.extend(findings::judge_guest(&consoles)),
+        Ok(logged) => {
+            problems.extend(findings::judge_guest(&consoles));
+            problems.extend(findings::judge_logs(&logged));
+        }
         Err(error) => problems.insert(0, format!("{error:#}")),
     }
     problems.extend(consoles.transcript().problems().iter().cloned());
@@ -85,7 +89,8 @@ fn scenario(programs: &Programs, consoles: &mut Consoles, moves: &mut Vec<Move>)
     first.update("exec", consoles)?;
     go_on(consoles)?;
 
-    let mut second = Machine::awaiting(programs, "b", "tcp:127.0.0.1:4444", Console::File)?;
+    let mut second =
+        Machine::awaiting(programs, "b", "tcp:127.0.0.1:4444", Console::File, Place::Here)?;
     moves.push(first.move_to(&second, How::Live, consoles)?);
     work(consoles)?;
     first.kill()?;
@@ -95,12 +100,15 @@ fn scenario(programs: &Programs, consoles: &mut Consoles, moves: &mut Vec<Move>)
     second.update("transfer", consoles)?;
     go_on(consoles)?;
 
-    let mut third = Machine::awaiting(programs, "c", "tcp:127.0.0.1:4445", Console::File)?;
+    // To another host and back, as its clocks see it.
+    let place = Place::Elsewhere;
+    let mut third = Machine::awaiting(programs, "c", "tcp:127.0.0.1:4445", Console::File, place)?;
     moves.push(second.move_to(&third, How::Live, consoles)?);
     work(consoles)?;
     second.kill()?;
 
-    let mut fourth = Machine::awaiting(programs, "d", "tcp:127.0.0.1:4446", Console::Stdio)?;
+    let place = Place::Here;
+    let mut fourth = Machine::awaiting(programs, "d", "tcp:127.0.0.1:4446", Console::Stdio, place)?;
     moves.push(third.move_to(&fourth, How::Frozen, consoles)?);
     work(consoles)?;
     third.kill()?;
@@ -123,14 +131,14 @@ fn scenario(programs: &Programs, consoles: &mut Consoles, moves: &mut Vec<Move>)
     consoles.wait("the guest's second report", PATIENCE, |seen| seen.here("report") == 1)?;
     println!("guest: {}", consoles.last("report").unwrap_or_default());
 
-    last.say("poweroff")?;
+    last.press_power_button()?;
     let status = last.wait_for_end(PATIENCE)?;
     consoles.drain()?;
     if !status.success() {
-        bail!("the guest powered off, and its process ended with {status}");
+        bail!("the guest was to power off, and its process ended with {status}");
     }
-    if consoles.last("end").as_deref() != Some("end poweroff") {
-        bail!("the guest's last words before it powered off are missing");
+    if consoles.last("end").as_deref() != Some("end button") {
+        bail!("the guest does not say that its power button was pressed");
     }
     println!("the guest has powered off, and its process ended with {status}");
     consoles.check_all_read()
