@@ -41,6 +41,12 @@ impl Place {
         self.folder.join(name)
     }
 
+    /// Whether it is a trial, which says nothing of how fast things are.
+    #[must_use]
+    pub fn is_tiny(&self) -> bool {
+        self.tiny
+    }
+
     /// So many bytes, or what a trial takes instead.
     pub(crate) fn bytes(&self, bytes: u64) -> u64 {
         if self.tiny { bytes / TINY } else { bytes }

@@ -34,6 +34,15 @@ impl Goal {
             _ => None,
         }
     }
+
+    /// Whether a figure reaches it.
+    #[must_use]
+    pub fn is_reached_by(self, figure: f64) -> bool {
+        match self {
+            Self::AtMost(limit) => figure <= limit,
+            Self::AtLeast(limit) => figure >= limit,
+        }
+    }
 }
 
 /// What is measured.
@@ -60,6 +69,14 @@ impl Metric {
     }
 
     /// What has to hold in so many percent of the runs.
+    /// Whether it is something that is to hold in so many of the runs, and did not: that an engine says of a
+    /// blackout what its guest says, say. Unlike a figure that is higher than one would like, such a thing
+    /// makes a benchmark fail.
+    #[must_use]
+    pub fn is_broken_by(&self, share: f64) -> bool {
+        self.sum == Sum::Share && self.itself.is_some_and(|goal| !goal.is_reached_by(share))
+    }
+
     const fn share(name: &'static str, percent: f64) -> Self {
         let itself = Some(Goal::AtLeast(percent));
         Self { itself, sum: Sum::Share, ..Self::reported(name, "%") }
@@ -212,6 +229,16 @@ mod tests {
             let error = suite.find(&["fast".into()]).err().unwrap().to_string();
             assert!(error.contains(&format!("bench {} --list", suite.name)), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_to_hold_is_broken_by_a_run_too_many_and_a_slow_figure_breaks_nothing() {
+        let nine_in_ten = Metric::share("holds", 90.0);
+        assert!(!nine_in_ten.is_broken_by(90.0));
+        assert!(nine_in_ten.is_broken_by(89.9));
+        assert!(!Metric::share("is told of", 0.0).is_broken_by(0.0));
+        let slow = Metric { itself: Some(Goal::AtMost(10.0)), ..Metric::reported("total", "ms") };
+        assert!(!slow.is_broken_by(11.0));
     }
 
     #[test]

@@ -4,11 +4,11 @@ use crate::exit::Exit;
 use crate::output::{nanos, print_json, print_line, table};
 use anyhow::Context;
 use bench::campaign::{Campaign, expected, rows};
-use bench::cases::{Case, Suite};
+use bench::cases::{Case, Metric, Suite};
 use bench::host::{Host, storage};
 use bench::peer::{Peer, Qemu, Whimbrel};
 use bench::raw::{Raw, Sample};
-use bench::{BenchError, Place, chart};
+use bench::{BenchError, Place, Row, chart};
 use clap::ValueEnum;
 use monitor::Error;
 use std::io::{IsTerminal, stderr};
@@ -95,19 +95,16 @@ impl Cases {
                 report(case, sample, count);
             };
             campaign.run(case, &mut raw, seen).map_err(explain)?;
-            self.print(suite, case, &raw, peer)?;
+            let rows = rows(suite, case, &raw, peer.map(Peer::name));
+            self.print(case, &rows)?;
+            if !files.place.is_tiny() {
+                failures += broken_promises(case, &rows);
+            }
         }
         Ok(if failures == 0 { Exit::Done } else { Exit::Failed })
     }
 
-    fn print(
-        &self,
-        suite: &Suite,
-        case: &'static Case,
-        raw: &Raw,
-        peer: Option<&dyn Peer>,
-    ) -> anyhow::Result<()> {
-        let rows = rows(suite, case, raw, peer.map(Peer::name));
+    fn print(&self, case: &'static Case, rows: &[(&'static Metric, Row)]) -> anyhow::Result<()> {
         if self.json {
             return rows.iter().try_for_each(|(_, row)| print_json(row));
         }
@@ -116,10 +113,21 @@ impl Cases {
         if rows.is_empty() {
             print_line("  nothing was measured");
         } else {
-            print_line(chart(&rows).trim_end());
+            print_line(chart(rows).trim_end());
         }
         Ok(())
     }
+}
+
+/// Says what did not hold in as many runs as it is to, and how many such things there are.
+fn broken_promises(case: &Case, rows: &[(&'static Metric, Row)]) -> usize {
+    let broken = rows.iter().filter(|(metric, row)| metric.is_broken_by(row.median));
+    broken
+        .inspect(|(_, row)| {
+            let Row { metric, median, runs, .. } = row;
+            eprintln!("{}: {metric}: in {median:.0} % of {runs} runs only", case.name);
+        })
+        .count()
 }
 
 /// Where a benchmark stores its files
@@ -195,7 +203,7 @@ fn report(case: &Case, sample: &Sample, count: usize) {
         eprintln!("{}: {who}, run failed: {error}", case.name);
         return;
     }
-    let shown = |metric: &bench::cases::Metric| {
+    let shown = |metric: &Metric| {
         let figure = figures.get(metric.name)?;
         Some(format!("{} {figure:.2} {}", metric.name, metric.unit))
     };
