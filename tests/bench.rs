@@ -31,6 +31,19 @@ fn a_case_gives_lines_of_json_and_is_not_measured_twice() {
 }
 
 #[test]
+fn the_floor_is_given_by_stage_and_by_the_guests_clock() {
+    let said = Host::new().ok(&["bench", "floor", "--runs", "2", "--memory", "64M", "--json"]);
+    let rows: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let median = |row: &Value| row["median"].as_f64().unwrap();
+    let (gap, stages) = rows.split_last().unwrap();
+    assert_eq!(gap["metric"], "gap that the guest saw", "{said}");
+    assert!(
+        stages.len() >= 4 && rows.iter().all(|row| row["runs"] == 2 && median(row) > 0.0),
+        "{said}"
+    );
+}
+
+#[test]
 fn cases_are_listed_and_unknown_ones_refused() {
     let host = Host::new();
     let list = host.ok(&["bench", "move", "--list", "--json"]);
