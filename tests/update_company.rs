@@ -8,9 +8,10 @@ mod disk;
 mod support;
 
 use disk::{FaultyDisk, How, What};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use support::{Host, Machine, wait};
 
@@ -46,6 +47,43 @@ fn refused(host: &Host, machine: &Machine, status: i32, reason: &str) {
 
 fn pid(host: &Host, name: &str) -> u64 {
     host.view(name).unwrap()["pid"].as_u64().unwrap()
+}
+
+/// Is set when whoever has it has ended, however that was.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_machine_that_is_updated_is_listed_once_and_says_how_it_is() {
+    let host = Host::new();
+    let _ends = Ends(&host);
+    let machine = host.selfcheck("guest", &SHAPE);
+    let over = AtomicBool::new(false);
+    let look = || {
+        let listed = host.machines();
+        let status: Value = serde_json::from_str(&host.ok(&["status", "guest", "--json"])).unwrap();
+        assert_eq!(listed.len(), 1, "of one machine: {listed:?}");
+        for shown in [&listed[0], &status["machine"]] {
+            assert_eq!((&shown["name"], &shown["status"]), (&"guest".into(), &"running".into()));
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                look();
+            }
+        });
+        let _over = Over(&over);
+        for mode in ["transfer", "exec", "transfer", "exec"] {
+            host.ok(&["update", "guest", "--mode", mode, "--max-blackout", "unlimited"]);
+        }
+    });
+    machine.check_all();
 }
 
 #[test]
