@@ -4,8 +4,9 @@
 
 mod support;
 
-use serde_json::Value;
-use support::{Host, huge_pages, transparent_huge_pages, wait};
+use qmp::Client;
+use serde_json::{Value, json};
+use support::{Host, Machine, PATIENCE, huge_pages, transparent_huge_pages, wait};
 
 fn moves_whole(cpus: &str, backing: &str) {
     let host = Host::new();
@@ -214,12 +215,127 @@ fn a_move_that_cannot_converge_says_so_and_ends_in_time() {
             "--max-blackout",
             "20ms",
             "--timeout",
-            "6s",
+            "3s",
         ],
     );
     assert!(said.contains("converge"), "{said}");
     host.wait_for_state("a", "running");
     source.check_all();
+
+    // What it then does is up to whoever moves it.
+    let (destination, to) = host.incoming("c", &[]);
+    let never = ["--max-bandwidth", "40M", "--max-blackout", "5ms"];
+    let anyway = ["--timeout", "1s", "--timeout-action", "switch"];
+    let report = host.migrate("a", &to, &[never, anyway].concat());
+    assert_eq!(report["status"], "completed", "{report:#}");
+    destination.check_all();
+}
+
+/// Moves `a` slowly, and has something happen to its guest in that phase, after which there is none
+/// to move. Gives what QMP tells until the motion has failed, and after that until `last`.
+fn ended_in(
+    host: &Host,
+    phase: &str,
+    last: &str,
+    happens: impl FnOnce(&mut Client),
+) -> Vec<(String, Value)> {
+    let mut client = Client::connect(&host.folder().join("a.sock")).unwrap();
+    let hold = json!({ "capability": "pause-before-switchover", "state": true });
+    let capabilities = json!({ "capabilities": [hold] });
+    client.execute("migrate-set-capabilities", Some(capabilities), Some(PATIENCE)).unwrap();
+    let (mut destination, to) = host.incoming("b", &[]);
+    let slowly: &[&str] = if phase == "active" { &["--max-bandwidth", "2M"] } else { &[] };
+    let mut job = host.begin_migrate("a", &to, slowly);
+    host.wait_for_motion("a", phase);
+    happens(&mut client);
+    assert_eq!(job.wait().unwrap().code(), Some(1));
+    destination.wait_for_end();
+    let mut told = Vec::new();
+    let failed = ("MIGRATION".to_owned(), json!({ "status": "failed" }));
+    while !(told.contains(&failed) && told.iter().any(|(event, _)| event == last)) {
+        match client.next_event(Some(PATIENCE)) {
+            Ok(event) => {
+                let event = event.unwrap_or_else(|| panic!("no {last} came after {told:#?}"));
+                told.push((event.event, event.data));
+            }
+            Err(error) => panic!("{error}, and no {last} came after {told:#?}"),
+        }
+    }
+    told
+}
+
+/// The last thing that was told with this name.
+fn last<'a>(told: &'a [(String, Value)], event: &str) -> &'a Value {
+    &told.iter().rev().find(|(name, _)| name == event).unwrap().1
+}
+
+/// The guest has begun anew, and runs; and the next move does it no harm.
+fn boots_again(host: &Host, source: &Machine, boots: usize) {
+    wait("the guest to boot again", || {
+        let said = source.said();
+        let (_, since) = said.rsplit_once("HELLO guest")?;
+        let checked = since.contains("CHECK ok");
+        (said.matches("HELLO guest").count() == boots && checked).then_some(())
+    });
+    assert_eq!(host.state("a"), "running");
+    source.check_all();
+}
+
+#[test]
+fn a_guest_that_is_reset_during_its_move_runs_on_where_it_was() {
+    let host = Host::new();
+    let shape = ["--memory", "64M", "--cpus", "2", "--cmdline", "ws=16M rate=5000"];
+    let source = host.selfcheck("a", &shape);
+    let reset = |client: &mut Client| {
+        client.execute("system_reset", None, Some(PATIENCE)).unwrap();
+    };
+    // By somebody else, who also finds it stopped for its switchover; and by its own wish.
+    let told = ended_in(&host, "pre-switchover", "RESUME", reset);
+    assert_eq!(last(&told, "RESET"), &json!({ "guest": false, "reason": "host-qmp-system-reset" }));
+    let place = |event| told.iter().rposition(|(name, _)| name == event).unwrap();
+    assert!(place("STOP") < place("RESUME"), "{told:#?}");
+    boots_again(&host, &source, 2);
+    let told = ended_in(&host, "active", "RESET", reset);
+    assert!(told.iter().all(|(event, _)| event != "STOP"), "{told:#?}");
+    boots_again(&host, &source, 3);
+    let told = ended_in(&host, "active", "RESET", |_| source.type_byte(b'r'));
+    assert_eq!(last(&told, "RESET"), &json!({ "guest": true, "reason": "guest-reset" }));
+    boots_again(&host, &source, 4);
+    assert_eq!(
+        host.motion("a")["error-desc"].as_str().map(|why| why.contains("reset")),
+        Some(true)
+    );
+
+    // One that was paused stays so.
+    host.ok(&["pause", "a"]);
+    ended_in(&host, "pre-switchover", "RESET", reset);
+    assert_eq!(host.state("a"), "paused");
+    host.ok(&["resume", "a"]);
+    boots_again(&host, &source, 5);
+    let off = json!({ "capability": "pause-before-switchover", "state": false });
+    host.ask("a", "migrate-set-capabilities", json!({ "capabilities": [off] })).unwrap();
+    host.goes_on(&source);
+}
+
+#[test]
+fn a_guest_that_fails_or_powers_off_during_its_move_ends_that() {
+    let host = Host::new();
+    let shape = ["--memory", "64M", "--cmdline", "ws=16M rate=5000"];
+    let mut source = host.selfcheck("a", &shape);
+    let told = ended_in(&host, "active", "x-whimbrel-guest-error", |_| source.type_byte(b't'));
+    let error = last(&told, "x-whimbrel-guest-error");
+    assert!(error["reason"].as_str().unwrap().contains("triple fault"), "{error}");
+    assert!(error["registers"]["rip"].as_str().unwrap().starts_with("0x"), "{error}");
+    assert_eq!(host.state("a"), "internal-error");
+    let (_waits, to) = host.incoming("c", &[]);
+    host.fails(3, &["migrate", "a", &to]);
+    host.ask("a", "system_reset", None).unwrap();
+    host.ok(&["resume", "a"]);
+    boots_again(&host, &source, 2);
+
+    let told = ended_in(&host, "active", "SHUTDOWN", |_| source.type_byte(b'p'));
+    assert_eq!(last(&told, "SHUTDOWN"), &json!({ "guest": true, "reason": "guest-shutdown" }));
+    assert_eq!(source.wait_for_end(), Some(0));
 }
 
 #[test]

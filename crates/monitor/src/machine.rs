@@ -198,10 +198,13 @@ impl Machine {
         let mut ending = self.until_the_end();
         let Self { monitor, signals: _signals, _events: _ } = self;
         tracing::info!(%ending, "the machine ends");
-        if let Some(motion) = monitor.motion_under_way() {
-            motion.abandon();
-        }
         let motion = monitor.state().outgoing.clone();
+        if let Some(motion) = &motion
+            && (motion.has_ended() || motion.abandon())
+        {
+            // Whoever listens hears how it ended before that the machine does.
+            let _ = motion.wait();
+        }
         if motion.is_some_and(|motion| motion.has_renewed()) {
             // Whatever this process was to end for: the machine is another's.
             ending = Ending::Renewed;

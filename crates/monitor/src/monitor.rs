@@ -10,7 +10,7 @@ use devices::console::{Console, ConsoleError, SavedConsole, Spec, restore_termin
 use devices::event_loop::Handle;
 use devices::lock;
 use links::Waker;
-use motion::{Machine, SourceMachine};
+use motion::{Machine, SourceMachine, Status};
 use qmp::command::{Capabilities, Parameters};
 use qmp::reply::{MigrationInfo, RunState};
 use qmp::{Event, EventSender, Server, ServerHandle, ShutdownCause};
@@ -222,6 +222,11 @@ impl Monitor {
         if let Some(restoring) = self.state().restoring.clone() {
             restoring.retry().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
         }
+        self.let_run(&guest, &doing)
+    }
+
+    /// Runs a guest that is stopped.
+    fn let_run(&self, guest: &Vm, doing: &str) -> Result<(), Error> {
         // It was told to stop, and was perhaps not waited for.
         guest.pause().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
         let permit = guest.surrender().ok_or_else(|| {
@@ -251,17 +256,31 @@ impl Monitor {
         Ok(())
     }
 
-    /// `system_reset`, or the guest's own wish. A motion under way has nothing left to move.
+    /// `system_reset`, or the guest's own wish. A motion under way has nothing left to move, and what it
+    /// has stopped runs again.
     pub fn reset(&self, by_guest: bool) -> Result<(), Error> {
         let doing = format!("cannot reset `{}`", self.name);
         let guest = self.guest("reset")?;
-        if let Some(motion) = self.motion_under_way() {
+        let motion = self.motion_under_way();
+        let stopper =
+            motion.clone().filter(|motion| motion.ran_before() && motion.needs_the_guest());
+        if let Some(motion) = motion {
             motion.guest_gone();
         }
-        guest.reset().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
+        // Whoever let it run meanwhile has granted its wish.
+        if !by_guest || guest.wants_reset() {
+            guest.reset().map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
+        }
         let reason =
             if by_guest { ShutdownCause::GuestReset } else { ShutdownCause::HostQmpSystemReset };
         self.events.send(&Event::Reset { guest: by_guest, reason });
+        if let Some(motion) = stopper
+            && !guest.is_running()
+            // Told by then: that it was stopped is heard before that it runs.
+            && motion.wait().status.0 != Status::Completed
+        {
+            self.let_run(&guest, &doing)?;
+        }
         Ok(())
     }
 

@@ -8,8 +8,8 @@ use links::{Address, Descriptors};
 use motion::handover::{DirJournal, Particulars, Side, Token};
 use motion::source::{Command, FilePlace, PeerAddress, SourceJob};
 use motion::{
-    Blackout, Progress, Purpose, RamWay, Report, SourceMachine, SourceOptions, Status,
-    TimeoutAction,
+    Blackout, Machine as _, Progress, Purpose, RamWay, Report, SourceMachine, SourceOptions,
+    Status, TimeoutAction,
 };
 use qmp::SetFiles;
 use qmp::command::{At, Migrate, Mode, Parameters};
@@ -31,6 +31,8 @@ pub(crate) struct Outgoing {
     purpose: Purpose,
     to_a_file: bool,
     cont_cancels: bool,
+    /// The guest ran when it began.
+    ran: bool,
     /// The process that is to take the machine over, where it is an update.
     renewal: Option<Arc<Renewal>>,
     /// The guest, which stayed stopped after it was copied, was let run.
@@ -76,6 +78,7 @@ impl Monitor {
             }
         };
         let observer = Arc::new(Observer::new(self.events.clone(), on_end));
+        let ran = guest.is_running();
         let machine: Arc<dyn SourceMachine> = guest;
         let (journal, told) = (Box::new(journal), observer.clone());
         let to_a_file = matches!(destination, Destination::File(_));
@@ -94,6 +97,7 @@ impl Monitor {
             purpose,
             to_a_file,
             cont_cancels: command.cont_cancels,
+            ran,
             renewal: None,
             left: AtomicBool::new(false),
             begun: SystemTime::now(),
@@ -332,6 +336,7 @@ impl Outgoing {
         observer: Arc<Observer>,
         peer: String,
         renewal: Arc<Renewal>,
+        ran: bool,
     ) -> Self {
         Self {
             job,
@@ -340,6 +345,7 @@ impl Outgoing {
             purpose: Purpose::Move,
             to_a_file: false,
             cont_cancels: false,
+            ran,
             renewal: Some(renewal),
             left: AtomicBool::new(false),
             begun: SystemTime::now(),
@@ -395,6 +401,11 @@ impl Outgoing {
 
     fn has_completed(&self) -> bool {
         self.job.report().is_some_and(|r| r.status.0 == Status::Completed && !r.checked)
+    }
+
+    /// Whether the guest ran when it began, and so is to run where it ends.
+    pub fn ran_before(&self) -> bool {
+        self.ran
     }
 
     /// Whether the guest was copied, and has stayed stopped since.
@@ -492,10 +503,16 @@ impl Outgoing {
         )
     }
 
-    /// Ends it because the process ends, and waits a little so that the destination is told.
-    pub fn abandon(&self) {
-        if let Err(error) = self.job.cancel() {
-            tracing::debug!(%error, "cancelling a motion at the end");
+    /// Ends it because the process ends, and waits a little so that the destination is told. Says
+    /// whether it has ended.
+    pub fn abandon(&self) -> bool {
+        match self.job.cancel() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(%error, "cancelling a motion at the end");
+                // It had ended before.
+                error.code == Code::InvalidState
+            }
         }
     }
 }

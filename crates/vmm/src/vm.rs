@@ -243,6 +243,12 @@ impl Vm {
         self.shared.status.failure()
     }
 
+    /// Whether the guest has asked to be reset, and was not yet.
+    #[must_use]
+    pub fn wants_reset(&self) -> bool {
+        self.shared.status.reset_wanted()
+    }
+
     /// Its console.
     #[must_use]
     pub fn console(&self) -> &Console {

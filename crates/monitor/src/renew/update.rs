@@ -288,6 +288,7 @@ impl Monitor {
                 ..SourceOptions::default()
             }
         };
+        let ran = guest.is_running();
         let leaving = Arc::new(Leaving::new(guest.clone(), self.clone(), renewal.clone()));
         let observer = Arc::new(Observer::silent());
         let machine: Arc<dyn SourceMachine> = leaving.clone();
@@ -295,7 +296,7 @@ impl Monitor {
         let job =
             SourceJob::start(machine, particulars, address, options, journal, observer.clone())
                 .map_err(|e| Error::new(e.code, format!("{doing}: {e}")))?;
-        let motion = Arc::new(Outgoing::of_update(job, observer, peer, renewal.clone()));
+        let motion = Arc::new(Outgoing::of_update(job, observer, peer, renewal.clone(), ran));
         self.state().outgoing = Some(motion.clone());
         let monitor = self.clone();
         std::thread::Builder::new()
