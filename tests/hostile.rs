@@ -7,7 +7,8 @@
 mod peer;
 mod support;
 
-use peer::{Destination, connect, greet, greeting, hear_out, next, say, welcome};
+use peer::{Destination, connect, greet, greeting, hear_out, next, say, welcome, welcome_at};
+use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Child;
@@ -52,6 +53,9 @@ fn connections_that_say_nothing_or_say_it_slowly_keep_no_source_out() {
 fn whoever_is_no_source_is_turned_away_and_the_next_may_come() {
     let host = Host::new();
     let (destination, to) = host.incoming("b", &[]);
+    // One that does not come to its greeting's end.
+    let mut silent = connect(&to);
+    silent.write_all(&greeting(Role::Control, 0)[..20]).unwrap();
     // Another protocol.
     let mut stream = connect(&to);
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -74,6 +78,7 @@ fn whoever_is_no_source_is_turned_away_and_the_next_may_come() {
     drop(stream);
     still_works(&host, &to);
     destination.check_all();
+    assert_eq!(hear_out(&mut silent), [], "it was closed by then, or is soon");
 }
 
 #[test]
@@ -136,7 +141,10 @@ fn wait_until_free(to: &str) {
 #[test]
 fn a_source_that_greets_and_never_says_what_is_to_come_is_turned_away() {
     let host = Host::new();
-    let (destination, to) = host.incoming("b", &[]);
+    // Nobody waits for so long; what is set later holds at once.
+    let (destination, to) = host.incoming("b", &["--stall-limit", "1h"]);
+    let parameters = host.ask("b", "query-migrate-parameters", None).unwrap();
+    assert_eq!(parameters["x-whimbrel-stall-limit"], 3_600_000);
     let (mut control, _) = greet(&to, Role::Control);
     let mut pinging = control.try_clone().unwrap();
     let pings = thread::spawn(move || {
@@ -146,8 +154,12 @@ fn a_source_that_greets_and_never_says_what_is_to_come_is_turned_away() {
             thread::sleep(Duration::from_millis(100));
         }
     });
+    host.ask("b", "migrate-set-parameters", json!({ "x-whimbrel-stall-limit": 800 })).unwrap();
     let said = hear_out(&mut control);
     assert!(said.iter().any(|m| matches!(m, Message::Pong(..))), "{said:?}");
+    let Some(Message::Failed(failed)) = said.last() else { panic!("{said:?}") };
+    assert!(failed.why.contains("for 0.8 s"), "{failed:?}");
+    host.ask("b", "migrate-set-parameters", json!({ "x-whimbrel-stall-limit": 60_000 })).unwrap();
     assert_eq!(host.state("b"), "inmigrate");
     drop(control);
     pings.join().unwrap();
@@ -266,6 +278,44 @@ fn a_move_to_a_destination_that_drips_is_cancelled_at_once() {
     host.wait_for_motion("a", "active");
     cancel(&host, &mut job);
     dripping.join().unwrap();
+    host.goes_on(&source);
+}
+
+#[test]
+fn a_destination_that_says_nothing_is_given_up_as_soon_as_is_wanted() {
+    let host = Host::new();
+    let source = host.selfcheck("a", &SHAPE);
+    let peer = Destination::listen();
+    let to = peer.address();
+    let slowly = ["--connections", "1", "--max-bandwidth", "1M", "--stall-limit", "1h"];
+    let mut job = host.begin_migrate("a", &to, &slowly);
+    let (mut control, _) = peer.described();
+    say(&mut control, &Message::Accepted { save: 0, restore: 0 });
+    let data = peer.welcome();
+    host.wait_for_motion("a", "active");
+    host.ask("a", "migrate-set-parameters", json!({ "x-whimbrel-stall-limit": 800 })).unwrap();
+    assert_eq!(job.wait().unwrap().code(), Some(1));
+    let motion = host.motion("a");
+    assert_eq!(motion["x-whimbrel-report"]["error"]["code"], "link-stalled", "{motion:#}");
+    assert!(motion["error-desc"].as_str().unwrap().contains("for 0.8 s"), "{motion:#}");
+    drop((control, data, peer));
+    host.ask("a", "migrate-set-parameters", json!({ "x-whimbrel-stall-limit": 60_000 })).unwrap();
+    host.goes_on(&source);
+}
+
+#[test]
+fn a_destination_whose_clock_is_another_gets_no_guest() {
+    let host = Host::new();
+    let source = host.selfcheck("a", &SHAPE);
+    for seconds in [-20, 20] {
+        let peer = Destination::listen();
+        let mut job = towards(&host, &peer.address());
+        let mut control = peer.accept();
+        control.write_all(&welcome_at(seconds)).unwrap();
+        assert_eq!(job.wait().unwrap().code(), Some(3));
+        let motion = host.motion("a");
+        assert_eq!(motion["x-whimbrel-report"]["error"]["code"], "clock-skew", "{motion:#}");
+    }
     host.goes_on(&source);
 }
 

@@ -41,6 +41,8 @@ pub struct RunConfig {
     pub overcommit: bool,
     /// How long to hold a guest whose source was lost when it was complete here.
     pub hold: Option<Duration>,
+    /// How long a silent or stuck peer is put up with, if that was said.
+    pub stall_limit: Option<Duration>,
     /// Wait for another guest when one failed to come.
     pub keep_waiting: bool,
     /// Allow addresses beyond this host although nothing is encrypted.

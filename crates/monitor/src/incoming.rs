@@ -7,6 +7,7 @@ use links::{Address, Descriptors, Listener, SocketFile};
 use motion::destination::{Command, DestinationJob};
 use motion::handover::{DirJournal, Side};
 use motion::{DestinationOptions, Progress, RamWay, Report, Status};
+use qmp::command::Parameters;
 use state::Code;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -133,6 +134,11 @@ impl Waiting {
 
     pub fn report(&self) -> Report {
         self.job.report()
+    }
+
+    /// Keeps other values from now on.
+    pub fn adjust(&self, parameters: &Parameters) {
+        self.job.set_stall_limit(Duration::from_millis(parameters.stall_limit));
     }
 
     /// The process ends: nobody will be answered there any more.

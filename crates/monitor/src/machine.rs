@@ -66,6 +66,10 @@ impl Beginning {
         let (happenings, happened) = mpsc::channel();
         let mut sockets = vec![runtime.socket(&name)];
         sockets.extend(config.qmp.iter().map(|socket| socket.path.clone()));
+        let mut state = State::default();
+        if let Some(limit) = config.stall_limit {
+            state.parameters.stall_limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        }
         let monitor = Arc::new(Monitor {
             name: name.clone(),
             config,
@@ -81,7 +85,7 @@ impl Beginning {
             happenings,
             waker: signals.waker(),
             console: Mutex::new(None),
-            state: Mutex::new(State::default()),
+            state: Mutex::new(state),
         });
         let listener = monitor.clone();
         std::thread::Builder::new()

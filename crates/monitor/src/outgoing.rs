@@ -278,6 +278,10 @@ impl Monitor {
         if let Some(motion) = self.motion_under_way() {
             motion.adjust(&parameters);
         }
+        let waiting = self.state().incoming.clone();
+        if let Some(waiting) = waiting {
+            waiting.adjust(&parameters);
+        }
         Ok(())
     }
 
@@ -475,9 +479,15 @@ impl Outgoing {
     /// Keeps other values from now on. A motion that has just ended needs none.
     fn adjust(&self, parameters: &Parameters) {
         let bandwidth = NonZeroU64::new(parameters.max_bandwidth);
-        for command in
-            [Command::SetBlackout(blackout(parameters)), Command::SetBandwidth(bandwidth)]
-        {
+        let of_last_pages = NonZeroU64::new(parameters.avail_switchover_bandwidth);
+        let stall = Command::SetStall(Duration::from_millis(parameters.stall_limit));
+        let commands = [
+            Command::SetBlackout(blackout(parameters)),
+            Command::SetBandwidth(bandwidth),
+            Command::SetSwitchoverBandwidth(of_last_pages),
+        ];
+        // No peer is on the other end of a file.
+        for command in commands.into_iter().chain((!self.to_a_file).then_some(stall)) {
             if let Err(error) = self.job.command(command) {
                 tracing::debug!(%error, "adjusting a motion");
             }

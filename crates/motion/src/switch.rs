@@ -97,6 +97,12 @@ impl Switch {
         self.blackout = blackout;
     }
 
+    /// Predicts with this rate of the last pages, in bytes per second, from now on, or with that of the
+    /// passes.
+    pub fn set_bandwidth(&mut self, bandwidth: Option<NonZeroU64>) {
+        self.bandwidth = bandwidth;
+    }
+
     /// The promise.
     #[must_use]
     pub fn blackout(&self) -> Blackout {

@@ -24,13 +24,14 @@ const TOKEN: Token = Token([7; 16]);
 /// Notes what is said, and to whom nothing is lost.
 #[derive(Default)]
 struct Io {
+    now: Moment,
     said: Vec<Message>,
     asked: Vec<Word>,
 }
 
 impl SourceIo for Io {
     fn now(&self) -> Moment {
-        Moment::default()
+        self.now
     }
     fn dial(&mut self) {}
     fn join(&mut self, _: u16) {}
@@ -51,14 +52,19 @@ impl SourceIo for Io {
     fn hang_up(&mut self) {}
 }
 
-/// A source that waits for READY.
-fn offered(machine: &Arc<Simulated>, io: &mut Io) -> Source {
+/// A source that has not begun.
+fn source(machine: &Arc<Simulated>) -> Source {
     let machine_name = uuid::Uuid::from_bytes([5; 16]);
     let particulars = Particulars::new(TOKEN, machine_name, "m", "far", 0).unwrap();
     let options = SourceOptions { frozen: true, ..SourceOptions::default() };
     let journal = Box::new(MemoryJournal::default());
     let notes = Arc::new(Notes::default());
-    let mut source = Source::new(machine.clone(), particulars, options, [1; 16], journal, notes);
+    Source::new(machine.clone(), particulars, options, [1; 16], journal, notes)
+}
+
+/// A source that waits for READY.
+fn offered(machine: &Arc<Simulated>, io: &mut Io) -> Source {
+    let mut source = source(machine);
     source.begin(io);
     source.handle(Event::Welcomed { clock_ahead: 0, round_trip: Duration::ZERO }, io);
     source.handle(Event::Message(Message::Accepted { save: 0, restore: 0 }), io);
@@ -86,4 +92,57 @@ fn a_source_that_is_asked_while_it_is_undecided_says_commit_again_and_stays_unde
 
     source.handle(Event::Told(TOKEN.says(Word::Answer(Verdict::Refused))), &mut io);
     assert!(source.has_ended() && machine.is_running());
+}
+
+#[test]
+fn clocks_that_are_certainly_a_second_apart_are_refused() {
+    const SECOND: i64 = 1_000_000_000;
+    for (clock_ahead, seconds, refused) in [
+        (SECOND * 9 / 10, 0, false),
+        (2 * SECOND, 0, true),
+        (-2 * SECOND, 0, true),
+        // It was read at some time within the round trip.
+        (2 * SECOND, 3, false),
+        (-2 * SECOND, 3, false),
+        (-3 * SECOND, 3, true),
+    ] {
+        let (machine, mut io) = (Simulated::booted(), Io::default());
+        let mut source = source(&machine);
+        source.begin(&mut io);
+        let round_trip = Duration::from_secs(seconds);
+        source.handle(Event::Welcomed { clock_ahead, round_trip }, &mut io);
+        let what = format!("{clock_ahead} ns ahead, {seconds} s: {:?}", source.report().error);
+        assert_eq!(source.has_ended(), refused, "{what}");
+        let refusals = source.report().refusals.iter().map(|refusal| refusal.code);
+        let expected: Vec<_> = refused.then_some(Code::ClockSkew).into_iter().collect();
+        assert_eq!(refusals.collect::<Vec<_>>(), expected, "{what}");
+        let described = io.said.iter().any(|said| matches!(said, Message::Describe(_)));
+        assert_ne!(described, refused, "{what}");
+        assert!(machine.is_running() && machine.has_permit());
+    }
+}
+
+#[test]
+fn another_stall_limit_holds_from_when_it_is_set() {
+    let (machine, mut io) = (Simulated::booted(), Io::default());
+    let first = SourceOptions::default().stall_limit;
+    let mut source = offered(&machine, &mut io);
+    // Nothing else is to end it: it is heard that the destination lives, and takes what is sent.
+    source.command(Command::SetStall(10 * first), &mut io).unwrap();
+    io.now = io.now.after(9 * first);
+    source.handle(Event::Tick, &mut io);
+    assert_eq!(source.report().error, None);
+    let pings = |io: &Io| io.said.iter().filter(|m| matches!(m, Message::Ping(_))).count();
+    let before = pings(&io);
+    source.command(Command::SetStall(first), &mut io).unwrap();
+    source.handle(Event::Tick, &mut io);
+    assert_eq!(source.report().error, None, "it counts from now on");
+    io.now = io.now.after(first / 5);
+    source.handle(Event::Tick, &mut io);
+    assert!(pings(&io) > before, "it is asked soon enough to answer in time");
+    io.now = io.now.after(first);
+    source.handle(Event::Tick, &mut io);
+    let error = source.report().error.clone().unwrap();
+    assert_eq!(error.code, Code::LinkStalled, "{error:?}");
+    assert!(machine.is_running() && machine.has_permit());
 }

@@ -348,6 +348,29 @@ fn a_source_whose_message_is_long_in_coming_is_not_silent() {
     assert_eq!(destination.phase(), Phase::Waiting);
 }
 
+#[test]
+fn a_destination_keeps_another_stall_limit_from_when_it_is_told() {
+    let (builder, notes) = (Arc::new(Builder::default()), Arc::new(Notes::default()));
+    let options = DestinationOptions::default();
+    let first = options.stall_limit;
+    let mut io = Still(Moment::default());
+    let journal = Box::new(MemoryJournal::default());
+    let mut destination = Destination::new(builder, options, journal, notes, || 0);
+    let hello = Hello::new([1; 16], [2; 16], Role::Control, 0);
+    let _ = destination.admit(&hello, "far", io.0);
+    destination.command(motion::destination::Command::SetStall(3 * first), &mut io).unwrap();
+    io.0 = io.0.after(2 * first);
+    destination.handle(Event::Tick, &mut io);
+    assert_eq!(destination.phase(), Phase::Greeted);
+    destination.command(motion::destination::Command::SetStall(first / 2), &mut io).unwrap();
+    destination.handle(Event::Tick, &mut io);
+    assert_eq!(destination.phase(), Phase::Greeted);
+    assert_eq!(destination.deadline(), Some(io.0.after(first / 2)));
+    io.0 = io.0.after(first / 2);
+    destination.handle(Event::Tick, &mut io);
+    assert_eq!(destination.phase(), Phase::Waiting);
+}
+
 /// A destination to which a source has described a guest that comes over one data connection.
 fn receiving(io: &mut Still) -> Destination {
     let (builder, notes) = (Arc::new(Builder::default()), Arc::new(Notes::default()));

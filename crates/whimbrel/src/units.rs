@@ -25,6 +25,13 @@ pub struct Rate(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Duration);
 
+/// Reads how long a peer or a file may be stuck: what `migrate-set-parameters` takes, too.
+pub fn stall(text: &str) -> Result<Duration, String> {
+    let Time(time) = text.parse().map_err(|e: UnitError| e.to_string())?;
+    let bounds = Duration::from_millis(10)..=Duration::from_secs(3600);
+    if bounds.contains(&time) { Ok(time) } else { Err("from 10 ms to an hour".to_owned()) }
+}
+
 const BINARY: [(&str, u64); 5] =
     [("", 1), ("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("T", 1 << 40)];
 

@@ -179,6 +179,8 @@ pub(super) fn of(
         exit_after_move,
         overcommit,
         hold,
+        // It has become one of the parameters, which travel later.
+        stall_limit: _,
         // There is nobody else to wait for.
         keep_waiting: _,
         insecure,
@@ -304,6 +306,7 @@ pub(super) fn read(
         exit_after_move,
         overcommit,
         hold: hold.map(Duration::from_millis),
+        stall_limit: None,
         keep_waiting: false,
         insecure,
         log,

@@ -274,6 +274,12 @@ impl Destination {
         match command {
             Command::Cancel => self.cancel(io),
             Command::Resolve { owner, fenced } => self.drive(Input::Resolve { owner, fenced }, io),
+            Command::SetStall(limit) => {
+                self.options.stall_limit = limit;
+                self.heard = self.heard.max(io.now());
+                io.set_stall(limit);
+                Ok(())
+            }
         }
     }
 

@@ -145,6 +145,15 @@ impl DestinationJob {
         answer.recv().map_err(|_| over())?
     }
 
+    /// Puts up with a silent source for so long, from soon on: nobody waits for it here, because a
+    /// machine may be being built. No-op when nothing is waited for any more.
+    pub fn set_stall_limit(&self, limit: Duration) {
+        let (reply, _) = mpsc::channel();
+        if self.words.send(Inner::Command(Command::SetStall(limit), reply)).is_ok() {
+            self.waker.wake();
+        }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn phase(&self) -> Phase {
@@ -479,6 +488,15 @@ impl DestinationIo for Io {
 
     fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    fn set_stall(&mut self, limit: Duration) {
+        self.stall = limit;
+        if let Some(control) = &self.control
+            && let Err(error) = control.set_stall_limit(limit)
+        {
+            tracing::warn!(%error, "setting another stall limit");
+        }
     }
 
     fn fate(&self) -> Option<&Fate> {

@@ -6,6 +6,7 @@ use crate::handover::{self, Fate, Side};
 use memory::GuestRam;
 use state::Refusal;
 use std::sync::Arc;
+use std::time::Duration;
 use wire::{Message, PagesHeader, PassEnd};
 
 /// Where a destination is.
@@ -79,6 +80,8 @@ pub enum Command {
         /// The other side can no longer run it.
         fenced: bool,
     },
+    /// Put up with a silent source for so long, from now on.
+    SetStall(Duration),
 }
 
 /// What a destination has done for it. Nothing here waits for the peer.
@@ -98,6 +101,10 @@ pub trait DestinationIo {
     fn received(&self) -> u64;
     /// Ends the connections of the motion, but not those on which questions are asked.
     fn hang_up(&mut self);
+    /// Keeps another stall limit.
+    fn set_stall(&mut self, limit: Duration) {
+        let _ = limit;
+    }
     /// What decides who goes on with the guest, where the source is a process that shares its RAM.
     fn fate(&self) -> Option<&Fate> {
         None

@@ -250,6 +250,17 @@ impl Source {
                 io.set_bandwidth(limit);
                 Ok(())
             }
+            Command::SetSwitchoverBandwidth(rate) => {
+                self.options.switchover_bandwidth = rate;
+                self.switch.set_bandwidth(rate);
+                Ok(())
+            }
+            Command::SetStall(limit) => {
+                self.options.stall_limit = limit;
+                self.timers.set_stall(limit, io.now());
+                io.set_stall(limit);
+                Ok(())
+            }
             Command::GuestGone => {
                 self.guest_gone(io);
                 Ok(())

@@ -81,6 +81,7 @@ impl SourceJob {
                 frames: Inbox::new(),
                 send_by: None,
                 workers: None,
+                data: Vec::new(),
                 pages: PageSender::default(),
                 held_back: false,
             },
@@ -104,6 +105,8 @@ struct Io {
     frames: Inbox,
     send_by: Option<Moment>,
     workers: Option<Workers<Connection>>,
+    /// What the workers send over, while there are any.
+    data: Vec<Stream>,
     pages: PageSender,
     /// What was written to the control connection is held back until the next message.
     held_back: bool,
@@ -260,6 +263,7 @@ impl Io {
             }));
         };
         let (machine, bandwidth) = (self.machine.clone(), self.bandwidth.clone());
+        self.data.clone_from(&streams);
         self.workers = Some(Workers::over(streams, machine, bandwidth, Box::new(say))?);
         Ok(())
     }
@@ -348,12 +352,23 @@ impl SourceIo for Io {
         self.bandwidth.lock().set_limit(limit, now);
     }
 
+    fn set_stall(&mut self, limit: Duration) {
+        self.stall = limit;
+        // Whoever writes to the control connection sets its limit each time.
+        for stream in &self.data {
+            if let Err(error) = stream.set_stall_limit(limit) {
+                tracing::warn!(%error, "setting another stall limit");
+            }
+        }
+    }
+
     fn stop_workers(&mut self) {
         self.workers = None;
+        self.data.clear();
     }
 
     fn hang_up(&mut self) {
-        self.workers = None;
+        self.stop_workers();
         if let Some(control) = self.control.take() {
             control.closer().close();
         }

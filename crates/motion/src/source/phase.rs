@@ -93,6 +93,10 @@ pub enum Command {
     SetBlackout(Blackout),
     /// Send no more than this many bytes per second.
     SetBandwidth(Option<NonZeroU64>),
+    /// Predict with this rate of the last pages, in bytes per second; `None` is what was measured.
+    SetSwitchoverBandwidth(Option<NonZeroU64>),
+    /// Put up with a silent or stuck peer for so long, from now on.
+    SetStall(Duration),
     /// The guest shut down or was reset.
     GuestGone,
     /// Decide an undecided handover.
@@ -157,6 +161,10 @@ pub trait SourceIo {
     fn ask(&mut self, message: handover::Message);
     /// Keeps another bandwidth limit.
     fn set_bandwidth(&mut self, limit: Option<NonZeroU64>);
+    /// Keeps another stall limit.
+    fn set_stall(&mut self, limit: Duration) {
+        let _ = limit;
+    }
     /// Ends the data connections and the workers, at once.
     fn stop_workers(&mut self);
     /// Ends all connections.

@@ -59,6 +59,15 @@ impl Timers {
         }
     }
 
+    /// Silence counts from now on, and for so long. The destination is asked soon enough to answer
+    /// within a limit that is shorter than the last one.
+    pub(super) fn set_stall(&mut self, stall: Duration, now: Moment) {
+        self.stall = stall;
+        self.ping_due = self.ping_due.min(now.after(stall / 5));
+        self.heard = self.heard.max(now);
+        self.moved = self.moved.max(now);
+    }
+
     /// The destination has been asked something that may take it long.
     pub(super) fn wait_for_answer(&mut self, now: Moment) {
         self.answer_by = Some(now.after(BUILDING.max(self.stall)));

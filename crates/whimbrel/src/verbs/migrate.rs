@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::motion::motion_lines;
 use crate::output::{print_json, print_line};
 use crate::terminal::Style;
-use crate::units::{Rate, Time};
+use crate::units::{Rate, Time, stall};
 use clap::ValueEnum;
 use links::Address;
 use monitor::MachineName;
@@ -24,7 +24,8 @@ Examples:
   whimbrel run --name b --incoming tcp:127.0.0.1:4444 --detach
   whimbrel migrate a tcp:127.0.0.1:4444 --max-blackout 50ms
 
-The flags say everything: what is left out is at its default, whatever was set over QMP before.
+The flags say everything but --stall-limit: what is left out is at its default, whatever was set over
+QMP before.
 Ctrl-C cancels the move; the guest goes on here.")]
 pub struct Migrate {
     /// Which machine
@@ -46,6 +47,10 @@ pub struct Migrate {
     /// And then?
     #[arg(long, value_name = "ACTION", requires = "timeout")]
     timeout_action: Option<Action>,
+    /// How long the destination may be silent, or take nothing [default: as the machine was told, 5s
+    /// unless it was]
+    #[arg(long, value_name = "TIME", value_parser = stall)]
+    stall_limit: Option<Duration>,
     /// Stop the guest first; it will not run here again unless the move fails
     #[arg(long)]
     frozen: bool,
@@ -116,6 +121,7 @@ impl Migrate {
         set.max_bandwidth = Some(self.max_bandwidth.map_or(0, |rate| rate.0));
         set.multifd_channels = Some(self.connections.unwrap_or(0));
         set.avail_switchover_bandwidth = Some(0);
+        set.stall_limit = self.stall_limit.map(millis);
         self.max_blackout.set(&mut set);
         set
     }
@@ -175,13 +181,14 @@ mod tests {
         assert_eq!(set.downtime_unlimited, None);
         assert_eq!(set.max_bandwidth, Some(0));
         assert_eq!(set.multifd_channels, Some(0));
+        assert_eq!(set.stall_limit, None, "it stays as it was set");
     }
 
     #[test]
     fn every_flag_reaches_the_command() {
         let migrate = parse(
             "migrate a tcp:[::1]:1 --max-blackout unlimited --connections 8 --max-bandwidth 8Mbit \
-             --timeout 90s --timeout-action switch --frozen --insecure --json",
+             --timeout 90s --timeout-action switch --stall-limit 20s --frozen --insecure --json",
         )
         .unwrap();
         assert!(migrate.json);
@@ -190,6 +197,7 @@ mod tests {
         assert_eq!(set.downtime_limit, None);
         assert_eq!(set.max_bandwidth, Some(1_000_000));
         assert_eq!(set.multifd_channels, Some(8));
+        assert_eq!(set.stall_limit, Some(20_000));
         let command = migrate.command();
         assert_eq!(command.uri.as_deref(), Some("tcp:[::1]:1"));
         assert_eq!(command.timeout, Some(90_000));
@@ -210,6 +218,7 @@ mod tests {
             ("migrate a unix:/x --connections 0", "1..=64"),
             ("migrate a unix:/x --max-bandwidth quick", "10Gbit"),
             ("migrate a unix:/x --timeout 10", "no time"),
+            ("migrate a unix:/x --stall-limit 1ms", "10 ms"),
             ("migrate a unix:/x --timeout-action switch", "--timeout <TIME>"),
             ("migrate a unix:/x --check --frozen", "cannot be used with"),
         ] {

@@ -2,7 +2,7 @@
 
 use super::hold::{Manner, Outside, hold};
 use crate::exit::Exit;
-use crate::units::{Time, UnitError};
+use crate::units::stall;
 use monitor::{
     BootSource, GuestClock, How, Manner as Taking, MemoryPlace, Restore as File, RunConfig, Terms,
 };
@@ -108,18 +108,12 @@ impl Restore {
             exit_after_move: outside.exit_after_move,
             overcommit: outside.overcommit,
             hold: None,
+            stall_limit: None,
             keep_waiting: false,
             insecure: false,
             log: None,
         })
     }
-}
-
-/// A time that a file may be given.
-fn stall(text: &str) -> Result<Duration, String> {
-    let Time(time) = text.parse().map_err(|e: UnitError| e.to_string())?;
-    let bounds = Duration::from_millis(10)..=Duration::from_secs(3600);
-    if bounds.contains(&time) { Ok(time) } else { Err("from 10 ms to an hour".to_owned()) }
 }
 
 #[cfg(test)]

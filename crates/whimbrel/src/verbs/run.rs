@@ -2,10 +2,11 @@
 
 use super::hold::{Manner, Outside, hold, succeed};
 use crate::exit::Exit;
-use crate::units::{Size, Time};
+use crate::units::{Size, Time, stall};
 use guest::Builtin;
 use monitor::{BootSource, Incoming, MemoryPlace, RunConfig};
 use std::path::PathBuf;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Run a machine, or wait for one that comes from elsewhere
@@ -61,6 +62,9 @@ pub struct Run {
     /// discarded [default: until somebody decides]
     #[arg(long, value_name = "TIME", conflicts_with_all = ["guest", "kernel"])]
     handover_hold: Option<Time>,
+    /// How long a peer of a move may be silent, or take nothing [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = stall)]
+    stall_limit: Option<Duration>,
     /// Wait for another guest when one failed to come
     #[arg(long, conflicts_with_all = ["guest", "kernel"])]
     wait: bool,
@@ -119,6 +123,7 @@ impl Run {
             exit_after_move: outside.exit_after_move,
             overcommit: outside.overcommit,
             hold: self.handover_hold.map(|time| time.0),
+            stall_limit: self.stall_limit,
             keep_waiting: self.wait,
             insecure: self.insecure,
             log: None,

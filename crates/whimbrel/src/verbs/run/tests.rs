@@ -50,12 +50,14 @@ fn ram_may_have_a_name() {
 #[test]
 fn a_destination_has_flags_of_its_own() {
     let config = config(
-        "--incoming tcp:[::]:1 --overcommit --handover-hold 5m --wait --insecure --console unix:/c",
+        "--incoming tcp:[::]:1 --overcommit --handover-hold 5m --stall-limit 20s --wait --insecure \
+         --console unix:/c",
     )
     .unwrap();
     let address = "tcp:[::]:1".parse().unwrap();
     assert_eq!(config.boot, BootSource::Incoming(Incoming::At(address)));
     assert_eq!(config.hold, Some(Duration::from_secs(300)));
+    assert_eq!(config.stall_limit, Some(Duration::from_secs(20)));
     assert!(config.overcommit && config.keep_waiting && config.insecure);
     assert_eq!(config.console, Console::Unix("/c".into()));
     assert_eq!(config.memory, None);
