@@ -81,6 +81,7 @@ fn an_idle_guest_arrives_whole_and_leaves_nothing_behind() {
     assert!(!source.is_running() && !source.has_permit() && !source.is_logging());
     assert_eq!(arrived.contents(), source.contents());
     assert_eq!(arrived.writes(), source.writes());
+    assert_eq!(source.log_starts(), 1);
     // The page that was written with zeroes was touched and is zero: it does not travel.
     assert_eq!(report.ram.data_pages, 597);
     let blackout = report.blackout.unwrap();
@@ -160,6 +161,7 @@ fn a_guest_that_was_stopped_moves_without_a_log_and_stays_stopped() {
     assert!(!arrived.is_running() && arrived.has_permit());
     assert_eq!(arrived.contents(), source.contents());
     assert_eq!(notes.stopped.load(Ordering::SeqCst), 0);
+    assert_eq!(source.log_starts(), 0);
 }
 
 #[test]
@@ -172,6 +174,7 @@ fn a_frozen_move_stops_a_running_guest_once_and_runs_it_there() {
     let report = job.wait();
     assert_eq!(report.status.0, Status::Completed, "{report:#?}");
     assert_eq!(report.passes.len(), 1);
+    assert_eq!(source.log_starts(), 0);
     let _ = waiting.job.wait();
     assert!(waiting.builder.built().unwrap().is_running());
 }

@@ -49,10 +49,13 @@ impl Saved for Description {
 struct Log {
     dirty: Mutex<Option<PageSet>>,
     pages: u64,
+    /// How often it was switched on.
+    starts: AtomicU64,
 }
 
 impl DirtyLog for Log {
     fn start(&self) -> Result<(), DirtyLogError> {
+        self.starts.fetch_add(1, Ordering::SeqCst);
         *self.dirty.lock().unwrap() = Some(PageSet::full(self.pages));
         Ok(())
     }
@@ -111,7 +114,7 @@ impl Simulated {
     pub fn with_ram(ram: GuestRam) -> Arc<Self> {
         let ram = Arc::new(ram);
         Arc::new(Self {
-            log: Log { pages: ram.pages(), dirty: Mutex::default() },
+            log: Log { pages: ram.pages(), ..Log::default() },
             ram,
             running: AtomicBool::new(false),
             permit: Mutex::default(),
@@ -155,6 +158,11 @@ impl Simulated {
 
     pub fn is_logging(&self) -> bool {
         self.log.dirty.lock().unwrap().is_some()
+    }
+
+    /// How often logging was switched on.
+    pub fn log_starts(&self) -> u64 {
+        self.log.starts.load(Ordering::SeqCst)
     }
 
     pub fn contents(&self) -> Vec<u8> {
