@@ -173,3 +173,61 @@ pub fn read_magic(from: &mut impl Read) -> Result<(), FrameError> {
     from.read_exact(&mut magic)?;
     if magic == MAGIC { Ok(()) } else { Err(FrameError::NotWhimbrel) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: Hello = Hello {
+        least_version: VERSION,
+        version: VERSION,
+        required: Features(0),
+        features: Features::OURS,
+        session: [1; 16],
+        machine: [2; 16],
+        role: Role::Control,
+        index: 0,
+        page_size: 4096,
+    };
+
+    #[test]
+    fn a_source_that_has_a_version_in_common_is_welcome() {
+        let next = Features((1 << 63) | Features::OURS.0);
+        for hello in [
+            HELLO,
+            Hello::new([1; 16], [2; 16], Role::Control, 0),
+            Hello { least_version: 0, version: VERSION + 1, ..HELLO },
+            Hello { features: next, ..HELLO },
+        ] {
+            let welcome = hello.answer(7).unwrap();
+            assert_eq!(
+                welcome,
+                Welcome { version: VERSION, features: Features::OURS, wall_clock: 7 }
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_two_do_not_have_in_common_is_refused_all_at_once() {
+        let unknown = Features(1 << 63);
+        let newer = Hello { least_version: VERSION + 1, version: VERSION + 2, ..HELLO };
+        let older = Hello { least_version: 0, version: VERSION - 1, ..HELLO };
+        for (hello, words) in [
+            (newer, &["versions 2 to 3"][..]),
+            (older, &["versions 0 to 0"]),
+            (Hello { required: unknown, features: unknown, ..HELLO }, &["0x8000000000000000"]),
+            (Hello { page_size: 16384, ..HELLO }, &["16384"]),
+            (
+                Hello { required: unknown, page_size: 0, ..newer },
+                &["versions 2 to 3", "0x8000000000000000", "pages of 0 bytes"],
+            ),
+        ] {
+            let refusals = hello.answer(7).unwrap_err();
+            assert_eq!(refusals.len(), words.len(), "{refusals:?}");
+            for (refusal, word) in refusals.iter().zip(words) {
+                assert_eq!(refusal.code, state::Code::IncompatibleVersion);
+                assert!(refusal.to_string().contains(word), "{refusal}");
+            }
+        }
+    }
+}
