@@ -37,7 +37,7 @@ fn a_triple_fault_is_an_event_and_the_guest_does_not_go_on() {
 
 #[test]
 fn code_where_there_is_no_memory_is_an_event() {
-    fails_with(nowhere(), 1, "");
+    fails_with(nowhere(), 1, "internal error of KVM");
 }
 
 #[test]
