@@ -5,6 +5,10 @@
 /// one at a time, and a promise breaks. Without it nobody can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rule {
+    // Preflight, at the source.
+    /// A guest goes to no host whose clock is certainly another.
+    ClocksAgree,
+
     // RAM, at the source.
     /// A motion begins with all of RAM unsent, whatever an earlier one has sent.
     DirtyIsPutBack,
@@ -115,7 +119,8 @@ pub enum Rule {
 #[cfg(feature = "mutate")]
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
+        Self::ClocksAgree,
         Self::DirtyIsPutBack,
         Self::WritesAreLogged,
         Self::RearmComesFirst,

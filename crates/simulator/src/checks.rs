@@ -1,6 +1,6 @@
 //! The invariants.
 
-use crate::env::MICROSECOND;
+use crate::env::{MICROSECOND, SECOND};
 use crate::guest;
 use crate::process::Process;
 use crate::senders::Senders;
@@ -157,6 +157,10 @@ fn ended(world: &World, side: &SourceSide) {
     book.check(side.wires.senders.is_none(), || "workers are still there".into());
     let ends = side.watcher.ends();
     book.check(ends == 1 || ends == 2 && !completed, || format!("it was said {ends} times to end"));
+    let (apart, code) = (side.wires.clocks_apart, report.error.as_ref().map(|error| error.code));
+    book.check(apart <= SECOND || code == Some(Code::ClockSkew), || {
+        format!("the clocks are {apart} ns apart, and the motion is {status}, {code:?}")
+    });
     if completed {
         book.check(!side.watcher.believes_running(), || "nobody was told that it stopped".into());
         blackout(world, side);

@@ -49,6 +49,8 @@ pub struct Wires {
     /// No write to the control connection waits for longer.
     send_by: Option<u64>,
     inbox: VecDeque<(u64, Inner)>,
+    /// The clocks are certainly so far apart, in nanoseconds.
+    pub clocks_apart: u64,
     /// When COMMIT first went out.
     pub committed_at: Option<u64>,
     /// What decides who goes on with the guest, in an update.
@@ -79,6 +81,7 @@ impl SourceSide {
             sent: 0,
             send_by: None,
             inbox: VecDeque::new(),
+            clocks_apart: 0,
             committed_at: None,
             fate,
         };
@@ -155,6 +158,8 @@ impl SourceSide {
             Inner::Event(event) => self.handle(env, event),
             Inner::Control { conn, reader, clock_ahead, round_trip } => {
                 self.wires.control = Some((conn, reader));
+                // The other one was read at some time in between.
+                self.wires.clocks_apart = clock_ahead.unsigned_abs().saturating_sub(round_trip / 2);
                 let round_trip = Duration::from_nanos(round_trip);
                 self.handle(env, Event::Welcomed { clock_ahead, round_trip });
             }

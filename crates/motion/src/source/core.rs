@@ -5,6 +5,7 @@ use crate::clock::{Moment, nanos};
 use crate::handover::{self, Journal, Particulars, RunPermit, Side, SourceHandover, Token};
 use crate::ram::Pass;
 use crate::report::{Progress, Report, StatusOrNone};
+use crate::rules::{Rule, keeps};
 use crate::switch::{StateCost, Switch};
 use crate::{MotionError, Observer, Purpose, RamWay, SourceMachine, SourceOptions, Status};
 use state::{Code, Refusal};
@@ -318,7 +319,7 @@ impl Source {
     ) -> Result<(), MotionError> {
         // The other clock was read at some time within the round trip.
         let apart = clock_ahead.unsigned_abs().saturating_sub(nanos(round_trip) / 2);
-        if apart > 1_000_000_000 {
+        if apart > 1_000_000_000 && keeps(Rule::ClocksAgree) {
             let seconds = apart / 1_000_000_000;
             return Err(MotionError::refused(vec![Refusal::new(
                 Code::ClockSkew,
