@@ -4,12 +4,26 @@ use crate::gate::Gate;
 use crate::status::Status;
 use devices::acpi_pm::{self, AcpiPm, PowerEvent, PowerSwitch, SavedAcpiPm};
 use devices::bus::{Bus, BusError};
+use devices::console::{Console, SavedConsoleEnd};
 use devices::ioapic::{self, IoApic, MsiSink, Pin, SavedIoApic};
 use devices::irq::IrqLine;
 use devices::uart::{self, Line, SavedUart, Uart};
 use devices::{InvalidState, lock};
 use state::{Bundle, Declared, LoadError, Saved};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+
+/// What a device asks for when the process that serves it is replaced under the guest.
+#[derive(Debug)]
+pub enum InUpdate {
+    /// Nothing. It does something only while a vCPU asks it to: once those stand still so does it, and its saved
+    /// state is all that there is of it.
+    Nothing,
+    /// To be drained. It has an end at the host, where things go on while the vCPUs stand still, until its state is
+    /// saved. These descriptors of it go along.
+    Drained(SavedConsoleEnd, Vec<OwnedFd>),
+}
 
 /// The devices of every machine.
 pub(crate) struct Board {
@@ -40,9 +54,9 @@ impl Board {
         let pm = AcpiPm::new(wire(&ioapic, acpi_pm::GSI), switch.clone());
         let (uart, pm) = (Arc::new(Mutex::new(uart)), Arc::new(Mutex::new(pm)));
         let (mut ports, mut mmio) = (Bus::ports(), Bus::mmio());
-        mmio.insert("ioapic", ioapic::BASE, ioapic::LENGTH, ioapic.clone())?;
-        ports.insert("uart16550", uart::COM1_PORT.into(), uart::PORTS.into(), uart.clone())?;
-        ports.insert("acpi-pm", acpi_pm::BASE.into(), acpi_pm::PORTS.into(), pm.clone())?;
+        mmio.insert(IOAPIC, ioapic::BASE, ioapic::LENGTH, ioapic.clone())?;
+        ports.insert(UART, uart::COM1_PORT.into(), uart::PORTS.into(), uart.clone())?;
+        ports.insert(PM, acpi_pm::BASE.into(), acpi_pm::PORTS.into(), pm.clone())?;
         Ok(Self { ports, mmio, ioapic, uart, pm, sink, line, switch })
     }
 
@@ -83,6 +97,20 @@ impl Board {
         into.put("", &lock(pm).save());
         #[cfg(feature = "mutate")]
         crate::mutate::put_pm(lock(pm).save(), into);
+    }
+
+    /// Asks each device, by its name on the bus, what it needs of an update that begins: one that is added does not
+    /// compile before it has an answer here. From then on ends at the host are
+    /// [lent](devices::console::Console::ends) to the new process; `console` is the UART's.
+    pub fn in_update(&self, console: &Console) -> io::Result<[(&'static str, InUpdate); 3]> {
+        let Self { ports: _, mmio: _, ioapic: _, uart: _, pm: _, sink: _, line: _, switch: _ } =
+            self;
+        let (end, descriptors) = console.ends()?;
+        Ok([
+            (IOAPIC, InUpdate::Nothing),
+            (UART, InUpdate::Drained(end, descriptors)),
+            (PM, InUpdate::Nothing),
+        ])
     }
 
     /// Takes the state of all devices out of `bundle`.
@@ -137,6 +165,11 @@ pub(crate) struct SavedBoard {
     uart: SavedUart,
     pm: SavedAcpiPm,
 }
+
+/// The devices by their names.
+const IOAPIC: &str = "ioapic";
+const UART: &str = "uart16550";
+const PM: &str = "acpi-pm";
 
 /// Which UART it is.
 const COM1: &str = "com1";

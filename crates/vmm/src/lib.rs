@@ -32,6 +32,7 @@ mod touched;
 mod vcpu;
 mod vm;
 
+pub use board::InUpdate;
 pub use builder::{Builder, ConsoleSource, RamOrigin, Wishes};
 pub use clock::{GuestClock, SavedClock};
 pub use config::{BootFiles, BootSource, MOST_VCPUS, MachineConfig};

@@ -1,7 +1,7 @@
 //! Building a machine on KVM, and booting it.
 
 use crate::acpi;
-use crate::board::{Board, Power};
+use crate::board::{Board, InUpdate, Power};
 use crate::boot::{self, BootError};
 use crate::clock::{Clock, GuestClock};
 use crate::config::{BootFiles, BootSource, MOST_VCPUS, MachineConfig};
@@ -253,6 +253,15 @@ impl Vm {
     #[must_use]
     pub fn console(&self) -> &Console {
         &self.console
+    }
+
+    /// What each device, by its name, needs of an update that begins. What is asked for is lent to the new process from
+    /// then on, until the console is [thawed](Console::thaw), or [left](Console::leave).
+    ///
+    /// # Errors
+    /// What the kernel said; nothing has changed then.
+    pub fn in_update(&self) -> io::Result<impl IntoIterator<Item = (&'static str, InUpdate)>> {
+        self.shared().board.in_update(&self.console)
     }
 
     /// The ids of its vCPUs' threads, in the vCPUs' order.

@@ -15,7 +15,7 @@ use motion::{Machine, MachineError, SourceMachine};
 use state::{Bundle, Code, Refusal, Saved};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use vmm::{SavedTouched, Vm};
+use vmm::{InUpdate, SavedTouched, Vm};
 
 /// How long commands that are under way may take to end, before the guest is stopped.
 const COMMANDS: Duration = Duration::from_secs(3);
@@ -109,12 +109,17 @@ impl Leaving {
             (settings, Duration::from_millis(state.parameters.stall_limit))
         };
         bundle.put("", &settings);
-        let console = self.vm.console();
-        // What the guest prints is written here until it stops, and the rest travels with its state.
-        let (end, descriptors) =
-            console.ends().map_err(|e| Error::host("looking at the console", &e))?;
-        bundle.put("", &end);
-        descriptors.into_iter().for_each(|fd| held.put(Role::Console, "console", fd));
+        let devices = self.vm.in_update();
+        for (device, needs) in devices.map_err(|e| Error::host("looking at the devices", &e))? {
+            match needs {
+                InUpdate::Nothing => {}
+                // What the guest prints is written here until it stops, and the rest travels with its state.
+                InUpdate::Drained(end, descriptors) => {
+                    bundle.put("", &end);
+                    descriptors.into_iter().for_each(|fd| held.put(Role::Console, device, fd));
+                }
+            }
+        }
         let (table, descriptors) = held.into_parts();
         bundle.put("", &table);
         let channel = self.renewal.channel()?;
