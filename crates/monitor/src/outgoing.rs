@@ -367,6 +367,11 @@ impl Outgoing {
         self.renewal.as_ref().map(|renewal| renewal.versions())
     }
 
+    /// Whether it is an update in which a guardian would end with the process that it guards.
+    pub fn is_unguarded(&self) -> bool {
+        self.renewal.as_ref().is_some_and(|renewal| renewal.is_unguarded())
+    }
+
     /// Whether it is an update, and another process has taken the machine over. Waits until it is known.
     pub fn has_renewed(&self) -> bool {
         self.renewal.as_ref().is_some_and(|renewal| {

@@ -99,6 +99,9 @@ impl Monitor {
                     && let Some(report) = &mut info.report
                 {
                     report["update"] = json!({ "from": from, "to": to });
+                    if motion.is_unguarded() {
+                        report["update"]["unguarded"] = json!(true);
+                    }
                 }
                 info
             }

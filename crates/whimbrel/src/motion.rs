@@ -15,6 +15,10 @@ use serde_json::Value;
 
 pub use glance::{frame, one_line};
 
+/// What an update risks in a container.
+const UNGUARDED: &str = "the process is the first of its PID namespace: if the new program crashes or exits in it \
+                         before it has taken the guest back, the guardian ends with it, and the guest";
+
 /// Where labels end and values begin.
 const VALUES: usize = 12;
 
@@ -24,7 +28,11 @@ pub fn motion_lines(name: &MachineName, info: &MigrationInfo, style: &Style) -> 
     if report["checked"] == true {
         if report["update"].is_object() {
             let text = "check: the new program would take the machine; nothing was touched";
-            return vec![Line::of(text)];
+            let mut lines = vec![Line::of(text)];
+            if report["update"]["unguarded"] == true {
+                lines.extend(labelled("unguarded", UNGUARDED, style));
+            }
+            return lines;
         }
         return vec![Line::of("check: the destination could take the guest; nothing was touched")];
     }

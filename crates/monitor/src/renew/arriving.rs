@@ -4,6 +4,7 @@ use super::channel::{Channel, Kind};
 use super::exec::{Parent, execute_old, reap};
 use super::held::{Held, Role, SavedHeld};
 use super::leaving::SavedSettings;
+use super::namespace;
 use super::outset::{self, Outset, SavedBuilder, SavedReason};
 use super::succeeding::{Arrived, Successors};
 use crate::arrival::Arrivals;
@@ -495,7 +496,11 @@ impl Succession {
         monitor.state().incoming = Some(waiting.clone());
         monitor.state().succession = Some(self.clone());
         let mut welcome = Bundle::new();
-        let builder = SavedBuilder { builder: outset::builder(), pid: std::process::id() };
+        let builder = SavedBuilder {
+            builder: outset::builder(),
+            pid: std::process::id(),
+            namespace: namespace::own(),
+        };
         welcome.put("", &builder);
         self.channel
             .send(Kind::Welcome, &welcome.encode(), &[] as &[OwnedFd], TELLING)

@@ -7,6 +7,7 @@
 //! refuses, or cannot be executed) the guest runs on in the child.
 
 use super::channel::{Channel, Kind};
+use super::namespace;
 use crate::Error;
 use devices::lock;
 use motion::ErrorReport;
@@ -45,13 +46,25 @@ impl Image {
     }
 
     /// Becomes it. Only these descriptors are kept: stdin, which is the channel, stdout and stderr. Returns
-    /// only if it cannot be.
+    /// only if it cannot be, and then as soon as this process may end without ending the guest.
     pub fn execute(self) -> io::Error {
-        if let Err(error) = rustix::stdio::dup2_stdin(&self.back) {
+        let Self { program, back } = self;
+        if let Err(error) = rustix::stdio::dup2_stdin(&back) {
             return error.into();
         }
-        tracing::info!(program = %self.program.display(), "becoming the new program");
-        Command::new(&self.program).args(WORDS).exec()
+        tracing::info!(program = %program.display(), "becoming the new program");
+        let error = Command::new(&program).args(WORDS).exec();
+        if namespace::is_first() {
+            tracing::error!(%error, "this process only waits for the others of its PID namespace now");
+            // The child is to hear that nobody is at the other end.
+            drop(back);
+            let nothing = std::fs::File::open("/dev/null").map(rustix::stdio::dup2_stdin);
+            if !matches!(nothing, Ok(Ok(()))) {
+                tracing::warn!(?nothing, "letting go of the channel");
+            }
+            namespace::outlive_the_others();
+        }
+        error
     }
 }
 
@@ -72,6 +85,8 @@ pub(super) fn execute_old(program: &OwnedFd, channel: impl AsFd) -> io::Error {
 /// The process that the machine is to go back to, as its child sees it.
 pub(crate) struct Parent {
     process: OwnedFd,
+    /// With it end all others of its PID namespace, this one too.
+    pub is_first: bool,
     /// The channel to whatever it becomes.
     pub channel: Arc<Channel>,
     /// The program that it was.
@@ -95,6 +110,7 @@ impl Parent {
         let process = pidfd_open(parent, PidfdFlags::empty())?;
         Ok(Self {
             process,
+            is_first: pid == 1,
             channel: Arc::new(Channel::over(channel)),
             program,
             builder,

@@ -197,6 +197,7 @@ impl SourceMachine for Leaving {
 
     fn refusals(&self) -> Vec<Refusal> {
         let mut refusals = self.vm.refusals();
+        refusals.extend(self.renewal.refusal());
         let ram = self.vm.ram();
         let mut refuse = |code, why: &str, advice: &str| {
             refusals.push(Refusal::new(code, "ram", why, advice));

@@ -14,6 +14,7 @@ mod channel;
 mod exec;
 mod held;
 mod leaving;
+mod namespace;
 mod outset;
 mod populate;
 mod serving;

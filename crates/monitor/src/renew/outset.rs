@@ -109,6 +109,9 @@ pub(super) struct SavedBuilder {
     /// The process.
     #[n(1)]
     pub pid: u32,
+    /// Its PID namespace, where it knows it.
+    #[n(2)]
+    pub namespace: Option<u64>,
 }
 
 impl Saved for SavedBuilder {

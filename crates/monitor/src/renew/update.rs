@@ -4,6 +4,7 @@ use super::channel::{Channel, Kind};
 use super::exec::{Image, Parent, running_program};
 use super::held::{Held, Role};
 use super::leaving::{Leaving, refused};
+use super::namespace;
 use super::outset::{self, SavedBuilder};
 use super::successor::{Successor, own_program};
 use crate::monitor::Monitor;
@@ -19,7 +20,7 @@ use qmp::command::{Update, UpdateMode};
 use qmp::reply::{MigrationInfo, MigrationStatus};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::json;
-use state::{Bundle, Code};
+use state::{Bundle, Code, Refusal};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -29,14 +30,22 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use vmm::Vm;
 
-/// How long a new process may take to say who it is: it has to be read from disk.
-const STARTING: Duration = Duration::from_secs(20);
+/// So many times as long as it may be silent later, a new process may take to say who it is: it has to be read
+/// from disk.
+const STARTING: u32 = 4;
 /// How long the new image of a process may take: it was read a moment ago, but a host may be busy.
 const RETURNING: Duration = Duration::from_secs(10);
 /// How long it may take to hear how it went.
 const TELLING: Duration = Duration::from_secs(2);
 /// The name of the motion's connection.
 const LINK: &str = "successor";
+/// Why a machine does not go to another process of a PID namespace of which its own is the first.
+const ENDS_WITH_US: &str = "it is the first of its PID namespace: when it ends, as it does when another has taken its \
+                            machine over, the kernel ends all others in it, and the guest with them";
+/// What to do instead.
+const OTHERWISE: &str = "use --mode exec, which is the default there; or have another process be the first, such as \
+                         tini (`docker run --init`); or have the new process started outside of the namespace, with \
+                         `run --incoming update:unix:PATH`";
 
 /// A process that is to take the machine over.
 pub(crate) struct Renewal {
@@ -47,6 +56,8 @@ pub(crate) struct Renewal {
     back: Mutex<Option<OwnedFd>>,
     /// The process before this one, where the machine goes back there.
     parent: Option<Arc<Parent>>,
+    /// A new image that ends takes its guardian along.
+    unguarded: bool,
     fate: Arc<Fate>,
     /// This side's end of the motion's connection; the other is the new process's.
     there: Mutex<Option<OwnedFd>>,
@@ -79,6 +90,18 @@ impl fmt::Display for Whom {
 }
 
 impl Renewal {
+    /// Why the guest would not outlive this process.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        let ends = matches!(self.whom, Whom::Started(_)) && lock(&self.image).is_none();
+        (ends && namespace::is_first())
+            .then(|| Refusal::new(Code::NotMovable, "process", ENDS_WITH_US, OTHERWISE))
+    }
+
+    /// Whether a guardian cannot help where the new image of a process ends: it ends with it.
+    pub fn is_unguarded(&self) -> bool {
+        self.unguarded
+    }
+
     pub(super) fn channel(&self) -> Result<Arc<Channel>, Error> {
         let none = || Error::new(Code::Internal, "there is no new process to give anything to");
         lock(&self.channel).clone().ok_or_else(none)
@@ -139,7 +162,8 @@ impl Renewal {
             held.put(Role::Program, parent.builder.as_str(), duplicate("a program", program)?);
         }
         let (content, descriptors) = outset::of(&monitor, guest.ram(), held, origin, cmdline)?;
-        let limit = if self.parent.is_some() { RETURNING } else { STARTING };
+        let starting = Duration::from_millis(monitor.state().parameters.stall_limit) * STARTING;
+        let limit = if self.parent.is_some() { RETURNING } else { starting };
         let answer = channel
             .send(Kind::Outset, &content, &descriptors, limit)
             .and_then(|()| channel.receive(limit));
@@ -148,6 +172,11 @@ impl Renewal {
                 let builder = Bundle::decode(&letter.content)
                     .and_then(|mut bundle| bundle.take::<SavedBuilder>(""))
                     .map_err(|e| Error::new(Code::IncompatibleVersion, e.to_string()))?;
+                let within = builder.namespace.is_some() && builder.namespace == namespace::own();
+                if matches!(self.whom, Whom::Waiting(_)) && namespace::is_first() && within {
+                    let why = format!("this process: {ENDS_WITH_US} ({OTHERWISE})");
+                    return Err(Error::new(Code::NotMovable, why));
+                }
                 *lock(&self.builder) = Some(builder);
                 Ok(())
             }
@@ -198,7 +227,7 @@ impl Renewal {
 
 /// Whether this process has to stay the same one: others wait for it, or its terminal is its own.
 fn must_stay() -> bool {
-    std::process::id() == 1 || std::fs::File::open("/dev/tty").is_ok()
+    namespace::is_first() || std::fs::File::open("/dev/tty").is_ok()
 }
 
 impl Monitor {
@@ -249,6 +278,10 @@ impl Monitor {
             Whom::Parent(parent) => Some(parent.clone()),
             Whom::Started(_) | Whom::Waiting(_) => None,
         };
+        let unguarded = match &parent {
+            Some(parent) => parent.is_first,
+            None => image.is_some() && namespace::is_first(),
+        };
         let (image, back) = image.unzip();
         let peer = whom.to_string();
         let (here, there) =
@@ -260,6 +293,7 @@ impl Monitor {
             image: Mutex::new(image),
             back: Mutex::new(back),
             parent,
+            unguarded,
             fate: fate.clone(),
             there: Mutex::new(Some(there)),
             successor: Mutex::default(),

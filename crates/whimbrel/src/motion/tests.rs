@@ -45,6 +45,17 @@ fn a_check_that_found_nothing_says_so() {
 }
 
 #[test]
+fn a_check_of_an_update_says_what_it_risks() {
+    let said = |update| {
+        let report = Some(json!({ "checked": true, "update": update }));
+        lines(&MigrationInfo { report, ..MigrationInfo::default() }).join("\n")
+    };
+    assert!(said(json!({ "from": "a", "to": "b" })).ends_with("nothing was touched"));
+    let risky = said(json!({ "from": "a", "to": "b", "unguarded": true }));
+    assert!(risky.contains("first of its PID namespace"), "{risky}");
+}
+
+#[test]
 fn each_reason_of_a_refusal_has_a_line_of_its_own() {
     let refusal = |what: &str, advice: &str| json!({"what": what, "why": "no", "advice": advice});
     let mut info = info(
