@@ -6,9 +6,10 @@ mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
-use support::{Host, Machine, wait};
+use support::{Host, Machine, PATIENCE, wait};
 
 const CLOCK: [&str; 4] = ["--guest", "clock", "--memory", "32M"];
 
@@ -168,10 +169,26 @@ fn a_guest_that_resets_begins_anew_in_the_same_machine() {
 fn a_guest_whose_processor_fails_stays_to_be_looked_at() {
     let host = Host::new();
     let machine = clock(&host, "a", &[]);
+    let mut stream = UnixStream::connect(host.folder().join("a.sock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"{\"execute\": \"qmp_capabilities\"}\n").unwrap();
+    let mut told = BufReader::new(stream).lines().map(|line| line.unwrap());
+    // It is told of everything from then on.
+    assert!(told.any(|line| line.contains("return")));
     machine.type_byte(b't');
     host.wait_for_state("a", "internal-error");
     let screen = host.ok(&["status", "a"]);
     assert!(screen.contains("triple fault"), "{screen}");
+    let event = told.find(|line| line.contains("x-whimbrel-guest-error")).unwrap();
+    let event = serde_json::from_str::<Value>(&event).unwrap()["data"].clone();
+    assert_eq!(event["cpu"], 0, "{event}");
+    assert!(event["reason"].as_str().unwrap().contains("triple fault"), "{event}");
+    let log = machine.log();
+    for register in ["rip", "rsp", "cr3"] {
+        let value = event["registers"][register].as_str().unwrap();
+        assert!(value.starts_with("0x"), "{event}");
+        assert!(log.contains(&format!("{register}={value}")), "{event}\n{log}");
+    }
     let said = host.fails(1, &["resume", "a"]);
     assert!(said.contains("reset it first"), "{said}");
     assert!(host.qmp("a", "system_reset", "{}").status.success());

@@ -208,7 +208,7 @@ fn ram_in_a_file_goes_wherever_other_ram_goes() {
     let (ram, state, save) = (disk.path("ram"), disk.path("state"), disk.path("save"));
     let mut machine = begin(&host, "m", &ram, &[]);
     let before = host.view("m").unwrap()["pid"].clone();
-    host.ok(&["update", "m", "--max-blackout", "unlimited"]);
+    host.ok(&["update", "m", "--mode", "transfer", "--max-blackout", "unlimited"]);
     assert_ne!(host.view("m").unwrap()["pid"], before);
     assert_eq!(machine.wait_for_end(), Some(0));
     machine.check_all();

@@ -141,12 +141,17 @@ fn a_guest_whose_memory_is_still_coming_is_updated_when_it_is_here() {
 }
 
 #[test]
-fn a_guest_whose_memory_is_mapped_from_its_file_is_refused_and_the_way_out_is_named() {
+fn a_guest_that_is_held_in_its_file_or_mapped_from_it_is_refused_and_the_way_out_is_named() {
     let host = Host::new();
     let mut machine = host.selfcheck("a", &SHAPE);
     let file = host.folder().join("a.save").to_str().unwrap().to_owned();
     host.ok(&["save", "a", &file]);
     assert_eq!(machine.wait_for_end(), Some(0));
+    // Nobody has claimed it yet, and a guest that is held in it can be let go.
+    let mut held = host.restore("held", &file, &["--paused"]);
+    refused(&host, &held, 1, "`whimbrel resume` it first");
+    host.ok(&["kill", "held"]);
+    assert_eq!(held.wait_for_end(), Some(0));
     let machine = host.restore("b", &file, &["--mmap"]);
     refused(&host, &machine, 3, "whimbrel migrate");
     machine.check_all();
@@ -168,12 +173,16 @@ fn an_update_and_whatever_else_moves_or_copies_the_guest_keep_out_of_each_others
     };
     let file = format!("file:{}", host.folder().join("m.snap").display());
     host.ask("m", "migrate-set-parameters", json!({ "max-bandwidth": 64 << 10 })).unwrap();
-    for (uri, snapshot, what) in [(&to, false, "motion"), (&file, true, "snapshot")] {
-        let arguments = json!({ "uri": uri, "x-whimbrel-snapshot": snapshot });
-        host.ask("m", "migrate", arguments).unwrap();
+    let copied = ("x-whimbrel-snapshot", true);
+    let saved = ("x-whimbrel-frozen", true);
+    let moved = ("x-whimbrel-frozen", false);
+    let ways = [(&to, moved, "motion"), (&file, copied, "snapshot"), (&file, saved, "save")];
+    for (uri, (how, wanted), what) in ways {
+        host.ask("m", "migrate", json!({ "uri": uri, how: wanted })).unwrap();
         busy("x-whimbrel-update", &format!("its {what} to"));
         host.ask("m", "migrate_cancel", None).unwrap();
         host.wait_for_motion("m", "cancelled");
+        assert_eq!(host.state("m"), "running");
     }
     let hangs = host.folder().join("hangs");
     std::fs::write(&hangs, b"#!/bin/sh\nexec sleep 600\n").unwrap();

@@ -10,8 +10,8 @@ use qmp::Client;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
 use support::{Host, Machine, PATIENCE, huge_pages, transparent_huge_pages, wait};
 use talker::talker;
 
@@ -43,7 +43,7 @@ fn goes_over(cpus: &str, backing: &str) {
     let _ends = Ends(&host, "m");
     for turn in 0..3 {
         let before = pid(&host, "m");
-        let report = update(&host, "m", &[]);
+        let report = update(&host, "m", &["--mode", "transfer"]);
         assert_eq!(report["status"], "completed", "{report:#}");
         assert_eq!(report["ram"]["bytes"], 0, "{report:#}");
         assert_ne!(pid(&host, "m"), before);
@@ -278,11 +278,37 @@ fn a_new_process_that_hangs_can_be_cancelled() {
 }
 
 #[test]
+fn a_new_process_that_hangs_is_given_up_after_its_time() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let note = host.folder().join("hanging");
+    let lines = format!("#!/bin/sh\necho $$ >{}\nexec sleep 600\n", note.display());
+    let hangs = program(&host, "hangs", lines.as_bytes(), 0o700);
+    let stall = |limit: u64| {
+        let limit = json!({ "x-whimbrel-stall-limit": limit });
+        host.ask("m", "migrate-set-parameters", limit).unwrap();
+    };
+    stall(500);
+    fails_with(&host, &machine, hangs.to_str().unwrap(), "runs and says nothing");
+    assert_eq!(host.motion("m")["x-whimbrel-error-code"], "link-stalled");
+    let hung = std::fs::read_to_string(&note).unwrap();
+    assert!(!Path::new("/proc").join(hung.trim()).exists(), "{} is still there", hung.trim());
+    stall(5000);
+    assert_eq!(update(&host, "m", &[])["status"], "completed");
+    let _ends = Ends(&host, "m");
+    machine.check_all();
+}
+
+#[test]
 fn asking_whether_it_would_touches_nothing() {
     let host = Host::new();
     let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
     let before = pid(&host, "m");
+    host.ask("m", "migrate-set-parameters", json!({ "downtime-limit": 77 })).unwrap();
+    let parameters = || host.ask("m", "query-migrate-parameters", None).unwrap();
+    let set = parameters();
     host.ok(&["update", "m", "--check"]);
+    assert_eq!(parameters(), set);
     assert_eq!(pid(&host, "m"), before);
     machine.check_all();
 }
@@ -298,11 +324,15 @@ fn what_was_set_goes_along() {
     host.ask("m", "migrate-set-capabilities", capability).unwrap();
     let up = || host.view("m").unwrap()["uptime-seconds"].as_f64().unwrap();
     let before = up();
+    let uuid = || host.ask("m", "query-uuid", None).unwrap()["UUID"].clone();
+    let own = uuid();
     assert_eq!(update(&host, "m", &[])["status"], "completed");
     let mut client = Client::connect(&host.folder().join("m.sock")).unwrap();
     let parameters = client.execute("query-migrate-parameters", None, Some(PATIENCE)).unwrap();
     assert_eq!(parameters["max-bandwidth"], 12_345_678);
     assert_eq!(parameters["x-whimbrel-stall-limit"], 7000);
+    assert!(own.is_string(), "{own}");
+    assert_eq!(uuid(), own);
     assert!(up() > before, "up for {before} s, and after the update for {} s", up());
     let capabilities = client.execute("query-migrate-capabilities", None, Some(PATIENCE)).unwrap();
     let is_on = |c: &Value| c["capability"] == "postcopy-ram" && c["state"] == true;
@@ -416,7 +446,7 @@ fn a_process_that_took_over_has_no_more_of_the_host_than_one_that_began() {
     let _ends = Ends(&host, "m");
     let fresh = (descriptors(machine.pid().into()), threads(machine.pid().into()));
     for turn in 0..3 {
-        let report = update(&host, "m", &[]);
+        let report = update(&host, "m", &["--mode", "transfer"]);
         assert!(report["update"]["first-blackout-ns"].is_null(), "{report:#}");
         is_as_fresh(pid(&host, "m"), &fresh);
         if turn == 0 {
@@ -443,6 +473,26 @@ fn what_is_logged_goes_along() {
     }
 }
 
+/// What a client of a machine is told that asks for nothing. The connection is to be kept.
+fn events(host: &Host) -> (UnixStream, impl Iterator<Item = Value>) {
+    let mut stream = UnixStream::connect(host.folder().join("m.sock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"{\"execute\": \"qmp_capabilities\"}\n").unwrap();
+    let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    // It hears of everything from then on.
+    assert!(lines.any(|line| line["return"].is_object()));
+    (stream, lines)
+}
+
+/// What a supervisor hears next.
+fn told(socket: &UnixDatagram) -> String {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buffer = [0; 256];
+    let length = socket.recv(&mut buffer).unwrap();
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
 /// A program that is whimbrel the first time, and then something else.
 fn image(host: &Host, name: &str, then: &str) -> String {
     let whimbrel = env!("CARGO_BIN_EXE_whimbrel");
@@ -458,18 +508,25 @@ fn image(host: &Host, name: &str, then: &str) -> String {
 fn an_image_that_fails_leaves_the_guest_with_its_guardian() {
     // One that hangs is played in `update_matrix.rs`, where it stands still.
     for (name, then) in [("exits", "exit 0"), ("crashes", "kill -SEGV $$")] {
-        let host = Host::new();
+        let mut host = Host::new();
+        let supervisor = host.supervised();
         let mut machine =
             host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
         let _ends = Ends(&host, "m");
+        let (_client, mut events) = events(&host);
         let binary = image(&host, name, then);
         let text = host.fails(
             1,
             &["update", "m", "--mode", "exec", "--max-blackout", "unlimited", "--binary", &binary],
         );
         assert!(text.contains("new image"), "{name}: {text}");
-        assert_ne!(pid(&host, "m"), u64::from(machine.pid()), "{name}");
+        let guardian = pid(&host, "m");
+        assert_ne!(guardian, u64::from(machine.pid()), "{name}");
+        let event = events.find(|event| event["event"] == "x-whimbrel-updated").unwrap();
+        assert_eq!(event["data"]["pid"], guardian, "{name}: {event}");
         machine.wait_for_end();
+        assert_eq!(told(&supervisor), "READY=1\n", "{name}");
+        assert_eq!(told(&supervisor), format!("MAINPID={guardian}\nREADY=1\n"), "{name}");
         assert_eq!(host.state("m"), "running", "{name}");
         machine.check_all();
         // It is a machine like any other.
@@ -573,16 +630,11 @@ fn the_mode_of_qemu_means_the_same() {
 fn a_supervisor_is_told_which_process_has_the_machine_before_the_old_one_ends() {
     let mut host = Host::new();
     let socket = host.supervised();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let said = || {
-        let mut buffer = [0; 256];
-        let length = socket.recv(&mut buffer).unwrap();
-        String::from_utf8_lossy(&buffer[..length]).into_owned()
-    };
+    let said = || told(&socket);
     let mut machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
     let _ends = Ends(&host, "m");
     assert_eq!(said(), "READY=1\n");
-    assert_eq!(update(&host, "m", &[])["status"], "completed");
+    assert_eq!(update(&host, "m", &["--mode", "transfer"])["status"], "completed");
     machine.wait_for_end();
     // It was sent by then.
     socket.set_nonblocking(true).unwrap();

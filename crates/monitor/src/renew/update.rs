@@ -268,7 +268,8 @@ impl Monitor {
         let guest = self.guest("update")?;
         self.may_begin(&doing)?;
         let restoring = self.state().restoring.clone();
-        if restoring.is_some_and(|restoring| restoring.is_held()) {
+        // One that runs has been claimed, if what claimed it has not come to its end yet.
+        if restoring.is_some_and(|restoring| restoring.is_held()) && !guest.is_running() {
             let why =
                 "its guest is held in the file that it comes from; `whimbrel resume` it first";
             return Err(Error::new(Code::InvalidState, format!("{doing}: {why}")));

@@ -82,9 +82,12 @@ impl Update {
             (Some(Mode::Exec), None) => Some(UpdateMode::Exec),
         };
         let mut machine = Machine::find(&self.name)?;
-        let mut set = SetParameters::default();
-        self.max_blackout.set(&mut set);
-        machine.run(&Command::MigrateSetParameters(set))?;
+        // Nobody is promised anything by a question.
+        if !self.check {
+            let mut set = SetParameters::default();
+            self.max_blackout.set(&mut set);
+            machine.run(&Command::MigrateSetParameters(set))?;
+        }
         let binary = self.binary.as_deref().map(std::path::absolute).transpose();
         let binary = binary.context("cannot find the new binary")?;
         let update = qmp::command::Update { binary, to: None, mode, check: self.check };
