@@ -124,6 +124,8 @@ fn is_of_one_moment_on(backing: &str) {
         assert_eq!(report["blackout"]["ns"], sum, "{report:#}");
         let reader = open(&file);
         is_of_one_moment(&counters(&reader, (32 << 20) / PAGE), cpus.parse().unwrap());
+        // What it wrote meanwhile is fetched first when the copy is restored.
+        assert_eq!(reader.recent().count(), of("fault_pages"), "{report:#}");
         assert_eq!(host.state("a"), "running");
         let before = machine.lines().len();
         wait("the guest to go on", || (machine.lines().len() > before + 2).then_some(()));

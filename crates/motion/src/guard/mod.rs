@@ -33,7 +33,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ pub(crate) fn refusals(ram: &Arc<GuestRam>) -> Vec<Refusal> {
             "wait for the event x-whimbrel-memory-complete, or take the snapshot with --at end";
         return refusal(why.to_owned(), advice);
     }
-    match WriteProtection::open(ram.clone(), None) {
+    match WriteProtection::open(ram.clone()) {
         Ok(_) => Vec::new(),
         Err(e @ UserfaultError::None { .. }) => refusal(e.to_string(), "or use --at end"),
         Err(e) => refusal(e.to_string(), "use --at end"),
@@ -115,6 +115,8 @@ pub struct Guard {
     kept: AtomicU64,
     for_writers: AtomicU64,
     in_order: AtomicU64,
+    /// What somebody waited to write.
+    overwritten: Mutex<PageSet>,
     threads: AtomicUsize,
     protect: Mutex<Duration>,
 }
@@ -137,7 +139,7 @@ impl Guard {
         patience: Duration,
         fail: Fail,
     ) -> Result<Arc<Self>, MotionError> {
-        let protection = WriteProtection::open(ram.clone(), None)
+        let protection = WriteProtection::open(ram.clone())
             .map_err(|e| MotionError::new(Code::CannotProtect, e.to_string()))?;
         protection.register().map_err(cannot("registering RAM with userfaultfd"))?;
         let protection = Arc::new(protection);
@@ -175,6 +177,7 @@ impl Guard {
             kept: AtomicU64::new(0),
             for_writers: AtomicU64::new(0),
             in_order: AtomicU64::new(0),
+            overwritten: Mutex::new(PageSet::new(ram.pages())),
             threads: AtomicUsize::new(0),
             protect: Mutex::default(),
         });
@@ -343,6 +346,7 @@ impl Guard {
                 let copied = self.copy(range, std::iter::once(range), &mut buffer);
                 if copied.is_ok() {
                     self.for_writers.fetch_add(range.count, Relaxed);
+                    self.overwritten().insert(range);
                     self.buffers.queue(Copy { range, buffer });
                     self.copied(range);
                     self.waits.over_of(thread, since);
@@ -408,6 +412,12 @@ impl Guard {
         if self.copies.left() == 0 {
             self.buffers.tell();
         }
+    }
+
+    /// Pages of chunks that were written before they were copied in their order: those that the guest
+    /// used while the copy was taken.
+    pub(crate) fn overwritten(&self) -> MutexGuard<'_, PageSet> {
+        self.overwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_done(&self) -> bool {

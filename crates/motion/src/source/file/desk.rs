@@ -30,7 +30,7 @@ pub struct FileDesk {
     /// What RAM stays in, where it is not to be written.
     apart: Option<Arc<MemoryFile>>,
     pass: Option<Arc<Pass>>,
-    /// What the guest wrote last.
+    /// What the guest wrote last, as far as that is known: of one that stood still all the time nothing is.
     recent: PageSet,
     /// Bytes given to the file so far.
     bytes: u64,
@@ -259,6 +259,11 @@ impl FileDesk {
             tracing::debug!(%error, "the rest is written past the page cache too");
         }
         self.pass = Some(pass.clone());
+    }
+
+    /// The guest wrote these while its copy of the beginning was taken.
+    pub(super) fn was_written(&mut self, pages: &PageSet) {
+        self.recent.clone_from(pages);
     }
 
     /// All of the pass is in the file.

@@ -199,9 +199,11 @@ impl FileEnd {
     }
 
     /// All that was to be kept of RAM is in the file, unless it was given up meanwhile: why is other news.
-    fn kept(&self) -> Option<Vec<Event>> {
+    fn kept(&mut self) -> Option<Vec<Event>> {
         let Some(guard) = &self.guard else { return Some(Vec::new()) };
-        Some(vec![Event::Copied(Box::new(guard.end()?))])
+        let report = guard.end()?;
+        self.desk.was_written(&guard.overwritten());
+        Some(vec![Event::Copied(Box::new(report))])
     }
 
     /// What the source is told when it has done what it is at.
