@@ -57,6 +57,9 @@ impl Restore {
         }
         self.enter(Phase::Loading, Status::Device);
         self.load(&reader, machine.as_ref())?;
+        // What was read of a file that was replaced or cut short meanwhile was verified all the same; but
+        // the claim would go where nobody looks for it, and what is yet to come would not.
+        reader.check_identity()?;
         // One that cannot have its pages now is not worth a claim.
         let outage = lock(&self.service).as_ref().and_then(PageService::outage);
         if let Some(outage) = outage
@@ -115,9 +118,6 @@ impl Restore {
         let fill = Fill { reader, ram, done, cancelled: &self.cancelled };
         let threads = self.options.threads.clamp(1, RestoreOptions::MOST_THREADS);
         fill.run(threads)?;
-        // What was read of a file that was replaced or cut short meanwhile was verified all the same;
-        // but the claim would go where nobody looks for it.
-        reader.check_identity()?;
         self.note(|report, restore| {
             restore.threads = threads;
             restore.fill_ns = nanos(begun.elapsed());
