@@ -7,6 +7,7 @@
 
 mod address;
 mod arrival;
+mod blocktime;
 mod config;
 mod ending;
 mod error;

@@ -1,6 +1,7 @@
 //! How a machine and its motion stand, in the words of QMP.
 
 use crate::Error;
+use crate::blocktime;
 use crate::monitor::{Monitor, devices_of};
 use crate::observer::migration_status;
 use crate::outgoing::Outgoing;
@@ -106,7 +107,14 @@ impl Monitor {
                 info
             }
             (None, None, Some(restoring)) => {
-                info(&restoring.progress(), Some(restoring.report()), restoring.begun())
+                let report = restoring.report();
+                let fill = report.restore.as_ref().and_then(|restore| restore.fill.clone());
+                let mut info = info(&restoring.progress(), Some(report), restoring.begun());
+                if let Some(fill) = fill {
+                    let vcpus = crate::threads::of_vcpus().unwrap_or_default();
+                    blocktime::tell(&mut info, &fill, &vcpus);
+                }
+                info
             }
             (None, Some(waiting), _) => {
                 let progress = waiting.progress();
@@ -217,4 +225,95 @@ fn millis(nanos: u64) -> u64 {
 /// A blackout is never said to be shorter than it is.
 fn millis_up(nanos: u64) -> u64 {
     nanos.div_ceil(1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use motion::{BlackoutReport, ErrorReport, RamReport, StatusOrNone};
+    use state::Code;
+
+    fn progress() -> Progress {
+        Progress {
+            status: StatusOrNone(Status::Active),
+            elapsed_ns: 2_999_999,
+            pass: 3,
+            pass_pages: 100,
+            pass_done: 40,
+            bytes: 5_000,
+            rate: 8_192_000,
+            dirty_rate: 77,
+            predicted_blackout_ns: 1_000_001,
+            ..Progress::default()
+        }
+    }
+
+    fn report(status: Status) -> Report {
+        Report {
+            status: StatusOrNone(status),
+            ram: RamReport {
+                total_pages: 1_000,
+                data_pages: 10,
+                zero_pages: 3,
+                skipped_pages: 4,
+                bytes: 50_000,
+            },
+            total_ns: 9_999_999,
+            setup_ns: 1_500_000,
+            blackout: Some(BlackoutReport {
+                ns: 2_000_001,
+                uncertainty_ns: 0,
+                predicted_ns: 0,
+                limit_ns: None,
+                pages: 2,
+                bytes: 20_000,
+                stages: Vec::new(),
+            }),
+            error: Some(ErrorReport { code: Code::LinkStalled, why: "silence".into() }),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_is_told_by_its_progress() {
+        let now = SystemTime::now();
+        let told = info(&progress(), None, now);
+        assert_eq!(told.status, Some(MigrationStatus::Active));
+        assert_eq!((told.total_time, told.expected_downtime), (Some(2), Some(2)));
+        assert_eq!((told.setup_time, told.downtime, told.error_desc), (None, None, None));
+        let ram = told.ram.unwrap();
+        assert_eq!((ram.transferred, ram.precopy_bytes, ram.downtime_bytes), (5_000, 5_000, 0));
+        assert_eq!((ram.remaining, ram.total), (60 * 4096, 100 * 4096));
+        assert_eq!((ram.dirty_sync_count, ram.dirty_pages_rate), (3, 77));
+        assert_eq!((ram.pages_per_second, ram.page_size), (2_000, 4096));
+        assert!((ram.mbps - 65.536).abs() < 1e-9, "{ram:?}");
+        assert_eq!(told.report.unwrap()["progress"]["pass"], 3);
+    }
+
+    #[test]
+    fn what_has_ended_is_told_by_its_report() {
+        let told = info(&progress(), Some(report(Status::Failed)), SystemTime::now());
+        assert_eq!(told.status, Some(MigrationStatus::Failed));
+        assert_eq!((told.total_time, told.setup_time), (Some(9), Some(1)));
+        assert_eq!(
+            (told.downtime, told.expected_downtime),
+            (Some(3), None),
+            "never less than it was"
+        );
+        assert_eq!(told.error_desc.as_deref(), Some("silence"));
+        assert_eq!(told.error_code.as_deref(), Some("link-stalled"));
+        let ram = told.ram.unwrap();
+        assert_eq!(
+            (ram.transferred, ram.precopy_bytes, ram.downtime_bytes),
+            (50_000, 30_000, 20_000)
+        );
+        assert_eq!((ram.total, ram.normal, ram.duplicate), (1_000 * 4096, 10, 7));
+        assert_eq!(ram.normal_bytes, 10 * 4096);
+    }
+
+    #[test]
+    fn where_there_was_no_motion_there_is_nothing_to_tell() {
+        let told = info(&Progress::default(), None, SystemTime::now());
+        assert_eq!((told.status, told.ram, told.total_time), (None, None, None));
+    }
 }

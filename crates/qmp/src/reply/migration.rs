@@ -78,6 +78,22 @@ pub struct MigrationInfo {
     /// Where a destination waits (QAPI `SocketAddress`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket_address: Option<Vec<crate::command::SocketAddress>>,
+    /// Of a guest whose memory comes while it runs: what each processor waited for it, in
+    /// milliseconds, by their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcopy_vcpu_blocktime: Option<Vec<u64>>,
+    /// How long a page took to come on average, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcopy_latency: Option<u64>,
+    /// How many took from 2ⁱ to less than 2ⁱ⁺¹ microseconds, for each i from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcopy_latency_dist: Option<Vec<u64>>,
+    /// The average of each processor, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcopy_vcpu_latency: Option<Vec<u64>>,
+    /// The average of all that waited and is no processor, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcopy_non_vcpu_latency: Option<u64>,
     /// The typed report of the engine, whole.
     #[serde(rename = "x-whimbrel-report", skip_serializing_if = "Option::is_none")]
     pub report: Option<Value>,
