@@ -90,13 +90,42 @@ fn a_snapshot_is_of_one_moment_and_the_guest_goes_on() {
         let stages = report["blackout"]["stages"].as_array().unwrap();
         let sum: u64 = stages.iter().map(|stage| stage["ns"].as_u64().unwrap()).sum();
         assert_eq!(report["blackout"]["ns"], sum, "{report:#}");
-        is_sound(&file, Kind::Snapshot);
+        let reader = is_sound(&file, Kind::Snapshot);
+        assert!(!reader.recent().is_empty(), "what it wrote last is known");
         machine.check_all();
     }
     // It can still be moved.
     let (destination, to) = host.incoming("b", &[]);
     host.migrate("a", &to, &["--max-blackout", "unlimited"]);
     destination.check_all();
+}
+
+#[test]
+fn a_copy_of_a_guest_that_writes_flat_out_is_whole_or_there_is_none() {
+    let host = Host::new();
+    let shape = ["--memory", "64M", "--cpus", "2", "--cmdline", "ws=16M rate=max"];
+    let machine = host.selfcheck("a", &shape);
+    for turn in 0..2 {
+        let file = path(&host, &format!("{turn}.snap"));
+        let report = write(&host, &["snapshot", "a", &file, "--max-blackout", "unlimited"]);
+        assert_eq!(report["status"], "completed", "{report:#}");
+        is_sound(&file, Kind::Snapshot);
+        // Both write flat out, and need not at the same time.
+        host.ok(&["pause", "a"]);
+        host.restore("b", &file, &["--clone"]).check_all();
+        host.ok(&["resume", "a"]);
+    }
+    // A promise that cannot be kept is not made light of.
+    let file = path(&host, "x.snap");
+    let limits =
+        ["--max-blackout", "1ms", "--timeout", "500ms", "--max-bandwidth", "100M", "--json"];
+    let said = host.fails(1, &[&["snapshot", "a", &file][..], &limits].concat());
+    let report: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    let code = report["error"]["code"].as_str().unwrap();
+    assert!(["timed-out", "budget-exceeded"].contains(&code), "{report:#}");
+    wait("what was begun to be gone", || left_behind(&host, "x.snap").is_empty().then_some(()));
+    assert_eq!(host.state("a"), "running");
+    machine.check_all();
 }
 
 #[test]
@@ -184,12 +213,16 @@ fn a_disk_that_is_full_leaves_the_old_file_and_the_guest_as_they_were() {
 fn begin(host: &Host, verb: &str, file: &str, more: &[&str]) -> std::process::Child {
     let all = [&[verb, "a", file, "--max-bandwidth", "2M"][..], more].concat();
     let child = host.whimbrel(&all).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until_written(host);
+    child
+}
+
+fn wait_until_written(host: &Host) {
     wait("a file that is being written", || {
         let motion = host.motion("a");
         let some = motion["ram"]["transferred"].as_u64().is_some_and(|bytes| bytes > 0);
         (some && motion["status"] == "active").then_some(())
     });
-    child
 }
 
 #[test]
@@ -241,10 +274,20 @@ fn a_machine_killed_while_it_is_saved_leaves_the_old_file() {
 fn a_stopped_guest_that_qmp_migrates_to_a_file_may_be_continued_afterwards() {
     let host = Host::new();
     let file = path(&host, "a.snap");
-    let machine = host.selfcheck("a", &["--memory", "64M", "--cmdline", "ws=8M rate=1000"]);
+    let machine = host.selfcheck("a", &["--memory", "64M", "--cmdline", "ws=24M rate=1000"]);
     host.ok(&["pause", "a"]);
     let uri = json!({ "uri": format!("file:{file}") });
+    let no_faster_than = |rate: u64| {
+        host.ask("a", "migrate-set-parameters", json!({ "max-bandwidth": rate })).unwrap();
+    };
+    no_faster_than(2 << 20);
     host.ask("a", "migrate", uri.clone()).unwrap();
+    wait_until_written(&host);
+    // Not as long as it is written.
+    let said = host.fails(1, &["resume", "a"]);
+    assert!(said.contains("its snapshot to") && said.contains(&file), "{said}");
+    assert_eq!(host.motion("a")["status"], "active");
+    no_faster_than(0);
     host.wait_for_motion("a", "completed");
     assert_eq!(host.state("a"), "postmigrate");
     is_sound(&file, Kind::Snapshot);
@@ -292,10 +335,10 @@ fn a_guest_is_held_at_its_point_of_consistency_until_told_to_go_on() {
 }
 
 #[test]
-fn a_save_switches_no_dirty_logging_on() {
+fn what_stands_still_is_written_without_dirty_logging() {
     let host = Host::new();
     let machine = host.selfcheck("a", &["--memory", "64M", "--cmdline", "ws=8M rate=1000"]);
-    let calls = |arguments: &[&str]| {
+    let calls = |write: &dyn Fn()| {
         let trace = host.folder().join("trace");
         let mut strace = Command::new("strace")
             .args(["-f", "-e", "trace=ioctl", "-o"])
@@ -309,7 +352,7 @@ fn a_save_switches_no_dirty_logging_on() {
         let mut line = String::new();
         std::io::BufRead::read_line(&mut said, &mut line).unwrap();
         assert!(line.contains("attached"), "{line}");
-        write(&host, arguments);
+        write();
         rustix::process::kill_process(
             rustix::process::Pid::from_child(&strace),
             rustix::process::Signal::INT,
@@ -320,7 +363,23 @@ fn a_save_switches_no_dirty_logging_on() {
         let dirty = ["DIRTY_LOG", "flags=KVM_MEM_LOG_DIRTY_PAGES"];
         text.lines().filter(|l| dirty.iter().any(|what| l.contains(what))).count()
     };
-    let live = calls(&["snapshot", "a", &path(&host, "live.snap"), "--max-blackout", "unlimited"]);
+    let live = path(&host, "live.snap");
+    let live = calls(&|| {
+        write(&host, &["snapshot", "a", &live, "--max-blackout", "unlimited"]);
+    });
     assert!(live > 0, "a live snapshot logs writes, or this test sees nothing");
-    assert_eq!(calls(&["save", "a", &path(&host, "a.snap"), "--keep"]), 0);
+    // As QEMU's clients do it.
+    host.ok(&["pause", "a"]);
+    let plain = json!({ "uri": format!("file:{}", path(&host, "plain.snap")) });
+    let plain = calls(&|| {
+        host.ask("a", "migrate", plain.clone()).unwrap();
+        host.wait_for_motion("a", "completed");
+    });
+    assert_eq!(plain, 0);
+    host.ok(&["resume", "a"]);
+    let saved = path(&host, "a.snap");
+    let saved = calls(&|| {
+        write(&host, &["save", "a", &saved, "--keep"]);
+    });
+    assert_eq!(saved, 0);
 }
