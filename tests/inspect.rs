@@ -7,7 +7,7 @@ mod support;
 use memory::{Backing, GuestRam, Layout, PAGE_SIZE, PageRange, PageSet};
 use minicbor::{Decode, Encode};
 use serde_json::{Value, json};
-use snapshot::{Header, Kind, Target, WriteOptions, Writer};
+use snapshot::{Claim, Header, Kind, Origin, Reader, Target, WriteOptions, Writer};
 use state::{Bundle, Saved};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -33,9 +33,18 @@ impl Saved for Thing {
 
 /// A snapshot with these pages, each filled with a byte, and a state that has this count.
 fn file(host: &Host, name: &str, pages: &[(u64, u8)], count: u32) -> String {
+    of_kind(Kind::Snapshot, host, name, pages, count)
+}
+
+/// The file of a saved guest, with one page.
+fn saved(host: &Host, name: &str) -> String {
+    of_kind(Kind::Save, host, name, &[(1, 1)], 7)
+}
+
+fn of_kind(kind: Kind, host: &Host, name: &str, pages: &[(u64, u8)], count: u32) -> String {
     let ram = GuestRam::new(RAM, Backing::Small).unwrap();
     let header = Header {
-        kind: Kind::Snapshot,
+        kind,
         machine: Uuid::from_u128(1),
         name: "inspected".to_owned(),
         snapshot: Uuid::from_u128(2),
@@ -127,7 +136,7 @@ fn a_damaged_page_is_named_and_the_status_says_it() {
 }
 
 #[test]
-fn an_incomplete_or_newer_file_still_says_what_it_is() {
+fn an_incomplete_file_still_says_what_it_is() {
     let host = Host::new();
     let file = file(&host, "a.snap", &[(1, 1)], 7);
     let medium = File::options().write(true).open(&file).unwrap();
@@ -141,6 +150,78 @@ fn an_incomplete_or_newer_file_still_says_what_it_is() {
     assert!(said.contains("incomplete"), "{said}");
     let said = host.fails(3, &["inspect", "/etc/passwd"]);
     assert!(said.contains("not a snapshot"), "{said}");
+}
+
+/// Gives a page of a file its checksum, as the format has it.
+fn seal(page: &mut [u8]) {
+    page[8..12].fill(0);
+    let sum = crc_fast::crc32_iscsi(page);
+    page[8..12].copy_from_slice(&sum.to_le_bytes());
+}
+
+#[test]
+fn a_newer_file_still_says_what_it_is_and_is_not_restored() {
+    let host = Host::new();
+    let file = file(&host, "a.snap", &[(1, 1)], 7);
+    let medium = File::options().read(true).write(true).open(&file).unwrap();
+    let (mut header, mut mark) = ([0; 4096], [0; 4096]);
+    medium.read_exact_at(&mut header, 0).unwrap();
+    medium.read_exact_at(&mut mark, 4096).unwrap();
+    header[12..16].copy_from_slice(&2u32.to_le_bytes());
+    seal(&mut header);
+    mark[32..36].copy_from_slice(&crc_fast::crc32_iscsi(&header).to_le_bytes());
+    seal(&mut mark);
+    medium.write_all_at(&header, 0).unwrap();
+    medium.write_all_at(&mark, 4096).unwrap();
+    let said = host.ok(&["inspect", &file]);
+    for words in ["format version 2", "inspected (00000000", "complete   yes", "Cannot be restored"]
+    {
+        assert!(said.contains(words), "`{words}` is missing:\n{said}");
+    }
+    let said = answer(&host.ok(&["inspect", &file, "--json"]));
+    assert_eq!((&said["version"], &said["machine"]["name"]), (&json!(2), &json!("inspected")));
+    assert_eq!(said["problem"]["code"], "snapshot-unsupported");
+    let said = host.fails(3, &["restore", &file, "--console", "off"]);
+    assert!(said.contains('2'), "{said}");
+}
+
+#[test]
+fn no_device_is_needed_to_look_into_a_file() {
+    let host = Host::new();
+    let file = file(&host, "a.snap", &[(1, 1)], 7);
+    for flags in [&[][..], &["--verify"], &["--state"], &["--page", "0x1000"], &["--diff", &file]] {
+        let inspect = [&["inspect", &file][..], flags].concat();
+        let output =
+            host.within("mount -t tmpfs none /dev\nexec \"$@\"", &inspect).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{flags:?}: {said}");
+    }
+}
+
+#[test]
+fn a_claim_shows_the_token_as_reports_do() {
+    let host = Host::new();
+    let file = saved(&host, "a.save");
+    let token = [
+        0x0f, 0x1e, 0x2d, 0x3c, 0x4b, 0x5a, 0x69, 0x78, 0x87, 0x96, 0xa5, 0xb4, 0xc3, 0xd2, 0xe1,
+        0xf0,
+    ];
+    let claim = Claim {
+        host: "alpha".into(),
+        boot: Uuid::from_u128(7),
+        time: 951_782_400_000_000_000,
+        token,
+    };
+    let origin = Origin::Path { path: (&file).into(), offset: 0 };
+    Reader::open(origin, false).unwrap().write_claim(&claim, false).unwrap();
+    let said = answer(&host.ok(&["inspect", &file, "--json"]));
+    assert_eq!(said["claim"]["token"], "0f1e2d3c4b5a69788796a5b4c3d2e1f0");
+    assert_eq!(said["claim"]["host"], "alpha");
+    let size = std::fs::metadata(&file).unwrap().len();
+    assert_eq!(said["size"], size);
+    assert!(said["allocated"].as_u64().is_some_and(|held| held > 0 && held < size), "{said}");
+    let said = host.ok(&["inspect", &file]);
+    assert!(said.contains("continued  YES, on alpha at 2000-02-29"), "{said}");
 }
 
 #[test]

@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::process::Command;
 use support::Host;
 
 /// Requires that a command fails with this status, and says all of these words.
@@ -144,16 +143,10 @@ fn commands_that_do_not_fit_the_state_say_which_would() {
     says(&host, 2, &["handover", "query", "a", "x"], &["32 hexadecimal digits"]);
 }
 
-/// Runs `whimbrel run` where `/dev` was made by this script, in a mount namespace of its own.
+/// Runs `whimbrel run` where `/dev` was made by this script.
 fn with_dev(host: &Host, script: &str) -> String {
-    let whimbrel = host.whimbrel(&["run", "--guest", "clock", "--console", "off"]);
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec"]).arg(format!("{script}\nexec \"$@\"")).arg("sh");
-    command.arg(whimbrel.get_program()).args(whimbrel.get_args());
-    for (key, value) in whimbrel.get_envs() {
-        command.env(key, value.unwrap_or_default());
-    }
-    let output = command.output().unwrap();
+    let run = ["run", "--guest", "clock", "--console", "off"];
+    let output = host.within(&format!("{script}\nexec \"$@\""), &run).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     said

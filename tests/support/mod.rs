@@ -77,6 +77,22 @@ impl Host {
         self.folder.path()
     }
 
+    /// The same, where this script was run before, in a mount namespace of its own. It ends by running
+    /// what it was given, or something that does.
+    pub fn within(&self, script: &str, arguments: &[&str]) -> Command {
+        let whimbrel = self.whimbrel(arguments);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-ec", script, "sh"]);
+        command.arg(whimbrel.get_program()).args(whimbrel.get_args()).stdin(Stdio::null());
+        for (key, value) in whimbrel.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        command
+    }
+
     /// Runs a command to its end, whatever that is.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.whimbrel(arguments).output().unwrap()

@@ -6,13 +6,13 @@ use crate::output::{bytes, grouped, print_json, print_line, table};
 use crate::terminal::{Ink, Line, Style, wrap};
 use memory::PAGE_SIZE;
 use motion::MotionError;
+use motion::handover::Token;
 use serde::Serialize;
 use serde_json::{Value, json};
 use snapshot::{Apart, Claim, HeaderPage, Mark, Peek, Reader};
 use state::Bundle;
 use std::io::stdout;
 use std::path::Path;
-use uuid::Uuid;
 
 /// State of one schema.
 #[derive(Debug, Serialize)]
@@ -117,7 +117,7 @@ fn object(
             "host": host,
             "boot": boot,
             "time": time,
-            "token": Uuid::from_bytes(*token),
+            "token": Token(*token).to_string(),
         }),
         Err(damage) => json!({ "damaged": damage.to_string() }),
     };
