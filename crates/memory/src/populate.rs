@@ -124,7 +124,7 @@ fn chunks(run: PageRange) -> impl Iterator<Item = PageRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backing, MemoryFile, PAGE_SIZE, PageSet, RamImage};
+    use crate::{Backing, MemoryFile, PAGE_SIZE, PageSet, RamError, RamImage};
     use proptest::prelude::*;
     use std::fs::File;
     use std::os::unix::fs::{FileExt, MetadataExt};
@@ -136,6 +136,23 @@ mod tests {
     fn other(ram: &GuestRam) -> GuestRam {
         let file = ram.file().unwrap().try_clone_to_owned().unwrap();
         GuestRam::from_file(file, ram.layout().size(), ram.backing(), None).unwrap()
+    }
+
+    /// RAM in huge pages, of which the host is asked for more where it has too few.
+    fn huge() -> GuestRam {
+        let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+        for _ in 0..100 {
+            match GuestRam::new(SIZE, Backing::Huge2M) {
+                Err(RamError::HugePages { advice, .. }) => {
+                    std::fs::write(pool, advice.to_string())
+                        .expect("this test needs huge pages, and may not ask for them");
+                }
+                ram => return ram.unwrap(),
+            }
+            // Others take them too, and give them back.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("this test needs huge pages, and the host has none");
     }
 
     fn touch(ram: &GuestRam, page: u64) {
@@ -198,10 +215,11 @@ mod tests {
 
     #[test]
     fn transparent_huge_pages_are_entered_and_none_is_made() {
-        let Ok(ram) = GuestRam::new(SIZE, Backing::Transparent) else {
-            eprintln!("transparent huge pages are off for shared memory here");
-            return;
-        };
+        let ram = GuestRam::new(SIZE, Backing::Transparent).unwrap_or_else(|_| {
+            std::fs::write("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "advise")
+                .expect("this test needs transparent huge pages, and may not allow them");
+            GuestRam::new(SIZE, Backing::Transparent).unwrap()
+        });
         [0, 1500, 9000].into_iter().for_each(|page| touch(&ram, page));
         let (before, held) = (touched(&ram), allocated(&ram));
         let new = other(&ram);
@@ -211,10 +229,7 @@ mod tests {
 
     #[test]
     fn huge_pages_are_entered_once_it_was_told_which_were_touched() {
-        let Ok(ram) = GuestRam::new(SIZE, Backing::Huge2M) else {
-            eprintln!("no huge pages are to be had here");
-            return;
-        };
+        let ram = huge();
         [0, 1, 5000, 16383].into_iter().for_each(|page| touch(&ram, page));
         let (before, held) = (touched(&ram), allocated(&ram));
         assert_eq!(before.count(), 3 * 512);

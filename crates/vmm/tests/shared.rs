@@ -15,15 +15,35 @@ const MIB: u64 = 1 << 20;
 /// Where the guest never comes.
 const FAR: u64 = 60 * MIB;
 
-fn booted(backing: Backing) -> Option<Rig> {
-    let ram = GuestRam::new(64 * MIB, backing).ok()?;
+/// RAM in huge pages, of which the host is asked for more where it has too few.
+fn in_huge_pages() -> GuestRam {
+    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    for _ in 0..100 {
+        match GuestRam::new(64 * MIB, Backing::Huge2M) {
+            Err(memory::RamError::HugePages { advice, .. }) => {
+                std::fs::write(pool, advice.to_string())
+                    .expect("this test needs huge pages, and may not ask for them");
+            }
+            ram => return ram.unwrap(),
+        }
+        // Others take them too, and give them back.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("this test needs huge pages, and the host has none");
+}
+
+fn booted(backing: Backing) -> Rig {
+    let ram = match backing {
+        Backing::Huge2M => in_huge_pages(),
+        other => GuestRam::new(64 * MIB, other).unwrap(),
+    };
     let config = whimbrel_vmm::MachineConfig { backing, ..rig::config(64 * MIB, 2) };
     let rig = Rig::empty(config, ram);
     let cmdline = "ws=8M report=50ms";
     rig.vm.boot(rig::source(Builtin::SelfCheck.image(), cmdline)).unwrap();
     rig.start();
     rig.screen.wait_for_more("CHECK", 2);
-    Some(rig)
+    rig
 }
 
 /// The RAM of this machine as another process maps it.
@@ -62,7 +82,7 @@ fn contents(ram: &GuestRam) -> (Vec<PageRange>, Vec<u8>) {
 fn nothing_is_written_to_shared_ram_before_the_guest_runs() {
     /// `MSR_KVM_WALL_CLOCK` and its successor: KVM writes the time there as soon as it is set.
     const WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
-    let rig = booted(Backing::Small).unwrap();
+    let rig = booted(Backing::Small);
     rig.vm.pause().unwrap();
     let permit = rig.vm.surrender().unwrap();
     let mut state = rig.vm.save().unwrap();
@@ -89,7 +109,7 @@ fn nothing_is_written_to_shared_ram_before_the_guest_runs() {
 
 #[test]
 fn a_guest_goes_to_and_fro_between_machines_on_the_same_ram() {
-    let mut here = booted(Backing::Small).unwrap();
+    let mut here = booted(Backing::Small);
     for _ in 0..4 {
         // The next is built while the guest runs.
         let (vm, screen) = build(&here, &shared(&here));
@@ -105,10 +125,7 @@ fn a_guest_goes_to_and_fro_between_machines_on_the_same_ram() {
 
 #[test]
 fn a_machine_on_huge_pages_is_told_what_was_touched() {
-    let Some(rig) = booted(Backing::Huge2M) else {
-        eprintln!("no huge pages are to be had here");
-        return;
-    };
+    let rig = booted(Backing::Huge2M);
     let ram = shared(&rig);
     let (vm, screen) = build(&rig, &ram);
     vm.rehearse().unwrap();
@@ -129,7 +146,7 @@ fn a_machine_on_huge_pages_is_told_what_was_touched() {
 
 #[test]
 fn what_was_touched_is_not_taken_from_those_who_need_not_say_it() {
-    let rig = booted(Backing::Small).unwrap();
+    let rig = booted(Backing::Small);
     let (vm, _screen) = build(&rig, &shared(&rig));
     rig.vm.pause().unwrap();
     let mut state = rig.vm.save().unwrap();
