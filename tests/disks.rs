@@ -220,3 +220,85 @@ fn quit_is_obeyed_while_a_guest_waits_for_a_page_that_does_not_come() {
     machine.wait_for_end();
     assert!(open(&file).claim().is_some(), "it ran");
 }
+
+/// Waits until it is said that all RAM has come, and how much it was.
+fn complete(client: &mut qmp::Client) -> u64 {
+    wait("word that all has come", || {
+        let event = client.next_event(Some(Duration::from_secs(1))).ok()??;
+        (event.event == "x-whimbrel-memory-complete").then(|| event.data["bytes"].as_u64().unwrap())
+    })
+}
+
+#[test]
+fn a_guest_whose_memory_still_comes_is_copied_moved_and_saved() {
+    let host = Host::new();
+    let disk = FaultyDisk::mount(host.folder());
+    let file = saved(&host, &disk);
+    let (last, bytes) = (last_page(&file), open(&file).present().count() * 4096);
+    let elsewhere = |name: &str| host.folder().join(name).to_str().unwrap().to_owned();
+    let begun = |machine: &str, verb: &[&str]| {
+        let mut command = host.whimbrel(verb);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // It may wait for the page before its first pass.
+        wait("it to be under way", || {
+            let status = host.motion(machine)["status"].clone();
+            ["setup", "active"].iter().any(|under_way| status == *under_way).then_some(())
+        });
+        child
+    };
+    let unlimited = ["--max-blackout", "unlimited"];
+    let (destination, to) = host.incoming("there", &[]);
+    let (copy, save) = (elsewhere("copy.snap"), elsewhere("c.save"));
+    let verbs = [
+        ("b", [&["snapshot", "b", &copy][..], &unlimited].concat()),
+        ("c", vec!["save", "c", &save]),
+        ("d", [&["migrate", "d", &to][..], &unlimited].concat()),
+    ];
+    for (name, verb) in &verbs {
+        disk.ails(last, How::Hangs);
+        let machine = host.restore(name, &file, &["--lazy", "--clone", "--io-stall", "10m"]);
+        let _cure = disk.cure();
+        wait("somebody to wait for the disk", || (disk.waiting() > 0).then_some(()));
+        let socket = host.folder().join(format!("{name}.sock"));
+        let mut client = qmp::Client::connect(&socket).unwrap();
+        let mut child = begun(name, verb);
+        assert!(disk.waiting() > 0, "the disk has answered, and this test shows nothing");
+        disk.heals();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{verb:?}");
+        if *name == "b" {
+            assert_eq!(complete(&mut client), bytes);
+            machine.check_all();
+        }
+    }
+    destination.check_all();
+    for (name, file) in [("e", &copy), ("f", &save)] {
+        assert!(open(file).verify(2, &|_| {}).is_empty());
+        host.restore(name, file, &[]).check_all();
+    }
+}
+
+#[test]
+fn a_mapped_page_that_cannot_be_read_stops_the_guest_until_it_can() {
+    let host = Host::new();
+    let disk = FaultyDisk::mount(host.folder());
+    let file = saved(&host, &disk);
+    let last = last_page(&file);
+    disk.ails(last, How::Fails(EIO));
+    let machine = host.restore("b", &file, &["--mmap", "--no-verify"]);
+    let _cure = disk.cure();
+    // It looks at all of its pages.
+    machine.type_byte(b'c');
+    host.wait_for_state("b", "io-error");
+    let reason = host.view("b").unwrap()["reason"].clone();
+    assert!(
+        reason.as_str().is_some_and(|why| why.contains("could not provide a page")),
+        "{reason}"
+    );
+    // It still cannot.
+    host.run(&["resume", "b"]);
+    host.wait_for_state("b", "io-error");
+    disk.heals();
+    host.ok(&["resume", "b"]);
+    host.wait_for_state("b", "running");
+    machine.check_all();
+}
