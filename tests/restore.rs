@@ -7,8 +7,10 @@ mod support;
 use serde_json::{Value, json};
 use snapshot::{Claim, Origin, Reader};
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use support::{Host, Machine, huge_pages, transparent_huge_pages, wait};
+use std::time::Instant;
+use support::{Host, Machine, PATIENCE, huge_pages, transparent_huge_pages, wait};
 
 const SHAPE: [&str; 6] = ["--memory", "64M", "--cpus", "2", "--cmdline", "ws=16M rate=5000"];
 
@@ -375,15 +377,191 @@ fn a_mapped_file_that_is_cut_short_stops_the_guest_for_good() {
     // Where the guest has it read in full, it stops at a page that it has not written yet; an access
     // that KVM makes for the guest ends it.
     machine.type_byte(b'?');
-    wait("the guest to stop", || {
-        let state = host.state("a");
-        (state != "running").then_some(())
-    });
+    let stopped = || {
+        wait("the guest to stop", || match host.state("a").as_str() {
+            "io-error" | "internal-error" => Some(()),
+            "running" => None,
+            other => panic!("the guest is `{other}`"),
+        });
+        let reason = host.view("a").unwrap()["reason"].clone();
+        assert!(reason.as_str().is_some_and(|why| why.contains("cut short")), "{reason}");
+    };
+    stopped();
     handle.set_len(length).unwrap();
     host.qmp("a", "cont", "{}");
-    wait("the guest to stop again", || (host.state("a") != "running").then_some(()));
+    stopped();
     let refused = host.fails(1, &["save", "a", &path(&host, "a.save")]);
     let refused: Vec<_> = refused.split_whitespace().collect();
     assert!(refused.join(" ").contains("golden.snapshot was cut short"), "{refused:?}");
     host.qmp("a", "quit", "{}");
+}
+
+/// Where no userfaultfd can be had, unless by descriptor 9.
+const NO_USERFAULTFD: &str = r#"
+exec 9<>/dev/userfaultfd
+mount -t tmpfs none /dev
+mknod /dev/kvm c 10 232
+mknod /dev/null c 1 3
+exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace "$@"
+"#;
+
+#[test]
+fn where_no_userfaultfd_can_be_had_ram_is_read_first_unless_one_is_handed_over() {
+    let allowed = std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd").unwrap();
+    assert_eq!(allowed.trim(), "0", "this test needs a host that does not give it to everybody");
+    let host = Host::new();
+    let file = copied(&host, "a");
+    let restore = |more: &[&str]| {
+        let all =
+            [&["restore", &file, "--name", "b", "--clone", "--console", "off"], more].concat();
+        let output = host.within(NO_USERFAULTFD, &all).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (status, said) = restore(&["--lazy"]);
+    assert_eq!(status, Some(1), "{said}");
+    for advice in ["/dev/userfaultfd", "CAP_SYS_PTRACE", "--userfault-fd"] {
+        assert!(said.contains(advice), "{advice}: {said}");
+    }
+    assert_eq!(host.state("b"), "gone");
+    // What was not asked for is done without, and it is said.
+    let (status, said) = restore(&["--detach"]);
+    assert_eq!(status, Some(0), "{said}");
+    let about = said.lines().filter(|line| line.contains("userfaultfd")).collect::<Vec<_>>();
+    let [line] = about[..] else { panic!("it is said in one line: {said}") };
+    assert!(line.contains("before the guest runs") && line.contains("--userfault-fd"), "{said}");
+    assert_eq!(report(&host, "b")["restore"]["how"], "eager");
+    let snapshot = ["snapshot", "b", &path(&host, "b.snap"), "--at", "start"];
+    let snapshot = [&snapshot[..], &["--max-blackout", "unlimited"]].concat();
+    let said = host.fails(3, &snapshot);
+    assert!(said.contains("no userfaultfd can be had"), "{said}");
+    host.ok(&["kill", "b"]);
+    wait("it to end", || (host.state("b") == "gone").then_some(()));
+    // Handed over it serves for both.
+    let (status, said) = restore(&["--lazy", "--userfault-fd", "9", "--detach"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!(report(&host, "b")["restore"]["how"], "lazy");
+    wait_until_full(&host, "b");
+    host.ok(&snapshot);
+    host.ok(&["kill", "b"]);
+    wait("it to end", || (host.state("b") == "gone").then_some(()));
+    // By QMP, too; and what is no such device is refused.
+    let waits = ["run", "--name", "b", "--incoming", "defer", "--console", "off", "--detach"];
+    assert!(host.within(NO_USERFAULTFD, &waits).output().unwrap().status.success());
+    let mut client = qmp::Client::connect(&host.folder().join("b.sock")).unwrap();
+    set_postcopy(&host, "b");
+    let mut incoming = json!({"uri": format!("file:{file}"), "exit-on-error": false});
+    let told = |client: &mut qmp::Client, incoming: &Value| {
+        client.execute("migrate-incoming", Some(incoming.clone()), Some(PATIENCE))
+    };
+    let error = told(&mut client, &incoming).unwrap_err();
+    assert!(error.to_string().contains("no userfaultfd can be had"), "{error}");
+    incoming["x-whimbrel-userfault-fd"] = json!("device");
+    for (device, is_it) in [("/dev/zero", false), ("/dev/userfaultfd", true)] {
+        let device = File::options().read(true).write(true).open(device).unwrap();
+        client.pass_descriptor("device", device.as_fd(), Some(PATIENCE)).unwrap();
+        assert_eq!(told(&mut client, &incoming).is_ok(), is_it);
+    }
+    host.wait_for_state("b", "running");
+    assert_eq!(report(&host, "b")["restore"]["how"], "lazy");
+    wait_until_full(&host, "b");
+    host.ok(&["kill", "b"]);
+}
+
+fn set_postcopy(host: &Host, name: &str) {
+    let on = json!({"capabilities": [{"capability": "postcopy-ram", "state": true}]});
+    host.ask(name, "migrate-set-capabilities", on).unwrap();
+}
+
+/// What the guest saw of KVM's clock, at first here or at last.
+fn clock(line: &str) -> u64 {
+    let word = line.split(' ').find_map(|word| word.strip_prefix("kvm=")).unwrap();
+    word.parse().unwrap()
+}
+
+#[test]
+fn what_is_asked_over_qmp_is_what_is_done() {
+    let host = Host::new();
+    let mut machine = host.selfcheck("a", &SHAPE);
+    let line = machine.wait_for("CLOCK", |_| true);
+    let then = clock(&line);
+    let uuid = |name: &str| host.view(name).unwrap()["uuid"].clone();
+    let original = uuid("a");
+    let file = save(&host, &mut machine, "a.save");
+    let saved = Instant::now();
+    let pages = open(&file).present().count();
+    let waiting = |name: &str| {
+        let machine = host.start(name, &["--incoming", "defer"]);
+        host.wait_for_state(name, "inmigrate");
+        machine
+    };
+    let told = |name: &str, arguments: Value| {
+        let mut arguments = arguments;
+        arguments["uri"] = json!(format!("file:{file}"));
+        host.ask(name, "migrate-incoming", arguments)
+    };
+
+    // All of it before it runs, unless said otherwise.
+    let copy = waiting("copy");
+    told("copy", json!({"x-whimbrel-clone": true})).unwrap();
+    host.wait_for_state("copy", "running");
+    copy.check_all();
+    let restore = report(&host, "copy")["restore"].clone();
+    assert_eq!((&restore["how"], &restore["claims"]), (&json!("eager"), &json!(false)));
+    assert_ne!(uuid("copy"), original);
+    drop(copy);
+
+    let lazy = waiting("lazy");
+    set_postcopy(&host, "lazy");
+    told("lazy", json!({"x-whimbrel-clone": true, "x-whimbrel-clock": "realtime"})).unwrap();
+    let away = u64::try_from(saved.elapsed().as_nanos()).unwrap();
+    let line = lazy.wait_for("CLOCK", |_| true);
+    assert!(clock(&line) >= then + away, "{line}: {then} and {away} more");
+    lazy.check_all();
+    wait_until_full(&host, "lazy");
+    let motion = host.ask("lazy", "query-migrate", None).unwrap();
+    let report = &motion["x-whimbrel-report"];
+    assert_eq!(report["restore"]["how"], "lazy");
+    assert_eq!(motion["ram"]["transferred"], report["ram"]["bytes"]);
+    assert_eq!(motion["ram"]["normal"], pages);
+    let fill = &report["restore"]["fill"];
+    let numbers = |list: &Value| -> Vec<u64> {
+        list.as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect()
+    };
+    assert_eq!(numbers(&motion["postcopy-vcpu-blocktime"]).len(), 2);
+    let told_of: u64 = numbers(&motion["postcopy-latency-dist"]).iter().sum();
+    assert_eq!(fill["latency"]["count"], told_of, "{motion:#}");
+    let waited = fill["latency"]["sum_ns"].as_u64().unwrap().checked_div(told_of).unwrap_or(0);
+    assert_eq!(motion["postcopy-latency"], waited);
+    drop(lazy);
+
+    for (verify, verified) in [(true, pages), (false, 0)] {
+        let mapped = waiting("mapped");
+        told(
+            "mapped",
+            json!({"x-whimbrel-clone": true, "x-whimbrel-mmap": true, "x-whimbrel-verify": verify}),
+        )
+        .unwrap();
+        host.wait_for_state("mapped", "running");
+        mapped.check_all();
+        let restore = self::report(&host, "mapped")["restore"].clone();
+        assert_eq!(
+            (&restore["how"], &restore["verified_pages"]),
+            (&json!("mmap"), &json!(verified))
+        );
+    }
+
+    // Once, until somebody says that it is to be once more.
+    assert_eq!(claim(&file), None);
+    let mut first = waiting("first");
+    told("first", json!({})).unwrap();
+    host.wait_for_state("first", "running");
+    first.check_all();
+    assert_eq!(uuid("first"), original);
+    first.kill();
+    let again = waiting("again");
+    let error = told("again", json!({"exit-on-error": false})).unwrap_err();
+    assert!(error.to_string().contains("continued on host"), "{error}");
+    told("again", json!({"x-whimbrel-reclaim": true})).unwrap();
+    host.wait_for_state("again", "running");
+    again.check_all();
 }

@@ -131,13 +131,22 @@ fn receive(
             RestoreClock::Continue => GuestClock::Continue,
             RestoreClock::Realtime => GuestClock::Realtime,
         };
-        let how = match (incoming.mmap, monitor.state().capabilities.postcopy_ram) {
+        let (postcopy, direct) = {
+            let state = monitor.state();
+            (state.capabilities.postcopy_ram, state.parameters.direct_io)
+        };
+        let how = match (incoming.mmap, postcopy) {
             (true, _) => How::Mapped,
             (false, true) => How::Lazy,
             (false, false) => How::Eager,
         };
-        let manner =
-            Manner { terms, how: Some(how), verify: incoming.verify, io_stall: None, clock };
+        if let Some(name) = &incoming.userfault {
+            let device = context.take_descriptor(name)?;
+            memory::userfault::hand_over(device)
+                .map_err(|e| Error::new(Code::InvalidArgument, format!("fd:{name}: {e}")))?;
+        }
+        let (how, verify) = (Some(how), incoming.verify);
+        let manner = Manner { terms, how, verify, io_stall: None, clock, direct };
         let file = OpenFile::open(origin, name, manner, monitor.config.backing)?;
         monitor.restore(file, monitor.config.paused, keep_waiting, false)
     };

@@ -39,6 +39,9 @@ pub struct Manner {
     pub io_stall: Option<Duration>,
     /// What becomes of the guest's clocks.
     pub clock: GuestClock,
+    /// Pages are read past the page cache, where the file system can do that and they are not mapped: what
+    /// was saved is seldom still there, and nobody needs it twice.
+    pub direct: bool,
 }
 
 impl Default for Manner {
@@ -49,6 +52,7 @@ impl Default for Manner {
             verify: true,
             io_stall: None,
             clock: GuestClock::Continue,
+            direct: true,
         }
     }
 }
@@ -94,9 +98,8 @@ impl OpenFile {
             let why = why.strip_prefix(&format!("{name}: ")).unwrap_or(&why);
             Error::new(code, format!("cannot restore {name}: {why}"))
         };
-        // What was saved is seldom still in the page cache, and nobody needs it twice, unless it is
-        // mapped from there.
-        let direct = manner.how != Some(How::Mapped);
+        // What is mapped is mapped from the page cache.
+        let direct = manner.direct && manner.how != Some(How::Mapped);
         let reader = Reader::open(origin, direct).map_err(motion::MotionError::from);
         let checked = reader.and_then(|reader| admit(&reader, manner.terms).map(|_| reader));
         let reader = checked.map_err(|e| fail(e.code, e.why))?;
@@ -122,7 +125,7 @@ impl OpenFile {
 /// While the guest runs, unless it was said otherwise, or cannot be. Who waits for a page of 1 GiB
 /// waits for all of it, so that it has to be asked for.
 fn when_to_fill(how: Option<How>, backing: Backing) -> Result<How, UserfaultError> {
-    match (how, Userfault::check(None)) {
+    match (how, Userfault::check()) {
         (Some(how @ (How::Eager | How::Mapped | How::InPlace)), _) => Ok(how),
         (None, _) if backing == Backing::Huge1G => Ok(How::Eager),
         (_, Ok(())) => Ok(How::Lazy),
@@ -221,7 +224,7 @@ impl Monitor {
                 RamOrigin::Image(Arc::new(image.map_err(|e| fail(e.code, e.why))?))
             }
         };
-        let Manner { terms, how: _, verify, io_stall, clock } = file.manner;
+        let Manner { terms, how: _, verify, io_stall, clock, direct: _ } = file.manner;
         let usual = || Duration::from_millis(self.state().parameters.io_stall);
         let wishes = Wishes {
             name: Some(self.name.to_string()),
@@ -325,5 +328,43 @@ impl Restoring {
     /// Gives it up, if it is under way.
     pub fn cancel(&self) -> Result<(), Error> {
         if self.is_over() { Ok(()) } else { self.job.cancel().map_err(Into::into) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memory::{Layout, PAGE_SIZE, PageSet};
+    use snapshot::{Header, Kind, Target, WriteOptions, Writer};
+
+    const RAM: u64 = 16 << 20;
+
+    #[test]
+    fn a_file_is_read_past_the_page_cache_unless_it_is_mapped_or_was_not_to_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.snap");
+        let header = Header {
+            kind: Kind::Snapshot,
+            machine: Uuid::from_u128(1),
+            name: "a".to_owned(),
+            snapshot: Uuid::from_u128(2),
+            taken: 3,
+            builder: "0".to_owned(),
+            regions: Layout::new(RAM, PAGE_SIZE).unwrap().regions().to_vec(),
+            backing: Backing::Small,
+            apart: false,
+        };
+        let target = Target::Path { path: path.clone(), offset: 0, force: false };
+        let writer = Writer::create(target, header, &[], &WriteOptions { direct: false }).unwrap();
+        writer.finish(&[], &PageSet::new(RAM / PAGE_SIZE)).unwrap();
+        writer.commit().unwrap();
+        let is_direct = |how, direct| {
+            let manner = Manner { how: Some(how), direct, ..Manner::default() };
+            let origin = Origin::Path { path: path.clone(), offset: 0 };
+            OpenFile::open(origin, "a.snap".to_owned(), manner, None).unwrap().reader.is_direct()
+        };
+        let can = Reader::open(Origin::Path { path: path.clone(), offset: 0 }, true).unwrap();
+        assert_eq!(is_direct(How::Eager, true), can.is_direct());
+        assert!(!is_direct(How::Eager, false) && !is_direct(How::Mapped, true));
     }
 }

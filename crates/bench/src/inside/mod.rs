@@ -147,7 +147,7 @@ impl Inside {
             doing(all.first().map_or_else(String::new, ToString::to_string))
         };
         let machine = self.builder().build(bundle(reader.description())?).map_err(refused)?;
-        let userfault = Userfault::open(machine.ram().clone(), None).map_err(|e| told(&e))?;
+        let userfault = Userfault::open(machine.ram().clone()).map_err(|e| told(&e))?;
         for run in reader.present().runs() {
             // As the engine has it: whole chunks.
             let start = run.start / CHUNK * CHUNK;

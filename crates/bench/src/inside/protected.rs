@@ -81,8 +81,7 @@ impl Protected {
             }
         }
         let ram = self.vm.ram().clone();
-        let protection =
-            WriteProtection::open(ram.clone(), None).map_err(|e| doing(e.to_string()))?;
+        let protection = WriteProtection::open(ram.clone()).map_err(|e| doing(e.to_string()))?;
         let failed = || BenchError::io("write-protecting memory");
         protection.register().map_err(failed())?;
         self.vm.pause().map_err(step)?;

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-pub use open::UserfaultError;
+pub use open::{UserfaultError, hand_over, hand_over_inherited};
 pub use protect::WriteProtection;
 
 /// Somebody waits for a page.
@@ -49,17 +49,14 @@ impl AsFd for Userfault {
 
 impl Userfault {
     /// Gets a userfaultfd that serves the kernel's faults (and so KVM's) on `ram`: from
-    /// `/dev/userfaultfd`, else by the system call, else from `device`, which is that device opened
-    /// by somebody who may. A userfaultfd itself cannot be handed over: it serves the memory of
-    /// the process that made it.
+    /// `/dev/userfaultfd`, else by the system call, else from that device as it was [handed
+    /// over](hand_over). A userfaultfd itself cannot be handed over: it serves the memory of the
+    /// process that made it.
     ///
     /// # Errors
     /// [`UserfaultError`], which says how it can be allowed.
-    pub fn open(
-        ram: Arc<GuestRam>,
-        device: Option<BorrowedFd<'_>>,
-    ) -> Result<Self, UserfaultError> {
-        let fd = open::open(device)?;
+    pub fn open(ram: Arc<GuestRam>) -> Result<Self, UserfaultError> {
+        let fd = open::open()?;
         let mut features = abi::FEATURE_THREAD_ID;
         features |= match ram.backing().pool() {
             None => abi::FEATURE_MISSING_SHMEM,
@@ -73,8 +70,8 @@ impl Userfault {
     ///
     /// # Errors
     /// As of [`Self::open`].
-    pub fn check(device: Option<BorrowedFd<'_>>) -> Result<(), UserfaultError> {
-        open::open(device).map(drop)
+    pub fn check() -> Result<(), UserfaultError> {
+        open::open().map(drop)
     }
 
     /// The RAM whose faults these are.

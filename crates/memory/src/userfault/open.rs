@@ -3,9 +3,34 @@
 use super::abi;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
 const DEVICE: &str = "/dev/userfaultfd";
+
+/// The device, opened by somebody who may. A userfaultfd is of the address space of the process that
+/// makes it, and so this is of the process too.
+static HANDED_OVER: Mutex<Option<Arc<OwnedFd>>> = Mutex::new(None);
+
+/// Hands `/dev/userfaultfd` over, opened by somebody who may: from now on this process makes its
+/// userfaultfds from it where it may not make them otherwise. In place of the one that was handed
+/// over before.
+///
+/// # Errors
+/// It is not that device, or the host has no descriptors left. Nothing has changed.
+pub fn hand_over(device: OwnedFd) -> io::Result<()> {
+    from_descriptor(device.as_fd())?;
+    *HANDED_OVER.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(device));
+    Ok(())
+}
+
+/// The same, of a descriptor that this process was started with. It stays open.
+///
+/// # Errors
+/// As of [`hand_over`], and when there is no such descriptor.
+pub fn hand_over_inherited(number: RawFd) -> io::Result<()> {
+    hand_over(abi::duplicate(number)?)
+}
 
 /// Why there is no userfaultfd to be had.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +39,7 @@ pub enum UserfaultError {
     #[error(
         "no userfaultfd can be had ({DEVICE}: {device}; userfaultfd(2): {call}{}): allow this user \
          to open {DEVICE} (chmod or chgrp it), set vm.unprivileged_userfaultfd=1, give the process \
-         CAP_SYS_PTRACE, or hand {DEVICE} over as an open descriptor",
+         CAP_SYS_PTRACE, or hand {DEVICE} over as an open descriptor (--userfault-fd)",
         .handed_over.as_ref().map(|e| format!("; the descriptor handed over: {e}")).unwrap_or_default()
     )]
     None {
@@ -39,7 +64,7 @@ pub enum UserfaultError {
 }
 
 /// Tries one way after the other.
-pub(super) fn open(handed_over: Option<BorrowedFd<'_>>) -> Result<OwnedFd, UserfaultError> {
+pub(super) fn open() -> Result<OwnedFd, UserfaultError> {
     let opened = File::options().read(true).write(true).open(DEVICE);
     let device = match opened.and_then(|device| abi::new_from(device.as_fd())) {
         Ok(fd) => return Ok(fd),
@@ -49,7 +74,8 @@ pub(super) fn open(handed_over: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Userf
         Ok(fd) => return Ok(fd),
         Err(e) => e,
     };
-    let handed_over = match handed_over.map(from_descriptor) {
+    let given = HANDED_OVER.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let handed_over = match given.map(|device| from_descriptor(device.as_fd())) {
         Some(Ok(fd)) => return Ok(fd),
         Some(Err(e)) => Some(e),
         None => None,

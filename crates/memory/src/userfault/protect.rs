@@ -36,11 +36,8 @@ impl WriteProtection {
     ///
     /// # Errors
     /// [`UserfaultError`], which says how it can be allowed.
-    pub fn open(
-        ram: Arc<GuestRam>,
-        device: Option<BorrowedFd<'_>>,
-    ) -> Result<Self, UserfaultError> {
-        let fd = open::open(device)?;
+    pub fn open(ram: Arc<GuestRam>) -> Result<Self, UserfaultError> {
+        let fd = open::open()?;
         let features = abi::FEATURE_THREAD_ID
             | abi::FEATURE_PAGEFAULT_FLAG_WP
             | abi::FEATURE_WP_HUGETLBFS_SHMEM;
@@ -147,7 +144,7 @@ mod tests {
     }
 
     fn protection(ram: &Arc<GuestRam>) -> WriteProtection {
-        let protection = WriteProtection::open(ram.clone(), None).unwrap();
+        let protection = WriteProtection::open(ram.clone()).unwrap();
         protection.register().unwrap();
         protection
     }
@@ -254,9 +251,9 @@ mod tests {
     #[test]
     fn ram_that_is_yet_to_come_cannot_be_protected() {
         let ram = ram(Backing::Small);
-        let missing = Userfault::open(ram.clone(), None).unwrap();
+        let missing = Userfault::open(ram.clone()).unwrap();
         missing.register(PageRange::new(0, 8)).unwrap();
-        let error = WriteProtection::open(ram, None).unwrap().register().unwrap_err();
+        let error = WriteProtection::open(ram).unwrap().register().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBUSY), "{error}");
     }
 }

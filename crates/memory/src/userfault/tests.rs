@@ -30,7 +30,7 @@ fn fault(userfault: &Userfault) -> Fault {
 #[test]
 fn whoever_touches_a_missing_page_gets_what_is_provided() {
     let ram = ram(16 * MIB);
-    let userfault = Userfault::open(ram.clone(), None).unwrap();
+    let userfault = Userfault::open(ram.clone()).unwrap();
     userfault.register(PageRange::new(100, 50)).unwrap();
     let reader = thread::spawn({
         let ram = ram.clone();
@@ -52,7 +52,7 @@ fn whoever_touches_a_missing_page_gets_what_is_provided() {
 fn a_page_that_is_there_keeps_what_it_has() {
     let ram = ram(16 * MIB);
     ram.memory().write_obj(9u8, GuestAddress(5 * PAGE_SIZE + 7)).unwrap();
-    let userfault = Userfault::open(ram.clone(), None).unwrap();
+    let userfault = Userfault::open(ram.clone()).unwrap();
     let range = PageRange::new(0, 8);
     userfault.register(range).unwrap();
     assert_eq!(userfault.provide(range, &[1; 8 * 4096]).unwrap(), 7);
@@ -64,7 +64,7 @@ fn a_page_that_is_there_keeps_what_it_has() {
 #[test]
 fn a_zero_page_wakes_who_waits_for_it() {
     let ram = ram(16 * MIB);
-    let userfault = Userfault::open(ram.clone(), None).unwrap();
+    let userfault = Userfault::open(ram.clone()).unwrap();
     userfault.register(PageRange::new(0, 4)).unwrap();
     let writer = thread::spawn({
         let ram = ram.clone();
@@ -79,7 +79,7 @@ fn a_zero_page_wakes_who_waits_for_it() {
 #[test]
 fn who_is_woken_without_its_page_asks_again() {
     let ram = ram(16 * MIB);
-    let userfault = Userfault::open(ram.clone(), None).unwrap();
+    let userfault = Userfault::open(ram.clone()).unwrap();
     let all = PageRange::new(0, ram.pages());
     userfault.register(all).unwrap();
     let reader = thread::spawn({
@@ -98,7 +98,7 @@ fn who_is_woken_without_its_page_asks_again() {
 #[test]
 fn once_unregistered_nobody_waits_any_longer() {
     let ram = ram(16 * MIB);
-    let userfault = Userfault::open(ram.clone(), None).unwrap();
+    let userfault = Userfault::open(ram.clone()).unwrap();
     // Gaps between what is registered do not matter.
     userfault.register(PageRange::new(0, 4)).unwrap();
     userfault.register(PageRange::new(64, 4)).unwrap();
@@ -115,7 +115,7 @@ fn once_unregistered_nobody_waits_any_longer() {
 #[test]
 fn ranges_out_of_bounds_are_an_error() {
     let ram = ram(16 * MIB);
-    let userfault = Userfault::open(ram.clone(), None).unwrap();
+    let userfault = Userfault::open(ram.clone()).unwrap();
     assert!(userfault.register(PageRange::new(ram.pages(), 1)).is_err());
     assert!(userfault.register(PageRange::new(u64::MAX, 2)).is_err());
     assert!(userfault.provide(PageRange::new(0, 2), &[0; 4096]).is_err());
@@ -129,9 +129,11 @@ fn a_descriptor_that_is_not_the_device_is_said_to_be_none() {
     let error = open::from_descriptor(file.as_fd()).unwrap_err();
     assert!(error.to_string().contains("/dev/userfaultfd"), "{error}");
     let device = std::fs::File::options().read(true).write(true).open("/dev/userfaultfd");
-    if let Ok(device) = device {
-        open::from_descriptor(device.as_fd()).unwrap();
-    }
+    let device = device.expect("this test needs /dev/userfaultfd");
+    open::from_descriptor(device.as_fd()).unwrap();
+    hand_over_inherited(std::os::fd::AsRawFd::as_raw_fd(&device)).unwrap();
+    assert!(hand_over_inherited(-1).is_err());
+    assert!(hand_over(file.into()).is_err());
 }
 
 /// Fills one page after the other with its number, when it is asked to.
@@ -166,7 +168,7 @@ impl Filling for Slowly {
 
 fn filling(fails: bool) -> (Arc<GuestRam>, Arc<Slowly>) {
     let ram = ram(16 * MIB);
-    let userfault = Userfault::open(ram.clone(), None).unwrap();
+    let userfault = Userfault::open(ram.clone()).unwrap();
     userfault.register(PageRange::new(0, ram.pages())).unwrap();
     let filling = Arc::new(Slowly { userfault, asked: Mutex::default(), fails });
     ram.set_filling(Some(filling.clone()));

@@ -110,7 +110,7 @@ pub struct Kernel;
 
 impl Means for Kernel {
     fn begin(&self, ram: &Arc<GuestRam>) -> io::Result<(Arc<dyn Pager>, Box<dyn Staff>)> {
-        let userfault = Userfault::open(ram.clone(), None).map_err(io::Error::other)?;
+        let userfault = Userfault::open(ram.clone()).map_err(io::Error::other)?;
         Ok(threads::over(userfault))
     }
 }

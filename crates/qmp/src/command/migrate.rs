@@ -228,6 +228,10 @@ pub struct MigrateIncoming {
     /// Of a file: what becomes of the guest's clocks; `continue` unless said otherwise.
     #[serde(default, rename = "x-whimbrel-clock", skip_serializing_if = "Option::is_none")]
     pub clock: Option<RestoreClock>,
+    /// Of a file: the descriptor, named with `getfd`, of the device that userfaultfds are made from where
+    /// this process may not make them otherwise.
+    #[serde(default, rename = "x-whimbrel-userfault-fd", skip_serializing_if = "Option::is_none")]
+    pub userfault: Option<String>,
     /// Allow `tcp:` beyond loopback although nothing is encrypted.
     #[serde(default, rename = "x-whimbrel-insecure", skip_serializing_if = "is_false")]
     pub insecure: bool,
@@ -263,11 +267,12 @@ impl Arguments for MigrateIncoming {
                 "`x-whimbrel-verify` is for `x-whimbrel-mmap`; otherwise each page is always checked",
             ));
         }
-        let of_file = self.clone || self.reclaim || self.mmap || self.clock.is_some();
+        let Self { clone, reclaim, mmap, clock, userfault, .. } = self;
+        let of_file = *clone || *reclaim || *mmap || clock.is_some() || userfault.is_some();
         if of_file && !matches!(address, Address::File { .. } | Address::Fd(_)) {
             return Err(Error::invalid(
-                "`x-whimbrel-clone`, `x-whimbrel-reclaim`, `x-whimbrel-mmap` and `x-whimbrel-clock` \
-                 are for a guest that comes out of a file",
+                "`x-whimbrel-clone`, `x-whimbrel-reclaim`, `x-whimbrel-mmap`, `x-whimbrel-clock` and \
+                 `x-whimbrel-userfault-fd` are for a guest that comes out of a file",
             ));
         }
         Ok(())

@@ -176,7 +176,7 @@ impl Filled {
         });
         let (to, heard) = mpsc::channel();
         let owner = Owner { vm: Arc::downgrade(&rig.vm), to: Mutex::new(to) };
-        let userfault = Userfault::open(rig.vm.ram().clone(), None).unwrap();
+        let userfault = Userfault::open(rig.vm.ram().clone()).unwrap();
         let options = FillOptions {
             fault_threads: 2,
             stream_threads: 1,

@@ -6,7 +6,7 @@ mod progress;
 use crate::exit::Exit;
 use crate::log;
 use crate::output::{print_error, print_json};
-use memory::Backing;
+use memory::{Backing, userfault};
 use monitor::{Console, Ending, Machine, MachineName, QmpSocket, RunConfig, RuntimeDir};
 use progress::Display;
 use std::io::{IsTerminal, stdin};
@@ -37,6 +37,10 @@ pub struct Outside {
     /// Allow more memory than this host has, or has to spare for a guest that comes
     #[arg(long)]
     pub overcommit: bool,
+    /// The descriptor of /dev/userfaultfd, opened by somebody who may, that this process was started with:
+    /// for --lazy, and for `snapshot --at start`, where this user may not open it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub userfault_fd: Option<i32>,
     /// Answer with a JSON object as soon as it runs, or waits; the guest's console has to be
     /// elsewhere
     #[arg(long)]
@@ -73,13 +77,14 @@ pub struct Manner {
     detach: bool,
     background: bool,
     json: bool,
+    userfault: Option<i32>,
 }
 
 impl Manner {
     /// As it was asked for.
     pub fn of(outside: &Outside) -> Self {
-        let Outside { detach, background, json, .. } = outside;
-        Self { detach: *detach, background: *background, json: *json }
+        let Outside { detach, background, json, userfault_fd: userfault, .. } = outside;
+        Self { detach: *detach, background: *background, json: *json, userfault: *userfault }
     }
 }
 
@@ -88,7 +93,7 @@ pub fn hold(
     manner: Manner,
     config: impl FnOnce() -> anyhow::Result<RunConfig>,
 ) -> anyhow::Result<Exit> {
-    let Manner { detach, background, json } = manner;
+    let Manner { detach, background, json, userfault } = manner;
     if detach {
         return detach::start(json);
     }
@@ -98,7 +103,8 @@ pub fn hold(
     if at_the_terminal {
         eprintln!("The guest gets the terminal; type Ctrl-A x to end its machine.");
     }
-    let machine = match Machine::start(config, &runtime) {
+    let handed_over = userfault.map_or(Ok(()), hand_over);
+    let machine = match handed_over.and_then(|()| Machine::start(config, &runtime)) {
         Ok(machine) => machine,
         Err(error) if background => {
             detach::report_failure(&error.into());
@@ -133,6 +139,14 @@ pub fn hold(
     let ending = machine.wait();
     tracing::info!("{ending}");
     Ok(exit(ending, json))
+}
+
+/// Has userfaultfds be made from this descriptor.
+fn hand_over(number: i32) -> Result<(), monitor::Error> {
+    userfault::hand_over_inherited(number).map_err(|e| {
+        let why = format!("cannot use descriptor {number} of --userfault-fd: {e}");
+        monitor::Error::new(state::Code::InvalidArgument, why)
+    })
 }
 
 /// Holds the machine of another process, which this one replaces.

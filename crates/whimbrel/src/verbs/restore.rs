@@ -92,7 +92,7 @@ impl Restore {
         };
         let Self { file, offset, clock, paused, outside, no_verify, io_stall, memory_file, .. } =
             self;
-        let manner = Taking { terms, how, verify: !no_verify, io_stall, clock };
+        let manner = Taking { terms, how, verify: !no_verify, io_stall, clock, direct: true };
         Ok(RunConfig {
             name: outside.name,
             uuid: None,
@@ -156,6 +156,7 @@ mod tests {
                 verify: true,
                 io_stall: None,
                 clock: GuestClock::Realtime,
+                direct: true,
             },
         };
         assert_eq!(config.boot, BootSource::Restore(file));
