@@ -5,6 +5,7 @@
 //! drive it in life (`drive`), a simulator in tests.
 #![forbid(unsafe_code)]
 
+mod again;
 pub mod clock;
 mod deferred;
 pub mod destination;

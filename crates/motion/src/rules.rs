@@ -36,6 +36,8 @@ pub enum Rule {
     CommitWaitsForReady,
     /// What has to be said again goes over a new connection.
     AbortGoesAnotherWay,
+    /// Who has the guest is said until the destination has heard it, however long that takes.
+    TellingGoesOn,
 
     // The end, at the source.
     /// A destination that says nothing is taken for lost.
@@ -68,7 +70,7 @@ pub enum Rule {
     DeadAreSpokenFor,
     /// What another process has on record is said where it is asked for.
     OthersAreSpokenFor,
-    /// A refusal is answered for until the source has heard it, or for a minute.
+    /// A refusal is answered for until the source has heard it.
     RefusalsAreAnswered,
     /// A copy that may be the only one is known as such from READY on.
     DoubtIsKnown,
@@ -119,7 +121,7 @@ pub enum Rule {
 #[cfg(feature = "mutate")]
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::ClocksAgree,
         Self::DirtyIsPutBack,
         Self::WritesAreLogged,
@@ -133,6 +135,7 @@ impl Rule {
         Self::SendingIsTimed,
         Self::CommitWaitsForReady,
         Self::AbortGoesAnotherWay,
+        Self::TellingGoesOn,
         Self::SilenceIsNoticed,
         Self::BusyIsNoSilence,
         Self::TimeIsUp,

@@ -2,7 +2,7 @@
 //! a guest if the engine lacked one thing. Where a bug was found, its plot stays, so that whatever
 //! a seed comes to mean, it is looked for again.
 
-use crate::env::{MILLISECOND, SECOND};
+use crate::env::{MILLISECOND, MINUTE, SECOND};
 use crate::guest::Habits;
 use crate::net::Use;
 use crate::rng::Rng;
@@ -29,7 +29,7 @@ struct Setting<'a> {
 }
 
 /// All of them.
-pub const PLOTS: [Plot; 22] = [
+pub const PLOTS: [Plot; 24] = [
     Plot {
         name: "it ran the guest and died, with that not on record and not heard",
         arrange: |s| {
@@ -154,6 +154,27 @@ pub const PLOTS: [Plot; 22] = [
             s.then(AWAITING_RUNNING, 0, Kind::Cut(None));
         },
     },
+    // Found: after a minute it had left, and the source asked for ever.
+    Plot {
+        name: "a destination drops the guest, and for minutes nobody gets through to hear of it",
+        arrange: |s| {
+            s.round.destination.hold =
+                Some(Duration::from_nanos(s.rng.between(SECOND, 8 * SECOND)));
+            s.round.destination.keep_waiting = s.rng.chance(50);
+            let away = s.away_for_minutes();
+            s.then(AWAITING_RUNNING, 0, Kind::Partition(away));
+            s.then(AWAITING_RUNNING, 0, Kind::Cut(None));
+        },
+    },
+    // Found: after a minute the source said it no more, and the destination held the guest for good.
+    Plot {
+        name: "the guest is kept, and for minutes nobody gets through to say so",
+        arrange: |s| {
+            s.round.destination.hold = None;
+            let away = s.away_for_minutes();
+            s.then(READY, 0, Kind::Partition(away));
+        },
+    },
     // Found: a data connection on its way was said to break the protocol.
     Plot {
         name: "the destination's side fails while data connections are being made",
@@ -275,6 +296,13 @@ impl Setting<'_> {
     /// For how long somebody cannot be reached, in nanoseconds.
     fn away(&mut self) -> u64 {
         self.rng.magnitude(2 * SECOND, 16 * SECOND)
+    }
+
+    /// For how long nobody can be reached, while everybody else lets them be.
+    fn away_for_minutes(&mut self) -> u64 {
+        let away = self.rng.between(2 * MINUTE, 5 * MINUTE);
+        self.round.patience = away + MINUTE;
+        away
     }
 
     fn few(&mut self) -> u64 {

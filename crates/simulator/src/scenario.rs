@@ -1,6 +1,6 @@
 //! What a seed decides: how the world is, what is asked of each motion, and what goes wrong when.
 
-use crate::env::{MICROSECOND, MILLISECOND, SECOND};
+use crate::env::{MICROSECOND, MILLISECOND, MINUTE, SECOND};
 use crate::guest::Habits;
 use crate::machine::{Nature, Operation};
 use crate::net::{Conditions, Use};
@@ -391,6 +391,14 @@ impl Scenario {
                 kind: kind(rng, spot),
             });
         }
+        // What may still decide itself is left alone for as long as that takes.
+        let away = round.faults.iter().filter_map(|fault| match fault.kind {
+            Kind::Partition(time) if time >= MINUTE => Some(time),
+            _ => None,
+        });
+        if let Some(longest) = away.max() {
+            round.patience = longest + MINUTE;
+        }
         round
     }
 
@@ -471,6 +479,7 @@ fn kind(rng: &mut Rng, spot: Spot) -> Kind {
         6 | 7 => Kind::Cut(Some(purpose)),
         8 => Kind::Cut(None),
         9 | 10 => Kind::Stall(purpose, long),
+        11 | 12 if rng.chance(10) => Kind::Partition(rng.between(MINUTE, 5 * MINUTE)),
         11 | 12 => Kind::Partition(long),
         13 => Kind::RefuseConnections(long),
         14 => {

@@ -1,7 +1,7 @@
 //! What is done in a world: motion after motion, what goes wrong in them, and who puts it right.
 
 use crate::checks;
-use crate::env::{MILLISECOND, SECOND};
+use crate::env::{MILLISECOND, MINUTE, SECOND};
 use crate::life::Pid;
 use crate::net::Port;
 use crate::scenario::{Round, Scenario, Spot};
@@ -56,7 +56,8 @@ pub struct Story {
     pub hosts: BTreeMap<Port, usize>,
     /// What decides the updates, by where their destination waits.
     pub fates: BTreeMap<Port, Arc<Fate>>,
-    pub closing: bool,
+    /// Since when there are no more motions.
+    pub closing: Option<u64>,
     /// Records may have been looked for in vain.
     pub overlooked: bool,
     /// Processes that did not end by themselves.
@@ -104,7 +105,7 @@ impl Story {
             addresses: BTreeMap::new(),
             hosts: BTreeMap::new(),
             fates: BTreeMap::new(),
-            closing: false,
+            closing: None,
             overlooked: false,
             killed: BTreeSet::new(),
         }
@@ -190,7 +191,7 @@ impl World {
         if !self.processes.contains_key(&source) {
             self.speak_up(1 - self.story.hosts[&port]);
         }
-        self.plan(25 * SECOND, Plan::Operate(begun));
+        self.plan(MINUTE, Plan::Operate(begun));
     }
 
     /// After each step: what is new, and what follows from it.
@@ -288,7 +289,7 @@ impl World {
         let ended = source.is_none_or(|side| side.source.has_ended());
         let undecided = source.is_some_and(SourceSide::is_undecided);
         if motion.over {
-            if self.story.closing {
+            if self.story.closing.is_some() {
                 self.close();
             }
             return;
@@ -341,19 +342,21 @@ impl World {
 
     /// No more motions.
     pub fn wind_up(&mut self) {
-        self.story.closing = true;
+        self.story.closing.get_or_insert(self.env.now);
         self.calm();
     }
 
     /// The end, once everything has ended.
     fn close(&mut self) {
         let busy = |process: &crate::process::Process| {
-            process.sources.iter().any(|side| !side.source.is_over())
+            process.sources.iter().any(|side| !side.source.is_over() && !self.tells_nobody(side))
                 || process.destination.as_ref().is_some_and(|side| {
-                    !matches!(
-                        side.destination.phase(),
-                        AtDestination::Waiting | AtDestination::Owner | AtDestination::Ended
-                    )
+                    match side.destination.phase() {
+                        AtDestination::Waiting | AtDestination::Owner | AtDestination::Ended => false,
+                        // It stays to be asked, and everybody who could ask is dead.
+                        AtDestination::Failed => side.destination.deadline().is_some(),
+                        _ => true,
+                    }
                 })
         };
         let inbox = |process: &crate::process::Process| {
@@ -364,6 +367,13 @@ impl World {
             checks::at_the_end(self);
             self.over = true;
         }
+    }
+
+    /// Whether it tells a destination who has the guest, which has died, and will tell so for ever: nothing
+    /// has been in its way for long.
+    pub fn tells_nobody(&self, side: &SourceSide) -> bool {
+        let calm = self.story.closing.is_some_and(|since| self.env.now - since > 3 * MINUTE);
+        calm && side.source.phase() == AtSource::Settling
     }
 
     /// What became of the guest of an update, if one is under way.

@@ -1,6 +1,6 @@
 //! What goes wrong, as it goes wrong; and what somebody does about it.
 
-use crate::env::SECOND;
+use crate::env::{MINUTE, SECOND};
 use crate::life::Pid;
 use crate::machine::SimMachine;
 use crate::process::Process;
@@ -261,7 +261,7 @@ impl World {
         if let Some(motion) = &mut self.story.motion {
             motion.overdue = true;
         }
-        self.plan(25 * SECOND, Plan::Operate(begun));
+        self.plan(MINUTE, Plan::Operate(begun));
     }
 
     /// Nobody is asked for what is on record, where that can be read.

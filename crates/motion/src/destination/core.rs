@@ -308,6 +308,9 @@ impl Destination {
                     if let Err(error) = self.drive(Input::Received(about), io) {
                         tracing::warn!(%error, "a message of the handover was not obeyed");
                     }
+                    if self.hear_out_until.is_none() {
+                        self.hear_out(io);
+                    }
                     Ok(())
                 }
                 _ => Err(MotionError::new(

@@ -11,11 +11,6 @@ use wire::{Failed, Message};
 
 /// After a failure the source may still have a word to say about the handover.
 const HEAR_OUT: Duration = Duration::from_secs(2);
-/// A source that gave its guest away asks what became of it, and asks again where it did not hear
-/// that it was refused: for so long it gets an answer. Then only the record is left, for whoever
-/// waits here next.
-const ANSWERING: Duration = Duration::from_secs(60);
-
 /// A source that gives up says why over the control connection, and closes all of them: what it said
 /// may come a little later than the end of another.
 const LAST_WORD: Duration = Duration::from_millis(500);
@@ -151,16 +146,17 @@ impl Destination {
     fn must_answer(&self) -> bool {
         let phase = self.handover.as_ref().map(DestinationHandover::phase);
         let refused = phase == Some(DestinationPhase::Refused { recorded: true });
-        refused && keeps(Rule::RefusalsAreAnswered)
+        // A source that shares RAM has the word, and asks nobody.
+        refused && self.options.ram != RamWay::Shared && keeps(Rule::RefusalsAreAnswered)
     }
 
-    /// Stays for as long as the source may have something to say or to ask.
+    /// Stays for as long as the source may have something to say or to ask. One that gave its guest away
+    /// asks what became of it until it hears that it was refused, and nobody else can tell it.
     pub(super) fn hear_out(&mut self, io: &mut dyn DestinationIo) {
         if self.phase == Phase::Failed {
             // Who waits for the next guest answers in between.
             let stays = self.must_answer() && !self.options.keep_waiting;
-            let time = if stays { ANSWERING } else { HEAR_OUT };
-            self.hear_out_until = Some(io.now().after(time));
+            self.hear_out_until = (!stays).then(|| io.now().after(HEAR_OUT));
         }
     }
 
@@ -174,7 +170,7 @@ impl Destination {
                 self.records.keep(handover);
             }
             self.reset(io);
-        } else if self.must_answer() && self.hear_out_until.is_some() {
+        } else if self.must_answer() {
             io.hang_up();
         } else {
             self.phase = Phase::Ended;

@@ -167,7 +167,7 @@ impl Source {
         if self.is_settled() {
             self.end(io);
         } else {
-            self.timers.settle(io.now());
+            self.timers.settle(io.now(), io.tells_for());
         }
     }
 
@@ -204,7 +204,7 @@ impl Source {
         } else {
             // An operator said so; the destination has yet to be told.
             self.phase = Phase::Settling;
-            self.timers.settle(io.now());
+            self.timers.settle(io.now(), io.tells_for());
         }
     }
 

@@ -20,6 +20,11 @@ mod timers;
 mod times;
 mod workers;
 
+use std::time::Duration;
+
+/// For so long the other end may still hear who has the guest, where there is no other way to tell it.
+const SETTLING: Duration = Duration::from_secs(60);
+
 pub use self::core::Source;
 pub use file::{BeforeWriteLane, Errand, FileDesk, FileLane, FilePlace, Outcome, Todo};
 pub use job::SourceJob;

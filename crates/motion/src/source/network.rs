@@ -2,7 +2,7 @@
 
 use super::job::{End, Setting};
 use super::workers::{Bandwidth, Connection, Word, Workers, send_error};
-use super::{Event, Source, SourceIo, SourceJob};
+use super::{Event, SETTLING, Source, SourceIo, SourceJob};
 use crate::clock::{Moment, nanos};
 use crate::handover::{self, Fate, Journal, Particulars};
 use crate::ram::send::{PageSink, Sender as PageSender};
@@ -345,6 +345,11 @@ impl SourceIo for Io {
                 }
             })
         });
+    }
+
+    fn tells_for(&self) -> Option<Duration> {
+        // There is the control connection, or nothing.
+        matches!(self.peer.address, Address::Fd(_)).then_some(SETTLING)
     }
 
     fn set_bandwidth(&mut self, limit: Option<NonZeroU64>) {

@@ -157,6 +157,11 @@ pub trait SourceIo {
     /// Has the workers send a pass, and its end on every data connection; [`Event::PassSent`] or
     /// `Lost` follows.
     fn start_pass(&mut self, pass: &Arc<Pass>);
+    /// For how long a destination that has not heard who has the guest is told again. `None` is for as long
+    /// as it takes.
+    fn tells_for(&self) -> Option<Duration> {
+        None
+    }
     /// Puts this to the destination over a new connection; [`Event::Told`] or `NotAsked` follows.
     fn ask(&mut self, message: handover::Message);
     /// Keeps another bandwidth limit.

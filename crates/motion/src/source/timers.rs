@@ -1,6 +1,7 @@
 //! What a source does when time passes.
 
-use super::{Phase, Source, SourceIo};
+use super::{Phase, SETTLING, Source, SourceIo};
+use crate::again::pause_after;
 use crate::clock::Moment;
 use crate::handover::{Input, Timer};
 use crate::rules::{Rule, keeps};
@@ -11,10 +12,6 @@ use wire::Message;
 
 /// A destination may need this long to build a machine: huge pages are cleared, RAM is reserved.
 const BUILDING: Duration = Duration::from_secs(60);
-/// Between two attempts to reach a destination that has to be told, or asked, something.
-const RETRY: Duration = Duration::from_secs(1);
-/// For so long a destination is told that the guest stayed here, where it could not be reached.
-const SETTLING: Duration = Duration::from_secs(60);
 
 /// The moments at which something is due.
 #[derive(Debug)]
@@ -34,6 +31,8 @@ pub(super) struct Timers {
     pub(super) enter_by: Option<Moment>,
     reply_by: Option<Moment>,
     retry_at: Option<Moment>,
+    /// Since when a destination is told who has the guest, and has not heard it.
+    settling: Option<Moment>,
     pub(super) settle_by: Option<Moment>,
 }
 
@@ -55,6 +54,7 @@ impl Timers {
             enter_by: None,
             reply_by: None,
             retry_at: None,
+            settling: None,
             settle_by: None,
         }
     }
@@ -107,7 +107,11 @@ impl Timers {
     pub(super) fn set(&mut self, timer: Timer, now: Moment) {
         match timer {
             Timer::Reply => self.reply_by = Some(now.after(self.stall)),
-            Timer::Retry => self.retry_at = Some(now.after(RETRY)),
+            // Who is undecided asks often for as long as it takes: its guest stands still.
+            Timer::Retry => {
+                let so_far = self.settling.map_or(Duration::ZERO, |since| now.since(since));
+                self.retry_at = Some(now.after(pause_after(so_far)));
+            }
             // Set by the promise, not by the handover; and only a destination holds.
             Timer::Ready | Timer::Hold => {}
         }
@@ -128,9 +132,11 @@ impl Timers {
         self.ready_by.is_some_and(|at| at <= now)
     }
 
-    /// Begins to tell a destination that the guest stays here.
-    pub(super) fn settle(&mut self, now: Moment) {
-        self.settle_by = Some(now.after(SETTLING));
+    /// Begins to tell a destination who has the guest: until it has heard it, or for so long.
+    pub(super) fn settle(&mut self, now: Moment, limit: Option<Duration>) {
+        let limit = if keeps(Rule::TellingGoesOn) { limit } else { Some(SETTLING) };
+        self.settling = Some(now);
+        self.settle_by = limit.map(|limit| now.after(limit));
     }
 }
 

@@ -560,6 +560,10 @@ impl SourceIo for Office {
         }
     }
 
+    fn tells_for(&self) -> Option<Duration> {
+        Some(FileDesk::SETTLING)
+    }
+
     fn ask(&mut self, message: handover::Message) {
         if self.life.acts() {
             let todo = self.desk.ask(message);

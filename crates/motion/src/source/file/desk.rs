@@ -224,6 +224,9 @@ impl FileDesk {
         }
     }
 
+    /// For so long a file that is not to be is tried to be taken back before the source lets go of it.
+    pub const SETTLING: Duration = super::super::SETTLING;
+
     /// A source asks, or says again, as over a new connection.
     pub fn ask(&mut self, message: handover::Message) -> Todo {
         use handover::Word;

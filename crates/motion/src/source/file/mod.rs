@@ -271,6 +271,10 @@ impl SourceIo for FileEnd {
         }
     }
 
+    fn tells_for(&self) -> Option<Duration> {
+        Some(FileDesk::SETTLING)
+    }
+
     fn ask(&mut self, message: handover::Message) {
         let todo = self.desk.ask(message);
         self.see_to(todo);
