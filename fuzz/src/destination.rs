@@ -10,7 +10,7 @@ use motion::destination::{
     Admission, AsRam, Command, Destination, DestinationIo, Event, Phase, Question,
 };
 use motion::handover::words::from_wire;
-use motion::handover::{self, MemoryJournal, Side, Word};
+use motion::handover::{self, MemoryJournal, Side, Token, Word};
 use motion::ram::receive::{Received, Receiver};
 use motion::{DestinationOptions, MotionError};
 use state::Code;
@@ -190,11 +190,12 @@ impl Play {
         let command = match input.byte() % 5 {
             0 => Command::Cancel,
             n => Command::Resolve {
+                token: self.destination.report().token.parse().unwrap_or(Token([0; 16])),
                 owner: if n & 1 == 0 { Side::Here } else { Side::Peer },
                 fenced: n > 2,
             },
         };
-        if let Command::Resolve { owner, fenced: true } = command
+        if let Command::Resolve { owner, fenced: true, .. } = command
             && self.in_doubt()
         {
             self.given |= owner == Side::Here;

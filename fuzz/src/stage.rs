@@ -217,6 +217,6 @@ impl Observer for Quiet {
     fn pass(&self, _: u32) {}
     fn stopped(&self) {}
     fn resumed(&self) {}
-    fn undecided(&self, _: &str) {}
+    fn handover(&self, _: &str, _: &'static str) {}
     fn finished(&self, _: &Report) {}
 }

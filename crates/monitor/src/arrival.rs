@@ -152,8 +152,8 @@ impl motion::Observer for Arrived {
         self.events.resumed();
     }
 
-    fn undecided(&self, token: &str) {
-        self.events.undecided(token);
+    fn handover(&self, token: &str, phase: &'static str) {
+        self.events.handover(token, phase);
     }
 
     fn finished(&self, report: &Report) {

@@ -4,8 +4,9 @@ use crate::arrival::{Arrivals, Arrived};
 use crate::monitor::Monitor;
 use crate::{Ending, Error, MachineName};
 use links::{Address, Descriptors, Listener, SocketFile};
-use motion::destination::{Command, DestinationJob};
-use motion::handover::{DirJournal, Side};
+use motion::destination::{Command, DestinationJob, Phase};
+use motion::handover::{DirJournal, Side, Standing, Token};
+use motion::source::Testimony;
 use motion::{DestinationOptions, Progress, RamWay, Report, Status};
 use qmp::command::Parameters;
 use state::Code;
@@ -19,6 +20,8 @@ pub(crate) struct Waiting {
     begun: SystemTime,
     /// The engine keeps the listener for as long as anybody may ask.
     socket: Option<Arc<SocketFile>>,
+    /// What comes is decided between the two processes.
+    of_update: bool,
 }
 
 impl Monitor {
@@ -44,8 +47,9 @@ impl Monitor {
         let words =
             DirJournal::open(&self.journal).map_err(|e| fail(Code::Journal, e.to_string()))?;
         let stall_limit = Duration::from_millis(self.state().parameters.stall_limit);
-        motion::source::pass_on_words(Box::new(words), stall_limit)
+        let words = Testimony::begin(Box::new(words), stall_limit)
             .map_err(|e| Error::host(doing.clone(), &e))?;
+        self.state().testimonies.push(Arc::new(words));
         let arrivals = Arc::new(Arrivals::new(self.builder(), Arc::downgrade(self)));
         let observer = Arc::new(Arrived::new(self, arrivals.clone()));
         let options = DestinationOptions {
@@ -58,7 +62,7 @@ impl Monitor {
         let job =
             DestinationJob::listen(listener, arrivals, options, Box::new(journal), observer, None)
                 .map_err(|e| fail(e.code, e.why))?;
-        let waiting = Waiting { job, begun: SystemTime::now(), socket };
+        let waiting = Waiting { job, begun: SystemTime::now(), socket, of_update: false };
         let waiting = Arc::new(waiting);
         self.state().incoming = Some(waiting.clone());
         let monitor = Arc::downgrade(self);
@@ -111,7 +115,7 @@ fn in_vain(name: &MachineName, report: &Report) -> Error {
 impl Waiting {
     /// The wait for the guest of a process that is being replaced.
     pub fn over(job: DestinationJob) -> Self {
-        Self { job, begun: SystemTime::now(), socket: None }
+        Self { job, begun: SystemTime::now(), socket: None, of_update: true }
     }
 
     /// Waits until it is known how it ended.
@@ -148,8 +152,18 @@ impl Waiting {
         }
     }
 
-    /// Decides a handover that is held.
-    pub fn resolve(&self, owner: Side, fenced: bool) -> Result<(), Error> {
-        self.job.command(Command::Resolve { owner, fenced }).map_err(Into::into)
+    /// How the handovers stand that can be decided here: its own first, then those of dead processes that
+    /// it speaks for.
+    pub fn handovers(&self) -> Vec<Standing> {
+        if self.of_update || self.job.phase() == Phase::Ended {
+            return Vec::new();
+        }
+        let own = self.job.progress().handover;
+        own.iter().map(|standing| (**standing).clone()).chain(self.job.spoken_for()).collect()
+    }
+
+    /// Decides one of those.
+    pub fn resolve(&self, token: Token, owner: Side, fenced: bool) -> Result<(), Error> {
+        self.job.command(Command::Resolve { token, owner, fenced }).map_err(Into::into)
     }
 }

@@ -10,6 +10,7 @@ use devices::console::{Console, ConsoleError, SavedConsole, Spec, restore_termin
 use devices::event_loop::Handle;
 use devices::lock;
 use links::Waker;
+use motion::source::Testimony;
 use motion::{Machine, SourceMachine, Status};
 use qmp::command::{Capabilities, Parameters};
 use qmp::reply::{MigrationInfo, RunState};
@@ -68,6 +69,8 @@ pub(crate) struct State {
     pub outgoing: Option<Arc<Outgoing>>,
     /// The wait for a guest, and how it came.
     pub incoming: Option<Arc<Waiting>>,
+    /// What is said for dead sources of this host.
+    pub testimonies: Vec<Arc<Testimony>>,
     /// The restore of a guest from a file, and how it went.
     pub restoring: Option<Arc<Restoring>>,
     /// What is being taken over from the process before this one.

@@ -54,9 +54,8 @@ impl motion::Observer for Observer {
         self.send(&Event::Resume);
     }
 
-    fn undecided(&self, token: &str) {
-        let event = Event::Handover { token: token.to_owned(), state: "undecided".to_owned() };
-        self.send(&event);
+    fn handover(&self, token: &str, phase: &'static str) {
+        self.send(&Event::Handover { token: token.to_owned(), state: phase.to_owned() });
     }
 
     fn finished(&self, report: &Report) {

@@ -5,7 +5,7 @@ use crate::monitor::Monitor;
 use crate::observer::Observer;
 use crate::renew::Renewal;
 use links::{Address, Descriptors};
-use motion::handover::{DirJournal, Particulars, Side, Token};
+use motion::handover::{DirJournal, Particulars, Side, Standing, Token};
 use motion::source::{Command, FilePlace, PeerAddress, SourceJob};
 use motion::{
     Blackout, Machine as _, Progress, Purpose, RamWay, Report, SourceMachine, SourceOptions,
@@ -469,7 +469,15 @@ impl Outgoing {
         self.job.proceed().map_err(Into::into)
     }
 
-    /// Decides an undecided handover.
+    /// How its handover stands, while anybody may ask for that or decide it.
+    pub fn handover(&self) -> Option<Arc<Standing>> {
+        // An update decides itself, and a file is asked until it has answered.
+        let progress = self.progress();
+        let asks = !self.to_a_file || progress.undecided.is_some();
+        progress.handover.filter(|_| asks && self.renewal.is_none() && !self.job.is_over())
+    }
+
+    /// Decides its handover.
     pub fn resolve(&self, owner: Side, fenced: bool) -> Result<(), Error> {
         self.job.command(Command::Resolve { owner, fenced }).map_err(Into::into)
     }

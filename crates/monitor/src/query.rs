@@ -51,7 +51,7 @@ impl Monitor {
             qmp: self.sockets.iter().map(|path| path.display().to_string()).collect(),
             incoming: waits.map(|waiting| waiting.address().to_string()),
             motion: self.migration().status.unwrap_or_default(),
-            undecided: self.undecided().iter().map(|undecided| self.own(undecided)).collect(),
+            undecided: self.undecided_handover().into_iter().collect(),
         })
     }
 

@@ -21,7 +21,7 @@ enum Word {
     Pass(u32),
     Stopped,
     Resumed,
-    Undecided(String),
+    Handover(String, &'static str),
     Finished(Box<Report>),
 }
 
@@ -51,7 +51,7 @@ impl Deferred {
                 Word::Pass(number) => self.observer.pass(number),
                 Word::Stopped => self.observer.stopped(),
                 Word::Resumed => self.observer.resumed(),
-                Word::Undecided(token) => self.observer.undecided(&token),
+                Word::Handover(token, phase) => self.observer.handover(&token, phase),
                 Word::Finished(report) => self.observer.finished(&report),
             }
         }
@@ -84,8 +84,8 @@ impl Observer for Deferred {
         self.keep(Word::Resumed);
     }
 
-    fn undecided(&self, token: &str) {
-        self.keep(Word::Undecided(token.to_owned()));
+    fn handover(&self, token: &str, phase: &'static str) {
+        self.keep(Word::Handover(token.to_owned(), phase));
     }
 
     fn finished(&self, report: &Report) {

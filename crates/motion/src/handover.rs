@@ -58,6 +58,6 @@ pub use journal::{DirJournal, Journal, JournalError, MemoryJournal};
 pub use message::{Message, Verdict, Word};
 pub use permit::RunPermit;
 pub use record::{Decision, Key, MAX_RECORD_LEN, Particulars, Record, RecordError, Role};
-pub use roles::{DestinationHandover, SourceHandover, Standing, Witness};
+pub use roles::{DestinationHandover, GONE, SourceHandover, Standing, Witness};
 pub use step::{Input, Notice, Output, Side, Timer};
 pub use token::{Token, TokenError};

@@ -13,8 +13,10 @@ pub trait Observer: Send + Sync {
     fn stopped(&self);
     /// The engine let the guest run: at the source again, or at the destination.
     fn resumed(&self);
-    /// The handover is undecided, at the source, or held, at the destination.
-    fn undecided(&self, token: &str);
+    /// The handover has reached another phase, in the words of
+    /// [`SourcePhase::name`](crate::handover::SourcePhase::name) and
+    /// [`DestinationPhase::name`](crate::handover::DestinationPhase::name).
+    fn handover(&self, token: &str, phase: &'static str);
     /// The motion has ended.
     fn finished(&self, report: &Report);
     /// Pages that are yet to come cannot be had: the guest must be stopped until they can. Said on

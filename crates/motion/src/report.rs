@@ -3,8 +3,10 @@
 use crate::Status;
 use crate::fill::FillReport;
 use crate::guard::CopyReport;
+use crate::handover::Standing;
 use serde::Serialize;
 use state::{Code, Refusal};
+use std::sync::Arc;
 
 /// Everything there is to know about a motion. All times are in nanoseconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -33,6 +35,9 @@ pub struct Report {
     pub frozen: bool,
     /// Only the question was asked whether the machine could be moved, and it could.
     pub checked: bool,
+    /// What is to be known of the way to the other side, though nothing is against it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// RAM in sum.
     pub ram: RamReport,
     /// Each sweep over the dirty pages.
@@ -259,12 +264,18 @@ pub struct Progress {
     pub stuck: bool,
     /// What it waits for, or why the guest is not stopped yet.
     pub note: String,
+    /// What is to be known of the way to the other side, though nothing is against it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The handover is undecided: what it waits for. See `docs/handover.md`.
     pub undecided: Option<Undecided>,
     /// The copy here may be the only one of the guest: this process must not end unless forced to.
     /// Also where the handover has just begun, and nobody would call it undecided yet.
     #[serde(skip)]
     pub in_doubt: Option<Undecided>,
+    /// How the handover stands, once it has begun.
+    #[serde(skip)]
+    pub handover: Option<Arc<Standing>>,
 }
 
 /// A handover of which this side does not know how it ended.

@@ -54,7 +54,7 @@ pub enum Event {
     Handover {
         /// The handover's token.
         token: String,
-        /// The state reached, in the words of `x-whimbrel-handover-query`.
+        /// The state reached: a `phase` of `x-whimbrel-handover-query`.
         state: String,
     },
     /// Pages of the guest's RAM that are yet to come cannot be had. The guest is stopped, and asked
@@ -147,6 +147,46 @@ pub(crate) struct Stamped<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One of each kind, in turn: a new one does not compile until it stands here.
+    fn after(event: &Event) -> Option<Event> {
+        let reason = ShutdownCause::GuestReset;
+        let word = String::new;
+        Some(match event {
+            Event::Stop => Event::Resume,
+            Event::Resume => Event::Reset { guest: true, reason },
+            Event::Reset { .. } => Event::Powerdown,
+            Event::Powerdown => Event::Shutdown { guest: true, reason },
+            Event::Shutdown { .. } => Event::Migration { status: MigrationStatus::None },
+            Event::Migration { .. } => Event::MigrationPass { pass: 1 },
+            Event::MigrationPass { .. } => Event::Handover { token: word(), state: word() },
+            Event::Handover { .. } => Event::MemoryOutage { offset: 0, address: 0, reason: word() },
+            Event::MemoryOutage { .. } => Event::MemoryComplete { bytes: 0 },
+            Event::MemoryComplete { .. } => Event::Updated { from: word(), to: word(), pid: 0 },
+            Event::Updated { .. } => {
+                Event::GuestError { cpu: 0, reason: word(), registers: serde_json::json!({}) }
+            }
+            Event::GuestError { .. } => return None,
+        })
+    }
+
+    #[test]
+    fn every_event_is_documented() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/qmp.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let begin = document.find("## Events").unwrap();
+        let table: Vec<_> =
+            document[begin..].lines().filter(|line| line.starts_with('|')).collect();
+        for event in std::iter::successors(Some(Event::Stop), after) {
+            let event = serde_json::json!(event);
+            let name = format!("`{}`", event["event"].as_str().unwrap());
+            let row = table.iter().find(|row| row.split('|').nth(1).unwrap().contains(&name));
+            let row = row.unwrap_or_else(|| panic!("docs/qmp.md does not name {name}"));
+            for member in event["data"].as_object().into_iter().flatten().map(|(name, _)| name) {
+                assert!(row.contains(&format!("`{member}`")), "{name}: `{member}` in {row}");
+            }
+        }
+    }
 
     fn line(event: &Event) -> String {
         let timestamp = Timestamp { seconds: 7, microseconds: 8 };

@@ -352,7 +352,9 @@ impl World {
             process.sources.iter().any(|side| !side.source.is_over() && !self.tells_nobody(side))
                 || process.destination.as_ref().is_some_and(|side| {
                     match side.destination.phase() {
-                        AtDestination::Waiting | AtDestination::Owner | AtDestination::Ended => false,
+                        AtDestination::Waiting | AtDestination::Owner | AtDestination::Ended => {
+                            false
+                        }
                         // It stays to be asked, and everybody who could ask is dead.
                         AtDestination::Failed => side.destination.deadline().is_some(),
                         _ => true,

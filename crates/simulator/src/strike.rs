@@ -326,12 +326,13 @@ impl World {
     /// An operator decides where nobody waits, perhaps before there is a handover: it is refused, and
     /// changes nothing.
     fn meddle_with_handover(&mut self, source: Pid, destination: Pid) {
+        let Some(token) = self.story.motion.as_ref().map(|motion| motion.token) else { return };
         for owner in [Side::Here, Side::Peer] {
             if let Some(result) = self.command(source, Command::Resolve { owner, fenced: false }) {
                 self.tally.count("refused: resolve in source");
                 self.check_unfenced(Some(result));
             }
-            let command = ToDestination::Resolve { owner, fenced: false };
+            let command = ToDestination::Resolve { token, owner, fenced: false };
             if let Some(result) = self.command_destination(destination, command) {
                 self.tally.count("refused: resolve in destination");
                 self.check_unfenced(Some(result));
@@ -352,9 +353,11 @@ impl World {
     fn resolve_destination(&mut self, pid: Pid, owner: Side) {
         self.env.book.note(|| format!("p{pid} destination is resolved: {owner:?}"));
         self.tally.count(format!("resolved: {owner} in destination"));
+        let Some(token) = self.story.motion.as_ref().map(|motion| motion.token) else { return };
         self.story.forgone |= owner == Side::Peer;
         for fenced in [false, true] {
-            let result = self.command_destination(pid, ToDestination::Resolve { owner, fenced });
+            let command = ToDestination::Resolve { token, owner, fenced };
+            let result = self.command_destination(pid, command);
             if !fenced {
                 self.check_unfenced(result);
             }
@@ -363,7 +366,8 @@ impl World {
 
     fn check_unfenced(&self, result: Option<Result<(), MotionError>>) {
         let code = result.and_then(Result::err).map(|error| error.code);
-        let refused = matches!(code, Some(Code::NotFenced | Code::InvalidState));
+        let refused =
+            matches!(code, Some(Code::NotFenced | Code::InvalidState | Code::NoSuchToken));
         self.env.book.check(refused, || format!("an operator who fenced nobody: {code:?}"));
     }
 }

@@ -70,7 +70,7 @@ impl Observer for Watcher {
         self.runs(true);
     }
 
-    fn undecided(&self, _: &str) {}
+    fn handover(&self, _: &str, _: &'static str) {}
 
     fn finished(&self, report: &Report) {
         let status = report.status.0;

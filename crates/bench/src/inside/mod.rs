@@ -53,7 +53,7 @@ impl Observer for Deaf {
     fn pass(&self, _: u32) {}
     fn stopped(&self) {}
     fn resumed(&self) {}
-    fn undecided(&self, _: &str) {}
+    fn handover(&self, _: &str, _: &'static str) {}
     fn finished(&self, _: &Report) {}
 }
 

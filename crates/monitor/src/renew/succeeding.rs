@@ -114,7 +114,7 @@ impl motion::Observer for Arrived {
 
     fn resumed(&self) {}
 
-    fn undecided(&self, _: &str) {}
+    fn handover(&self, _: &str, _: &'static str) {}
 
     // Who is served before that finds a handover that is not decided, and may not even end the machine.
     fn finished(&self, report: &Report) {

@@ -93,7 +93,9 @@ impl Destination {
         )
         .map_err(|e| MotionError::new(Code::Journal, e.to_string()))?;
         self.decided = None;
-        self.handover = Some(DestinationHandover::begin(particulars));
+        let handover = DestinationHandover::begin(particulars);
+        self.progress.handover = Some(Arc::new(handover.standing()));
+        self.handover = Some(handover);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use super::phase::{Admission, AsRam, Command, DestinationIo, Event, Phase, Quest
 use super::records::Records;
 use crate::clock::Moment;
 use crate::handover::words::from_wire;
-use crate::handover::{DestinationHandover, Input, Journal, RunPermit, Side};
+use crate::handover::{DestinationHandover, Input, Journal, RunPermit, Side, Standing};
 use crate::report::{ErrorReport, Progress, Report, StatusOrNone};
 use crate::rules::{Rule, keeps};
 use crate::{
@@ -146,6 +146,12 @@ impl Destination {
         &self.progress
     }
 
+    /// How the handovers stood of the dead processes that this one speaks for.
+    #[must_use]
+    pub fn spoken_for(&self) -> Vec<Standing> {
+        self.records.standings()
+    }
+
     /// What becomes of a connection.
     #[must_use]
     pub fn admit(&mut self, hello: &Hello, peer: &str, now: Moment) -> Admission {
@@ -273,7 +279,9 @@ impl Destination {
     ) -> Result<(), MotionError> {
         match command {
             Command::Cancel => self.cancel(io),
-            Command::Resolve { owner, fenced } => self.drive(Input::Resolve { owner, fenced }, io),
+            Command::Resolve { token, owner, fenced } => {
+                self.resolve(token, Input::Resolve { owner, fenced }, io)
+            }
             Command::SetStall(limit) => {
                 self.options.stall_limit = limit;
                 self.heard = self.heard.max(io.now());

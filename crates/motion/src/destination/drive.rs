@@ -7,7 +7,7 @@ use super::strangers::Strangers;
 use super::{Admission, Command, Destination, DestinationIo, Event, Phase, Question};
 use crate::clock::{Moment, nanos};
 use crate::deferred::Deferred;
-use crate::handover::{self, Fate, Journal};
+use crate::handover::{self, Fate, Journal, Standing};
 use crate::report::{Progress, Report};
 use crate::{DestinationOptions, MachineBuilder, MotionError, Observer};
 use links::{Address, Listener, Stream, Waker, wait_readable};
@@ -43,6 +43,7 @@ struct View {
     phase: Phase,
     progress: Progress,
     report: Report,
+    spoken_for: Vec<Standing>,
     /// The observer has heard of the end.
     told: bool,
 }
@@ -93,6 +94,7 @@ impl DestinationJob {
             phase: Phase::Waiting,
             progress: Progress::default(),
             report: Report::default(),
+            spoken_for: Vec::new(),
             told: false,
         };
         let shared = Arc::new(Shared {
@@ -172,6 +174,12 @@ impl DestinationJob {
     #[must_use]
     pub fn report(&self) -> Report {
         self.shared.view().report.clone()
+    }
+
+    /// How the handovers stood of the dead processes that this one speaks for.
+    #[must_use]
+    pub fn spoken_for(&self) -> Vec<Standing> {
+        self.shared.view().spoken_for.clone()
     }
 
     /// Waits until a guest has come, or none will.
@@ -393,6 +401,7 @@ impl Waiter {
         }
         view.phase = phase;
         view.progress.clone_from(self.destination.progress());
+        view.spoken_for = self.destination.spoken_for();
         drop(view);
         let untold = self.observer.tell(phase == Phase::Ready);
         if matches!(phase, Phase::Owner | Phase::Ended) {

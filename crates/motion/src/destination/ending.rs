@@ -185,6 +185,7 @@ impl Destination {
         self.session = None;
         self.machine = None;
         self.handover = None;
+        self.progress.handover = None;
         self.decided = None;
         self.settled = false;
         self.hear_out_until = None;

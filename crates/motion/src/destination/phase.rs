@@ -2,7 +2,7 @@
 
 use crate::MotionError;
 use crate::clock::Moment;
-use crate::handover::{self, Fate, Side};
+use crate::handover::{self, Fate, Side, Token};
 use memory::GuestRam;
 use state::Refusal;
 use std::sync::Arc;
@@ -73,8 +73,10 @@ pub enum Event {
 pub enum Command {
     /// Give up waiting, or the motion.
     Cancel,
-    /// Decide a handover that is held.
+    /// Decide a handover: this side's, or that of a dead process which this one speaks for.
     Resolve {
+        /// Which. It may not be the one under way any more by the time this is read.
+        token: Token,
         /// Who is to own the guest.
         owner: Side,
         /// The other side can no longer run it.

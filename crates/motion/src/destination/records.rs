@@ -1,7 +1,9 @@
 //! What earlier processes and motions left on record, and the answers that follow from it.
 
+use crate::MotionError;
 use crate::handover::{
-    Decision, DestinationHandover, Input, Journal, Key, Message, Output, Record, Role, Witness,
+    Decision, DestinationHandover, Input, Journal, Key, Message, Output, Record, Role, Standing,
+    Token, Witness,
 };
 use crate::rules::{Rule, keeps};
 
@@ -10,6 +12,8 @@ use crate::rules::{Rule, keeps};
 #[derive(Debug, Default)]
 pub(super) struct Records {
     witnesses: Vec<Witness>,
+    /// Those of this process.
+    own: Vec<Token>,
 }
 
 impl Records {
@@ -36,11 +40,38 @@ impl Records {
 
     /// Goes on answering for a handover of this process that was refused, and is on record as such.
     pub(super) fn keep(&mut self, handover: &DestinationHandover) {
+        self.own.push(handover.particulars().token());
         self.witnesses.push(Witness::new(Record {
             role: Role::Destination,
             decision: Decision::Refused,
             particulars: handover.particulars().clone(),
         }));
+    }
+
+    /// An operator decides for a dead process; nothing where none left such a record.
+    pub(super) fn resolve(
+        &mut self,
+        token: Token,
+        input: Input,
+        journal: &mut dyn Journal,
+    ) -> Option<Result<(), MotionError>> {
+        let key = Key { token, role: Role::Destination };
+        let witness = self.witnesses.iter_mut().find(|witness| witness.key() == key)?;
+        Some(witness.drive(input, journal, &mut |_| {}).map_err(MotionError::from))
+    }
+
+    /// What there is to know of each.
+    pub(super) fn standings(&self) -> Vec<Standing> {
+        let standing = |witness: &Witness| {
+            let standing = witness.standing()?;
+            let own = self.own.contains(&standing.particulars.token());
+            Some(if own {
+                Standing { phase: Decision::Refused.name(), ..standing }
+            } else {
+                standing
+            })
+        };
+        self.witnesses.iter().filter_map(standing).collect()
     }
 
     /// The answer to a message about a handover that is not the motion's under way.

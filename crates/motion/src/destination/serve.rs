@@ -2,11 +2,15 @@
 
 use super::{Destination, DestinationIo, Phase, Question};
 use crate::handover::words::to_wire;
-use crate::handover::{self, Input, Journal, MemoryJournal, Notice, Output, Side, Timer};
+use crate::handover::{
+    self, Denial, DestinationHandover, HandoverError, Input, Journal, MemoryJournal, Notice,
+    Output, Side, Timer, Token,
+};
 use crate::report::Undecided;
 use crate::rules::{Rule, keeps};
 use crate::{MotionError, Status};
 use state::Code;
+use std::sync::Arc;
 use std::time::Duration;
 use wire::Message;
 
@@ -43,6 +47,23 @@ impl Destination {
         }
     }
 
+    /// An operator decides: for this side, or for a dead process whose record this one has taken over.
+    pub(super) fn resolve(
+        &mut self,
+        token: Token,
+        input: Input,
+        io: &mut dyn DestinationIo,
+    ) -> Result<(), MotionError> {
+        if self.handover.as_ref().is_some_and(|h| h.particulars().token() == token) {
+            return self.drive(input, io);
+        }
+        let none = || MotionError::from(HandoverError { token, why: Denial::NoSuchToken });
+        let mut journal = self.journal.take().ok_or_else(none)?;
+        let result = self.records.resolve(token, input, &mut *journal);
+        self.journal = Some(journal);
+        result.unwrap_or_else(|| Err(none()))
+    }
+
     /// Runs one step of the handover and does what it says, in its order.
     pub(super) fn drive(
         &mut self,
@@ -65,10 +86,20 @@ impl Destination {
         let in_doubt = handover.may_end().is_err().then(|| self.undecided(io));
         let known = keeps(Rule::DoubtIsKnown);
         self.progress.in_doubt = if known { in_doubt } else { self.progress.undecided.clone() };
+        self.show(&handover);
         self.handover = Some(handover);
         self.journal = Some(journal);
         self.conclude(io);
         result.map_err(MotionError::from)
+    }
+
+    /// Shows how the handover stands, and tells whoever watches.
+    fn show(&mut self, handover: &DestinationHandover) {
+        let phase = handover.phase().name();
+        if self.progress.handover.as_ref().is_none_or(|before| before.phase != phase) {
+            self.progress.handover = Some(Arc::new(handover.standing()));
+            self.observer.handover(&self.report.token, phase);
+        }
     }
 
     fn carry_out(&mut self, output: Output, io: &mut dyn DestinationIo) {
@@ -121,7 +152,6 @@ impl Destination {
                 "holding a complete guest whose source was lost; it waits for the source's word \
                  or for `handover resolve`"
                     .clone_into(&mut self.progress.note);
-                self.observer.undecided(&self.report.token);
             }
             Notice::Decided(side) => self.decided = Some(side),
             Notice::Undecided | Notice::Lost => {}

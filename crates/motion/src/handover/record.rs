@@ -1,6 +1,6 @@
 //! What a process writes down about a handover. The format is specified in `docs/handover.md`.
 
-use super::{Token, TokenError};
+use super::{Side, Token, TokenError};
 use serde::Serialize;
 use std::fmt::Write;
 use uuid::Uuid;
@@ -163,6 +163,20 @@ impl Decision {
         }
     }
 
+    /// Who owns the guest, seen from the side that has decided so; `None` while that is open.
+    #[must_use]
+    pub fn owner(self, role: Role) -> Option<Side> {
+        match (role, self) {
+            (_, Self::Open) => None,
+            (Role::Source, Self::Committed) | (Role::Destination, Self::Refused) => {
+                Some(Side::Peer)
+            }
+            (Role::Source, Self::Refused) | (Role::Destination, Self::Committed) => {
+                Some(Side::Here)
+            }
+        }
+    }
+
     fn from_name(name: &str) -> Option<Self> {
         [Self::Open, Self::Committed, Self::Refused].into_iter().find(|d| d.name() == name)
     }
@@ -173,6 +187,12 @@ impl Record {
     #[must_use]
     pub fn key(&self) -> Key {
         Key { token: self.particulars.token, role: self.role }
+    }
+
+    /// Who owns the guest, seen from its side; `None` while that is open.
+    #[must_use]
+    pub fn owner(&self) -> Option<Side> {
+        self.decision.owner(self.role)
     }
 
     /// The bytes of the record, at most [`MAX_RECORD_LEN`].

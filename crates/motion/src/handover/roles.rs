@@ -32,6 +32,9 @@ pub struct Witness {
     decisions: decide::Witness,
 }
 
+/// The phase of a handover whose process is dead.
+pub const GONE: &str = "gone";
+
 /// What one process knows about a handover: what `x-whimbrel-handover-query` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -290,16 +293,8 @@ impl Witness {
     #[must_use]
     pub fn standing(&self) -> Option<Standing> {
         let (role, decision) = self.decisions.testimony()?;
-        let owner = match (role, decision) {
-            (_, Decision::Open) => None,
-            (Role::Source, Decision::Committed) | (Role::Destination, Decision::Refused) => {
-                Some(Side::Peer)
-            }
-            (Role::Source, Decision::Refused) | (Role::Destination, Decision::Committed) => {
-                Some(Side::Here)
-            }
-        };
-        Some(Standing { role, phase: "gone", owner, particulars: self.particulars.clone() })
+        let owner = decision.owner(role);
+        Some(Standing { role, phase: GONE, owner, particulars: self.particulars.clone() })
     }
 
     /// The answer to a message about a handover of which there is neither a process nor a record

@@ -270,7 +270,10 @@ impl<E: End> Coordinator<E> {
         view.progress.clone_from(self.source.progress());
         view.pass = self.source.pass().cloned();
         view.pass_begun = self.source.pass_begun();
-        let ends = view.report.is_none() && self.source.has_ended();
+        let status = |report: &Report| report.status;
+        // A guest that an operator gave away may come back: then it has ended otherwise.
+        let ends = self.source.has_ended()
+            && view.report.as_ref().map(status) != Some(status(self.source.report()));
         if ends {
             view.report = Some(self.source.report().clone());
         }

@@ -30,4 +30,4 @@ pub use file::{BeforeWriteLane, Errand, FileDesk, FileLane, FilePlace, Outcome, 
 pub use job::SourceJob;
 pub use network::{PeerAddress, Sibling};
 pub use phase::{Command, Event, Phase, SourceIo};
-pub use testimony::pass_on_words;
+pub use testimony::Testimony;

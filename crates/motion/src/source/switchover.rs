@@ -39,7 +39,9 @@ impl Source {
         if self.options.purpose.is_copy() {
             self.permit = Some(permit);
         } else {
-            self.handover = Some(SourceHandover::begin(self.particulars.clone(), permit));
+            let handover = SourceHandover::begin(self.particulars.clone(), permit);
+            self.progress.handover = Some(Arc::new(handover.standing()));
+            self.handover = Some(handover);
         }
         Ok(())
     }
@@ -225,10 +227,20 @@ impl Source {
         let in_doubt = handover.may_end().is_err().then(|| self.undecided(io));
         let known = keeps(Rule::DoubtIsKnown);
         self.progress.in_doubt = if known { in_doubt } else { self.progress.undecided.clone() };
+        self.show(&handover);
         self.handover = Some(handover);
         self.journal = Some(journal);
         self.conclude(io);
         result.map_err(MotionError::from)
+    }
+
+    /// Shows how the handover stands, and tells whoever watches.
+    fn show(&mut self, handover: &SourceHandover) {
+        let phase = handover.phase().name();
+        if self.progress.handover.as_ref().is_none_or(|before| before.phase != phase) {
+            self.progress.handover = Some(Arc::new(handover.standing()));
+            self.observer.handover(&self.report.token, phase);
+        }
     }
 
     fn carry_out(&mut self, output: Output, io: &mut dyn SourceIo) {
@@ -290,7 +302,6 @@ impl Source {
                     "undecided: COMMIT was sent and nothing came back; asking {} what became of it",
                     self.report.peer
                 );
-                self.observer.undecided(&self.report.token);
             }
             Notice::Decided(side) => self.decided = Some(side),
             Notice::Holding | Notice::Lost => {}

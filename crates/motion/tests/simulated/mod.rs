@@ -312,6 +312,7 @@ pub struct Notes {
     pub outages: Mutex<Vec<Outage>>,
     pub filled: AtomicU64,
     pub undecided: AtomicU64,
+    pub phases: Mutex<Vec<&'static str>>,
 }
 
 impl Observer for Notes {
@@ -325,8 +326,10 @@ impl Observer for Notes {
     fn resumed(&self) {
         self.resumed.fetch_add(1, Ordering::SeqCst);
     }
-    fn undecided(&self, _: &str) {
-        self.undecided.fetch_add(1, Ordering::SeqCst);
+    fn handover(&self, _: &str, phase: &'static str) {
+        let undecided = matches!(phase, "undecided" | "holding");
+        self.undecided.fetch_add(undecided.into(), Ordering::SeqCst);
+        self.phases.lock().unwrap().push(phase);
     }
     fn finished(&self, _: &Report) {}
     fn outage(&self, outage: &Outage) {

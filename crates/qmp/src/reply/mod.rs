@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 pub use migration::{MigrationInfo, MigrationRam, MigrationStatus, Undecided};
 
-use crate::command::{CapabilityState, Parameters};
+use crate::command::{CapabilityState, Owner, Parameters};
 use crate::event::Timestamp;
 
 macro_rules! replies {
@@ -186,8 +186,15 @@ pub struct HandoverInfo {
     pub token: String,
     /// Which side of it this process is.
     pub side: HandoverSide,
-    /// How far it has come, in the words of the handover records.
+    /// What is on record of it, in the words of the handover records; where nothing is, `phase`.
     pub state: String,
+    /// Where it is, in the words of `docs/handover.md`; `gone` where the process that it belongs to is
+    /// dead. None where only that process could say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// Who owns the guest, seen from that side. None while that is undecided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
     /// Whether somebody must decide with `x-whimbrel-handover-resolve`, or the peer be heard of
     /// again, before it can end.
     pub undecided: bool,
@@ -197,7 +204,7 @@ pub struct HandoverInfo {
     /// The address of the other side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// When it reached this state.
+    /// When it began.
     pub since: Timestamp,
 }
 

@@ -96,7 +96,8 @@ impl Query {
             }
             return Ok(Exit::Done);
         }
-        let head = ["TOKEN", "MACHINE", "SIDE", "STATE", "PEER"].map(String::from).to_vec();
+        let head =
+            ["TOKEN", "MACHINE", "SIDE", "STATE", "OWNER", "PEER"].map(String::from).to_vec();
         let rows: Vec<_> = std::iter::once(head).chain(handovers.iter().map(cells)).collect();
         for line in table(&rows) {
             print_line(&line);
@@ -110,14 +111,33 @@ fn cells(handover: &HandoverInfo) -> Vec<String> {
         HandoverSide::Source => "source",
         HandoverSide::Destination => "destination",
     };
-    let open = if handover.undecided { " (undecided)" } else { "" };
+    let owner = match handover.owner {
+        Some(Owner::Here) => "here",
+        Some(Owner::Peer) => "peer",
+        None => "-",
+    };
     vec![
         handover.token.clone(),
         handover.machine.clone().unwrap_or_else(|| "-".into()),
         side.to_owned(),
-        format!("{}{open}", handover.state),
+        state(handover),
+        owner.to_owned(),
         handover.peer.clone().unwrap_or_else(|| "-".into()),
     ]
+}
+
+/// Where it is, as far as that is known, and what is on record of one whose process is dead.
+fn state(handover: &HandoverInfo) -> String {
+    let mut state = match handover.phase.as_deref() {
+        Some(phase) if phase == handover.state => phase.to_owned(),
+        Some("gone") => format!("gone, {}", handover.state),
+        Some(phase) => phase.to_owned(),
+        None => handover.state.clone(),
+    };
+    if handover.undecided && state != "undecided" {
+        state.push_str(" (undecided)");
+    }
+    state
 }
 
 impl Resolve {

@@ -8,10 +8,13 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 /// How long a decided record that nobody claims is kept.
 const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+/// So many times somebody is let look at a record before it is taken over.
+const MOST_LOOKS: u32 = 200;
 
 /// A journal of one file per record, `handover-TOKEN-ROLE`, in a folder that is private to the user.
 ///
@@ -69,6 +72,26 @@ impl DirJournal {
             }
         }
         Ok(removed)
+    }
+
+    /// Whether the process that a record belongs to is dead, and no other has taken it over. False where
+    /// there is no record.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]
+    pub fn is_orphan(&self, key: Key) -> Result<bool, JournalError> {
+        let path = self.path(key);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(failed("open", &path)(e)),
+        };
+        // Whoever wants to take it over while this is held waits for so long: see `adopt`.
+        match file.try_lock_shared() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(e)) => Err(failed("lock", &path)(e)),
+        }
     }
 
     fn path(&self, key: Key) -> PathBuf {
@@ -148,6 +171,7 @@ impl Journal for DirJournal {
 
     fn adopt(&mut self, key: Key) -> Result<Option<Record>, JournalError> {
         let path = self.path(key);
+        let mut looks = 0;
         loop {
             let file = match File::open(&path) {
                 Ok(file) => file,
@@ -156,6 +180,15 @@ impl Journal for DirJournal {
             };
             match file.try_lock() {
                 Ok(()) => {}
+                // Who only looks shares it, and not for long.
+                Err(TryLockError::WouldBlock)
+                    if looks < MOST_LOOKS && file.try_lock_shared().is_ok() =>
+                {
+                    drop(file);
+                    looks += 1;
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
                 Err(TryLockError::WouldBlock) => return Err(JournalError::InUse(path)),
                 Err(TryLockError::Error(e)) => return Err(failed("lock", &path)(e)),
             }
