@@ -73,6 +73,36 @@ mod tests {
     use anyhow::Context;
 
     #[test]
+    fn the_manual_lists_the_codes_of_each_status() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/errors.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let begin = text.find("The exit status of the command line").unwrap();
+        let sentence = text[begin..].split("\n\n").next().unwrap();
+        let listed = |of: &str, until: &str| -> Vec<&str> {
+            let part = sentence.split(of).nth(1).unwrap().split(until).next().unwrap();
+            part.split('`').skip(1).step_by(2).collect()
+        };
+        let usage = listed(": 2 for", "; 3");
+        let refused = listed("; 3 where", "; 4 for");
+        let cancelled = listed("; 4 for", "; 1 for");
+        let is_in = |list: &[&str], code: &str| {
+            let named =
+                |word: &&str| word.strip_suffix('…').map_or(*word == code, |w| code.starts_with(w));
+            list.iter().any(named)
+        };
+        for code in Code::ALL {
+            let word = code.as_str();
+            let status = match () {
+                () if is_in(&usage, word) => Exit::Usage,
+                () if is_in(&refused, word) => Exit::Refused,
+                () if is_in(&cancelled, word) => Exit::Cancelled,
+                () => Exit::Failed,
+            };
+            assert_eq!(Exit::of_code(*code), status, "{code}");
+        }
+    }
+
+    #[test]
     fn the_status_follows_the_code_whatever_was_said_around_it() {
         let of = |code| {
             let error: anyhow::Result<()> = Err(monitor::Error::new(code, "x").into());
