@@ -32,12 +32,31 @@ fn connect(source: &mut Client, destination: &mut Client) {
     }
 }
 
+/// Whether a report says what is lost where a link cannot be made again.
+fn says_that_nobody_can_be_asked(report: &Value) -> bool {
+    let note = &report["notes"][0];
+    note.as_str().is_some_and(|note| note.contains("fd:out") && note.contains("handover resolve"))
+}
+
 #[test]
 fn given_descriptors_carry_a_move_and_its_events_are_told() {
     let host = Host::new();
     let _source = host.selfcheck("a", &["--memory", "64M", "--cmdline", "ws=16M rate=5000"]);
     let destination = host.start("b", &["--incoming", "defer"]);
     host.wait_for_state("b", "inmigrate");
+    // Whoever only asks hears, too, what cannot be done over descriptors.
+    let asked = host.start("c", &["--incoming", "defer"]);
+    host.wait_for_state("c", "inmigrate");
+    let (mut a, mut c) = (client(&host, "a"), client(&host, "c"));
+    connect(&mut a, &mut c);
+    c.execute("migrate-incoming", Some(json!({ "uri": "fd:in" })), TIME).unwrap();
+    let check = json!({ "uri": "fd:out", "x-whimbrel-check": true });
+    a.execute("migrate", Some(check), TIME).unwrap();
+    let report = || host.motion("a")["x-whimbrel-report"].clone();
+    wait("the check", || (report()["checked"] == true).then_some(()));
+    assert!(says_that_nobody_can_be_asked(&report()), "{}", report());
+    drop((a, c, asked));
+
     let (mut a, mut b) = (client(&host, "a"), client(&host, "b"));
     connect(&mut a, &mut b);
     b.execute("migrate-incoming", Some(json!({ "uri": "fd:in" })), TIME).unwrap();
@@ -46,6 +65,9 @@ fn given_descriptors_carry_a_move_and_its_events_are_told() {
     destination.wait_for("CLOCK", |_| true);
     destination.check_all();
     assert_eq!(host.state("a"), "postmigrate");
+    let report = &host.motion("a")["x-whimbrel-report"];
+    assert!(says_that_nobody_can_be_asked(report), "{report}");
+    assert!(host.ok(&["status", "a"]).contains("no second connection"));
     let mut told = Vec::new();
     let end = json!({ "status": "completed" });
     while !told.contains(&("MIGRATION".to_owned(), end.clone())) {

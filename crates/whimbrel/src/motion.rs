@@ -34,7 +34,8 @@ pub fn motion_lines(name: &MachineName, info: &MigrationInfo, style: &Style) -> 
             }
             return lines;
         }
-        return vec![Line::of("check: the destination could take the guest; nothing was touched")];
+        let text = "check: the destination could take the guest; nothing was touched";
+        return std::iter::once(Line::of(text)).chain(notes(report, style)).collect();
     }
     let Some(status) = info.status.filter(|status| *status != MigrationStatus::None) else {
         return Vec::new();
@@ -44,6 +45,7 @@ pub fn motion_lines(name: &MachineName, info: &MigrationInfo, style: &Style) -> 
     }
     let mut lines = vec![headline(status, info, report)];
     lines.extend(why(info, report, style));
+    lines.extend(notes(report, style));
     if report["restore"].is_object() {
         lines.extend(restoring::details(report, style));
         return lines;
@@ -90,6 +92,12 @@ pub fn motion_lines(name: &MachineName, info: &MigrationInfo, style: &Style) -> 
         lines.extend(labelled("aftermath", &text, style));
     }
     lines
+}
+
+/// What is to be known of the way to the other side.
+fn notes(report: &Value, style: &Style) -> Vec<Line> {
+    let notes = report["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    notes.flat_map(|note| labelled("note", note, style)).collect()
 }
 
 /// Whether there is no motion under way.

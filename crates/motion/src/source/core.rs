@@ -175,6 +175,8 @@ impl Source {
     /// Begins: asks the machine for refusals, then makes the control connection.
     pub fn begin(&mut self, io: &mut dyn SourceIo) {
         self.begun = io.now();
+        self.report.notes = io.notes();
+        self.progress.notes.clone_from(&self.report.notes);
         self.set_status(Status::Setup);
         let mut refusals = self.machine.refusals();
         if self.options.purpose == Purpose::CopyAtStart {

@@ -347,6 +347,14 @@ impl SourceIo for Io {
         });
     }
 
+    fn notes(&self) -> Vec<String> {
+        let Address::Fd(name) = &self.peer.address else { return Vec::new() };
+        vec![format!(
+            "over fd:{name} there is no second connection to ask on: if it is lost after COMMIT, it stays \
+             undecided who has the guest until somebody looks at both sides and uses `handover resolve`"
+        )]
+    }
+
     fn tells_for(&self) -> Option<Duration> {
         // There is the control connection, or nothing.
         matches!(self.peer.address, Address::Fd(_)).then_some(SETTLING)

@@ -130,6 +130,10 @@ pub trait SourceIo {
     fn refusals(&self) -> Vec<Refusal> {
         Vec::new()
     }
+    /// What whoever begins a motion to this end should know, though nothing is against it.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The longest description that the other end takes, in bytes.
     fn most_description(&self) -> u64 {
         u64::MAX
