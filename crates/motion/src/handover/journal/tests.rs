@@ -204,3 +204,32 @@ fn a_folder_that_is_not_there_is_an_error_that_names_it() {
     let error = DirJournal::open(folder.path().join("gone")).unwrap_err();
     assert!(error.to_string().contains("gone"), "{error}");
 }
+
+#[test]
+fn whoever_looks_sees_whether_a_process_lives_and_is_in_nobodys_way() {
+    let folder = folder();
+    let open = record(1, Role::Source, Decision::Open);
+    let looker = DirJournal::open(folder.path()).unwrap();
+    for _ in 0..50 {
+        let mut owner = DirJournal::open(folder.path()).unwrap();
+        owner.put(&open).unwrap();
+        assert!(!looker.is_orphan(open.key()).unwrap());
+        drop(owner);
+        assert!(looker.is_orphan(open.key()).unwrap());
+        // Somebody looks at just the moment at which another takes it over.
+        let (told, tells) = std::sync::mpsc::channel();
+        let path = folder.path().join(&files(folder.path())[0]);
+        let looks = std::thread::spawn(move || {
+            let file = fs::File::open(path).unwrap();
+            file.lock_shared().unwrap();
+            told.send(()).unwrap();
+        });
+        tells.recv().unwrap();
+        let mut witness = DirJournal::open(folder.path()).unwrap();
+        assert_eq!(witness.adopt(open.key()).unwrap().as_ref(), Some(&open));
+        looks.join().unwrap();
+        assert!(!looker.is_orphan(open.key()).unwrap());
+        witness.remove(open.key()).unwrap();
+        assert!(!looker.is_orphan(open.key()).unwrap());
+    }
+}
