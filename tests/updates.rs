@@ -288,7 +288,7 @@ fn a_new_process_that_hangs_is_given_up_after_its_time() {
         let limit = json!({ "x-whimbrel-stall-limit": limit });
         host.ask("m", "migrate-set-parameters", limit).unwrap();
     };
-    stall(500);
+    stall(200);
     fails_with(&host, &machine, hangs.to_str().unwrap(), "runs and says nothing");
     assert_eq!(host.motion("m")["x-whimbrel-error-code"], "link-stalled");
     let hung = std::fs::read_to_string(&note).unwrap();

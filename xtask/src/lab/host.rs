@@ -88,6 +88,9 @@ impl Host {
     ///
     /// For the same reason the host's kernel is told not to try its timers out, `no_timer_check`: a
     /// main thread that waits for its turn would make it believe that they do not work.
+    ///
+    /// And that it can rely on its time stamp counter, `tsc=reliable`: only with that as its clock does its KVM
+    /// tell clock and counter together, as on real hosts, and one that waits for its turn may take it for unstable.
     fn emulator(&self, disk: &Path, extra: &str) -> Result<Command> {
         let mut command = Command::new("taskset");
         command
@@ -100,7 +103,9 @@ impl Host {
             .args([Path::new("-kernel"), &self.kernel, Path::new("-initrd"), &self.initramfs])
             .args(["-drive", &format!("if=none,id=d,format=raw,file={}", disk.display())])
             .args(["-device", "virtio-blk-pci,drive=d", "-append"])
-            .arg(format!("console=ttyS0 panic=-1 quiet mitigations=off no_timer_check {extra}"));
+            .arg(format!(
+                "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check tsc=reliable {extra}"
+            ));
         Ok(command)
     }
 
