@@ -99,3 +99,32 @@ fn a_claim_goes_into_the_file_that_was_opened_or_nowhere() {
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(reader.check_identity(), Err(ReadError::Replaced(_))));
 }
+
+#[test]
+fn a_page_that_was_cut_off_since_is_an_error_that_says_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.snap");
+    save(at(&path), &ram_with(&[1, 7]), &BUFFERED).unwrap();
+    for direct in [false, true] {
+        let reader = Reader::open(from(&path), direct).unwrap();
+        let whole = std::fs::metadata(&path).unwrap().len();
+        let place = reader.place_of(7);
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(place).unwrap();
+        let mut buffer = Buffer::new(1);
+        reader.read(PageRange::new(1, 1), &mut buffer).unwrap();
+        let error = reader.read(PageRange::new(7, 1), &mut buffer).unwrap_err();
+        assert!(
+            matches!(&error, ReadError::Io { offset: Some(at), .. } if *at == place),
+            "{error}"
+        );
+        assert!(error.to_string().contains(&format!("{place}")), "{error}");
+        assert!(matches!(reader.check_identity(), Err(ReadError::Truncated { .. })));
+        // What comes back is zero, and not taken for what was written.
+        file.set_len(whole).unwrap();
+        let error = reader.read(PageRange::new(7, 1), &mut buffer).unwrap_err();
+        assert!(matches!(error, ReadError::BadPage { page: 7, .. }), "{error}");
+        drop(reader);
+        save(over(&path), &ram_with(&[1, 7]), &BUFFERED).unwrap();
+    }
+}
