@@ -339,6 +339,18 @@ fn a_pause_that_would_be_too_long_is_given_up() {
     assert_eq!(report.error.unwrap().code, Code::BudgetExceeded);
     assert!(report.given_up_pause_ns.is_some());
     is_unharmed(&machine);
+    // Of the end, too: however little is left to copy when it stands still at last.
+    let limit = Duration::from_millis(400);
+    *machine.pause_takes.lock().unwrap() = limit;
+    let options = SourceOptions {
+        purpose: Purpose::Copy,
+        blackout: Blackout::Limit(limit),
+        ..SourceOptions::default()
+    };
+    let report = write(&machine, &path, options);
+    assert_eq!(report.error.unwrap().code, Code::BudgetExceeded);
+    assert!(report.given_up_pause_ns.is_some() && !path.exists());
+    is_unharmed(&machine);
 }
 
 #[test]

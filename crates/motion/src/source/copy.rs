@@ -2,11 +2,29 @@
 
 use super::{Phase, Source, SourceIo};
 use crate::handover::{Message as Said, Verdict, Word};
-use crate::{MotionError, Purpose};
+use crate::{Blackout, MotionError, Purpose};
 use state::Code;
 use wire::Message;
 
 impl Source {
+    /// Before a copy is as good as taken: whether its guest can still go on within the time that was
+    /// promised. Where little is left to copy, no timer gets to run out.
+    ///
+    /// # Errors
+    /// It has been stopped for too long.
+    pub(super) fn check_copy_is_in_time(&self, io: &dyn SourceIo) -> Result<(), MotionError> {
+        let Blackout::Limit(limit) = self.switch.blackout() else { return Ok(()) };
+        if !self.options.purpose.is_copy() || !self.timers.ready_is_late(io.now()) {
+            return Ok(());
+        }
+        let why = format!(
+            "the copy was not taken in time: the guest had been stopped for {}, {} was promised",
+            crate::switch::show(self.times.so_far(io.now())),
+            crate::switch::show(limit),
+        );
+        Err(MotionError::new(Code::BudgetExceeded, why))
+    }
+
     /// All of the copy has left RAM: a guest that is to go on may change it again. One that is to stay
     /// stopped is held until the copy is complete, since it goes on as before if that fails.
     pub(super) fn copy_is_taken(&mut self, io: &mut dyn SourceIo) {

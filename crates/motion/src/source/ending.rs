@@ -121,6 +121,8 @@ impl Source {
             // If it cannot be told it sees the connection end.
             let _ = io.send(&Message::Failed(failed));
         }
+        // The guest goes on: nothing is promised any more.
+        self.timers.ready_by = None;
         self.close_account(io);
         self.end(io);
     }

@@ -137,6 +137,7 @@ impl Source {
         let state = crate::mutate::replay_msr(state);
         let state = state.encode();
         self.times.saved = io.now();
+        self.check_copy_is_in_time(io)?;
         self.send_saved(state, io)
     }
 

@@ -88,6 +88,7 @@ pub struct Simulated {
     /// Held while the guest writes, so that pausing waits for the instruction to end.
     cpu: Mutex<()>,
     pub refusals: Mutex<Vec<Refusal>>,
+    pub pause_takes: Mutex<Duration>,
     pub restore_takes: Mutex<Duration>,
     /// What the rehearsal says of it: the truth, or not.
     pub rehearsed: Mutex<Duration>,
@@ -121,6 +122,7 @@ impl Simulated {
             writes: AtomicU64::new(0),
             cpu: Mutex::default(),
             refusals: Mutex::default(),
+            pause_takes: Mutex::default(),
             restore_takes: Mutex::default(),
             rehearsed: Mutex::default(),
             sent_ahead: Mutex::default(),
@@ -189,6 +191,7 @@ impl Machine for Simulated {
     fn pause(&self) -> Result<(), MachineError> {
         let _cpu = self.cpu.lock().unwrap();
         self.running.store(false, Ordering::SeqCst);
+        std::thread::sleep(*self.pause_takes.lock().unwrap());
         Ok(())
     }
 
