@@ -72,15 +72,34 @@ impl std::str::FromStr for GuestClock {
 pub(crate) struct Passage {
     /// How the offset of its TSC changes.
     pub offset: OffsetChange,
-    /// From this time of the wall clock to that one nothing has passed for it.
-    skipped: (u64, u64),
+    /// From this time of the wall clock to that one nothing passes for it.
+    skipped: Option<(u64, u64)>,
+    /// What the host's TSC was when the clocks stood that go on from there, where that is known.
+    pub stood_at: Option<u64>,
+}
+
+/// How a counter that goes on differs from what was read of it, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lapse {
+    /// It was read so much later than it goes on from.
+    pub late: u64,
+    /// So much has passed since.
+    pub passed: u64,
 }
 
 impl Passage {
-    /// The time of the wall clock from which a counter goes on that was read at `read_at`.
-    pub fn goes_on_at(&self, read_at: u64) -> u64 {
-        let (from, to) = self.skipped;
-        to.saturating_add(read_at.saturating_sub(from))
+    /// What became of a counter, read at `read_at` of the wall clock, until `now`.
+    ///
+    /// Where nothing passes while the guest is away, kvmclock goes on from where it was read, and everything
+    /// else from that moment, too: vCPUs are read one by one after it, which can take longer than it takes
+    /// until they are set.
+    pub fn lapse(&self, read_at: u64, now: u64) -> Lapse {
+        match self.skipped {
+            None => Lapse { late: 0, passed: now.saturating_sub(read_at) },
+            Some((from, to)) => {
+                Lapse { late: read_at.saturating_sub(from), passed: now.saturating_sub(to) }
+            }
+        }
     }
 }
 
@@ -201,22 +220,21 @@ impl Clock {
         if now.clock < *kvmclock {
             return Err(ClockError::Backwards { before: *kvmclock, after: now.clock });
         }
-        let skipped = match policy {
-            GuestClock::Continue => (*read_at, begun),
-            GuestClock::Realtime => (0, 0),
-        };
+        let skipped = (policy == GuestClock::Continue).then_some((*read_at, begun));
         let same_boot = boot_id.is_some() && *boot_id == self.boot_id;
         // Where a TSC is scaled, what the host's counts is not what the guest's counts.
         let comparable = self.unscaled && *host_khz == self.host_khz;
+        let stays = same_boot && policy == GuestClock::Realtime;
         let offset = match *host_tsc {
-            _ if same_boot && policy == GuestClock::Realtime => OffsetChange::Exactly(0),
+            _ if stays => OffsetChange::Exactly(0),
             Some(then) if comparable && now.flags & KVM_CLOCK_HOST_TSC != 0 => {
                 let passed = ticks(now.clock - kvmclock, self.host_khz);
                 OffsetChange::Exactly(offset_change(then, now.host_tsc, passed))
             }
             _ => OffsetChange::Unknown,
         };
-        Ok(Passage { offset, skipped })
+        let stood_at = host_tsc.filter(|_| !stays);
+        Ok(Passage { offset, skipped, stood_at })
     }
 }
 
@@ -254,15 +272,15 @@ mod tests {
 
     #[test]
     fn what_was_skipped_has_not_passed() {
-        let offset = OffsetChange::Unknown;
-        let moved = Passage { offset, skipped: (0, 0) };
-        assert_eq!(moved.goes_on_at(1_000), 1_000);
+        let passage = |skipped| Passage { offset: OffsetChange::Unknown, skipped, stood_at: None };
+        let moved = passage(None);
+        assert_eq!(moved.lapse(1_000, 1_900), Lapse { late: 0, passed: 900 });
         // Saved at 1000, its TSC read 7 ns later, restored at 900,000.
-        let restored = Passage { offset, skipped: (1_000, 900_000) };
-        assert_eq!(restored.goes_on_at(1_007), 900_007);
+        let restored = passage(Some((1_000, 900_000)));
+        assert_eq!(restored.lapse(1_007, 900_002), Lapse { late: 7, passed: 2 });
         // Restored on a host whose wall clock is behind.
-        let back = Passage { offset, skipped: (1_000, 10) };
-        assert_eq!(back.goes_on_at(1_007), 17);
+        let back = passage(Some((1_000, 10)));
+        assert_eq!(back.lapse(1_007, 30), Lapse { late: 7, passed: 20 });
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! The guest's time stamp counter.
 
 use super::{StateError, Vcpu, msr};
-use crate::clock::{Passage, ticks, wall_clock};
+use crate::clock::{Lapse, Passage, ticks, wall_clock};
 use crate::sys;
 use std::io;
 
@@ -35,28 +35,34 @@ impl Vcpu {
     ) -> Result<bool, StateError> {
         let failed = |action| move |source| StateError::Kvm { action, source };
         let expected = |now: u64| {
-            let passed = now.saturating_sub(passage.goes_on_at(saved.tsc_read_at));
-            saved.tsc.saturating_add(ticks(passed, self.tsc_khz))
+            let Lapse { late, passed } = passage.lapse(saved.tsc_read_at, now);
+            let stood = saved.tsc.saturating_sub(ticks(late, self.tsc_khz));
+            (stood, stood.saturating_add(ticks(passed, self.tsc_khz)))
         };
-        match (saved.tsc_offset, passage.offset, self.tsc_offset()) {
+        let stood = match (saved.tsc_offset, passage.offset, self.tsc_offset()) {
             (Some(then), OffsetChange::Exactly(change), Some(now)) => {
                 let wanted = then.wrapping_add(change);
                 if now != wanted {
                     sys::set_tsc_offset(&self.fd, wanted).map_err(failed("KVM_VCPU_TSC_OFFSET"))?;
                 }
+                passage.stood_at.map_or(saved.tsc, |host| host.wrapping_add(then))
             }
-            _ => msr::write(&self.fd, &[(msr::IA32_TSC, expected(wall_clock()))])?,
-        }
+            _ => {
+                let (stood, now) = expected(wall_clock());
+                msr::write(&self.fd, &[(msr::IA32_TSC, now)])?;
+                stood
+            }
+        };
         // However long this thread was kept waiting, it was read between the two.
-        let least = expected(wall_clock());
+        let (_, least) = expected(wall_clock());
         let now = self.tsc().map_err(failed("reading the TSC"))?;
-        let most = expected(wall_clock());
-        if now < saved.tsc {
+        let (_, most) = expected(wall_clock());
+        // What the guest has seen it be is no more than where it stood when the guest had stopped.
+        if now < stood {
             return Err(StateError::Malformed {
                 part: "TSC",
                 reason: format!(
-                    "was {} and would go back to {now}: this KVM does not let it be set",
-                    saved.tsc
+                    "stood at {stood} and would go back to {now}: this KVM does not let it be set"
                 ),
             });
         }
