@@ -137,7 +137,7 @@ fn commands_that_do_not_fit_the_state_say_which_would() {
         &host,
         1,
         &["handover", "resolve", "a", &token, "--owner", "here", "--fenced"],
-        &["no undecided handover", "whimbrel handover query a"],
+        &["has no handover", "whimbrel handover query a"],
     );
     says(&host, 1, &["handover", "query", "a", &token], &[&token]);
     says(&host, 2, &["handover", "query", "a", "x"], &["32 hexadecimal digits"]);
