@@ -321,7 +321,8 @@ impl Play {
         assert!(!self.io.said_ready || machine.is_restored(), "READY was said too early");
     }
 
-    /// Nothing comes any more. Whoever neither has a guest nor holds one comes to rest.
+    /// Nothing comes any more. Whoever neither has a guest nor holds one comes to rest, or has refused one and
+    /// stays for as long as its source may ask.
     fn silence(&mut self) {
         for _ in 0..MOST_TICKS {
             let Some(deadline) = self.destination.deadline() else { break };
@@ -330,10 +331,14 @@ impl Play {
             self.check();
         }
         let phase = self.destination.phase();
-        assert!(
-            matches!(phase, Phase::Waiting | Phase::Holding | Phase::Owner | Phase::Ended),
-            "a silent source keeps it in {phase:?}"
-        );
+        let refused = self.destination.progress().handover.as_ref();
+        let refused = refused.is_some_and(|handover| handover.phase == "refused");
+        let rests = match phase {
+            Phase::Waiting | Phase::Holding | Phase::Owner | Phase::Ended => true,
+            Phase::Failed => refused,
+            _ => false,
+        };
+        assert!(rests, "a silent source keeps it in {phase:?}");
     }
 }
 
