@@ -89,7 +89,12 @@ fn malformed(reason: impl Into<String>) -> LoadError {
 }
 
 #[cfg(test)]
+#[path = "../tests/rig/huge_pages.rs"]
+mod huge_pages;
+
+#[cfg(test)]
 mod tests {
+    use super::huge_pages::ram_in_huge_pages;
     use super::*;
     use memory::{Backing, PageSet};
     use proptest::prelude::*;
@@ -98,25 +103,8 @@ mod tests {
     const SIZE: u64 = 64 << 20;
     const BLOCKS: u64 = SIZE >> 21;
 
-    /// RAM in huge pages, of which the host is asked for more where it has too few.
-    fn in_huge_pages() -> GuestRam {
-        let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-        for _ in 0..100 {
-            match GuestRam::new(SIZE, Backing::Huge2M) {
-                Err(memory::RamError::HugePages { advice, .. }) => {
-                    std::fs::write(pool, advice.to_string())
-                        .expect("this test needs huge pages, and may not ask for them");
-                }
-                ram => return ram.unwrap(),
-            }
-            // Others take them too, and give them back.
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        panic!("this test needs huge pages, and the host has none");
-    }
-
     fn huge() -> (GuestRam, GuestRam) {
-        let ram = in_huge_pages();
+        let ram = ram_in_huge_pages(SIZE);
         let file = ram.file().unwrap().try_clone_to_owned().unwrap();
         let other = GuestRam::from_file(file, SIZE, Backing::Huge2M, None).unwrap();
         (ram, other)

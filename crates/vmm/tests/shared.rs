@@ -6,6 +6,7 @@ mod rig;
 use guest::Builtin;
 use memory::{Backing, GuestRam, PageRange};
 use motion::{DestinationMachine, Machine as _, MachineBuilder as _, SourceMachine as _};
+use rig::huge_pages::ram_in_huge_pages;
 use rig::{Rig, Screen, builder};
 use state::{Bundle, Code, Payload};
 use std::sync::Arc;
@@ -15,26 +16,9 @@ const MIB: u64 = 1 << 20;
 /// Where the guest never comes.
 const FAR: u64 = 60 * MIB;
 
-/// RAM in huge pages, of which the host is asked for more where it has too few.
-fn in_huge_pages() -> GuestRam {
-    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-    for _ in 0..100 {
-        match GuestRam::new(64 * MIB, Backing::Huge2M) {
-            Err(memory::RamError::HugePages { advice, .. }) => {
-                std::fs::write(pool, advice.to_string())
-                    .expect("this test needs huge pages, and may not ask for them");
-            }
-            ram => return ram.unwrap(),
-        }
-        // Others take them too, and give them back.
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("this test needs huge pages, and the host has none");
-}
-
 fn booted(backing: Backing) -> Rig {
     let ram = match backing {
-        Backing::Huge2M => in_huge_pages(),
+        Backing::Huge2M => ram_in_huge_pages(64 * MIB),
         other => GuestRam::new(64 * MIB, other).unwrap(),
     };
     let config = whimbrel_vmm::MachineConfig { backing, ..rig::config(64 * MIB, 2) };

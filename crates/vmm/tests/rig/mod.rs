@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod code;
+pub mod huge_pages;
 pub mod saved;
 
 use devices::console::{Console, Spec};
