@@ -5,6 +5,7 @@
 export PATH=/bin HOME=/tmp
 mount -t proc none /proc
 mount -t sysfs none /sys
+mount -t debugfs none /sys/kernel/debug
 mount -t devtmpfs none /dev
 mkdir -p /dev/shm && mount -t tmpfs none /dev/shm
 mount -t tmpfs none /tmp

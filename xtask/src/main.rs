@@ -48,7 +48,12 @@ fn main() -> ExitCode {
         Task::Matrix(args) => args.run().map(|()| ExitCode::SUCCESS),
         Task::Soak(args) => args.run().map(|()| ExitCode::SUCCESS),
         Task::Bench(args) => bench::run_cases(&args).map(|()| ExitCode::SUCCESS),
-        Task::Lab(args) => lab::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Lab(args) => lab::run(&args).map(|played| {
+            if let Some(why) = played.left_out {
+                println!("!!! NOT ALL WAS PLAYED: {why}");
+            }
+            ExitCode::SUCCESS
+        }),
         Task::Sim(args) => sim::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Fuzz(args) => fuzz::run(&args).map(|_| ExitCode::SUCCESS),
     };

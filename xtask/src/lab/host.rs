@@ -40,9 +40,14 @@ pub fn install() -> Result<()> {
 }
 
 /// What boots the emulated host.
+#[derive(Clone)]
 pub struct Host {
     kernel: PathBuf,
     initramfs: PathBuf,
+    /// What each line of it begins with on our output.
+    pub label: String,
+    /// Which one it is of those that run at the same time, counted from 0.
+    pub turn: usize,
     /// Number of emulated processors.
     pub cpus: u32,
     /// Memory of the host, in MiB.
@@ -77,10 +82,18 @@ impl Host {
         fs::write(&initramfs, archive.finish())?;
         let kernel = package.join("vmlinuz");
         let timeout = Duration::from_secs(300);
-        Ok(Self { kernel, initramfs, cpus: 1, memory_mib: 2048, timeout })
+        Ok(Self {
+            kernel,
+            initramfs,
+            label: String::new(),
+            turn: 0,
+            cpus: 1,
+            memory_mib: 2048,
+            timeout,
+        })
     }
 
-    /// All the emulator's threads share one processor, because QEMU 10 loses interrupts otherwise:
+    /// All of an emulator's threads share one processor, because QEMU 10 loses interrupts otherwise:
     /// to enter a nested guest with a virtual interrupt pending, `helper_vmrun` sets a bit of
     /// `interrupt_request` without the lock under which the main thread, for the emulated timers,
     /// sets others. That is one instruction, not atomic between processors, but between the threads
@@ -94,7 +107,7 @@ impl Host {
     fn emulator(&self, disk: &Path, extra: &str) -> Result<Command> {
         let mut command = Command::new("taskset");
         command
-            .args(["--cpu-list", &processor()?, "timeout", "--foreground"])
+            .args(["--cpu-list", &processor(self.turn)?, "timeout", "--foreground"])
             .arg(self.timeout.as_secs().to_string())
             .args("qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu".split(' '))
             .arg(CPU)
@@ -137,7 +150,7 @@ impl Host {
                 line.clear();
                 continue;
             }
-            println!("    {text}");
+            println!("    {}{text}", self.label);
             if let Some(status) = text.strip_prefix("LAB-RC=") {
                 verdict = status.parse().ok();
             }
@@ -230,18 +243,23 @@ impl Watch {
     }
 }
 
-/// A processor that we may run on: the last one.
-fn processor() -> Result<String> {
+/// A processor that we may run on: another one for each turn, as far as there are some.
+fn processor(turn: usize) -> Result<String> {
     let status = fs::read_to_string("/proc/self/status").context("cannot read our own status")?;
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let list = list.context("the kernel does not say on which processors we may run")?;
-    Ok(last_of(list).to_owned())
+    let all = list.and_then(processors);
+    let all = all.context("the kernel does not say on which processors we may run")?;
+    Ok(all[all.len() - 1 - turn % all.len()].to_string())
 }
 
-/// The last number of a list of them and of ranges, `cpuset(7)`, "List format".
-fn last_of(list: &str) -> &str {
-    let list = list.trim();
-    list.rsplit([',', '-']).next().unwrap_or(list)
+/// The numbers in a list of them and of ranges, `cpuset(7)`, "List format"; at least one.
+fn processors(list: &str) -> Option<Vec<u32>> {
+    let mut all = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        all.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
+    }
+    (!all.is_empty()).then_some(all)
 }
 
 /// Packs a folder into a file system image with room to write in.
@@ -274,15 +292,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_processor_of_a_list_is_found() {
-        for (list, last) in [("0", "0"), ("\t0-3\n", "3"), ("0-3,8,10-11", "11"), ("0-1,5", "5")] {
-            assert_eq!(last_of(list), last);
-        }
+    fn the_processors_of_a_list_are_found() {
+        let all = |list| processors(list).unwrap();
+        assert_eq!(all("0"), [0]);
+        assert_eq!(all("\t0-3\n"), [0, 1, 2, 3]);
+        assert_eq!(all("0-1,5,10-11"), [0, 1, 5, 10, 11]);
+        assert_eq!(processors(""), None);
+        assert_eq!(processors("3-1"), None);
     }
 
     #[test]
-    fn the_emulator_runs_on_a_processor_that_we_may_use() {
-        let chosen = processor().unwrap();
-        assert!(run(Command::new("taskset").args(["--cpu-list", &chosen, "true"])).is_ok());
+    fn emulators_run_on_processors_that_we_may_use() {
+        for turn in 0..3 {
+            let chosen = processor(turn).unwrap();
+            assert!(run(Command::new("taskset").args(["--cpu-list", &chosen, "true"])).is_ok());
+        }
     }
 }

@@ -11,6 +11,10 @@ use whimbrel_lab::clocks::Clocks;
 use whimbrel_lab::transcript::Transcript;
 
 const INTERVAL: Duration = Duration::from_millis(5);
+/// Lines that the guest writes on each console before it is moved on.
+const TICKS: usize = 25;
+/// Ends a run that hangs; nothing is concluded from how long anything takes.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// The consoles so far; the last one is being followed.
 #[derive(Default)]
@@ -33,7 +37,7 @@ fn now() -> Clocks {
 
 impl Consoles {
     /// Follows the first console.
-    pub fn begin(&mut self, path: &Path) -> Result<()> {
+    fn begin(&mut self, path: &Path) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
         let file = loop {
             match File::open(path) {
@@ -83,22 +87,37 @@ impl Consoles {
     }
 
     /// Follows until `enough`.
-    pub fn wait(
-        &mut self,
-        what: &str,
-        patience: Duration,
-        enough: impl Fn(&Transcript) -> bool,
-    ) -> Result<()> {
-        let deadline = Instant::now() + patience;
+    pub fn wait(&mut self, what: &str, enough: impl Fn(&Transcript) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
         while !enough(&self.transcript) {
             self.follow()?;
             if Instant::now() > deadline {
                 let seen = self.transcript.arrivals().last();
                 let seen = seen.map_or("nothing".to_string(), |last| last.line.to_string());
-                bail!("{what} has not come within {patience:?}; last seen: {seen}");
+                bail!("{what} has not come within {PATIENCE:?}; last seen: {seen}");
             }
         }
         Ok(())
+    }
+
+    /// Follows the guest's boot on the first console, and its first lines.
+    pub fn watch_boot(&mut self, path: &Path) -> Result<()> {
+        let started = Instant::now();
+        self.begin(path)?;
+        self.wait("the guest's first line", |seen| seen.boots() == 1)?;
+        println!("first line of the guest after {:.1} s", started.elapsed().as_secs_f64());
+        self.work()
+    }
+
+    /// Lets the guest go on where it is, for some lines.
+    pub fn go_on(&mut self) -> Result<()> {
+        let before = self.transcript.here("tick");
+        self.wait("the guest to go on", |seen| seen.here("tick") > before + TICKS / 2)
+    }
+
+    /// Lets the guest work where it has come to, for some lines.
+    pub fn work(&mut self) -> Result<()> {
+        self.wait("the guest at work", |seen| seen.here("tick") >= TICKS)
     }
 
     /// The last line of `kind`.

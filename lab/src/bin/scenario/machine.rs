@@ -1,9 +1,10 @@
-//! Whimbrel processes, and the commands that are given to them.
+//! Whimbrel processes that hold the guest, and the commands that are given to them.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -11,73 +12,18 @@ use serde_json::Value;
 
 use crate::consoles::Consoles;
 use crate::findings::Move;
+use crate::programs::Programs;
 
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 lab_hot=8 lab_cold=32";
 /// Under emulation a page costs a hundred times what it costs elsewhere, so no promise is asked
 /// for that only real hardware could keep.
 const BLACKOUT: &str = "10s";
-/// What the kernel says of its boot on the other host.
-const OTHER_BOOT: &str = "5aff1e55-0000-4000-8000-000000000001\n";
 /// A move that is not over by then is given up.
 const TIMEOUT: &str = "120s";
+/// While a guest is in a file the host's clocks go on, and so are the guest's to do.
+pub const WITH_THE_HOST: [&str; 2] = ["--clock", "realtime"];
 const STEP: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(90);
-
-/// Where everything lies.
-pub struct Programs {
-    /// The program under test.
-    pub whimbrel: PathBuf,
-    /// The guest's kernel.
-    pub kernel: PathBuf,
-    /// The guest's initramfs.
-    pub initramfs: PathBuf,
-    /// Where consoles and logs go.
-    pub folder: PathBuf,
-}
-
-impl Programs {
-    /// The file that the RAM of the guest is in, where it is booted.
-    pub fn memory_file(&self) -> PathBuf {
-        self.folder.join("ram")
-    }
-
-    /// A command of Whimbrel's.
-    fn whimbrel(&self, verb: &str) -> Command {
-        let mut command = Command::new(&self.whimbrel);
-        command.arg(verb).stdin(Stdio::null());
-        command
-    }
-
-    /// The same on a host that is another one by its boot id, which is what tells hosts apart whose clocks have
-    /// nothing to do with each other.
-    fn whimbrel_elsewhere(&self, verb: &str) -> Result<Command> {
-        let id = self.folder.join("boot_id");
-        std::fs::write(&id, OTHER_BOOT)?;
-        let mounted = "mount -o bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
-        let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-c", mounted]).arg(id).arg(&self.whimbrel).arg(verb);
-        command.stdin(Stdio::null());
-        Ok(command)
-    }
-
-    /// Runs a command to its end.
-    fn ask(&self, verb: &str, arguments: &[&str]) -> Result<Output> {
-        self.whimbrel(verb)
-            .args(arguments)
-            .output()
-            .with_context(|| format!("cannot run whimbrel {verb}"))
-    }
-
-    /// What all processes have logged: each line with the name of its machine.
-    pub fn logged(&self) -> Vec<String> {
-        let lines = |name: &&str| {
-            let log = std::fs::read_to_string(self.folder.join(format!("{name}.log")));
-            let log = log.unwrap_or_default();
-            log.lines().map(|line| format!("{name}: {line}")).collect::<Vec<_>>()
-        };
-        ["a", "b", "c", "d", "e"].iter().flat_map(lines).collect()
-    }
-}
 
 /// What a machine's console is connected with.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,6 +32,8 @@ pub enum Console {
     File,
     /// Its standard input and output; the guest hears us.
     Stdio,
+    /// Nothing.
+    Off,
 }
 
 /// Where a process waits for the guest.
@@ -125,15 +73,18 @@ impl Drop for Machine<'_> {
 }
 
 impl<'p> Machine<'p> {
-    /// Boots the guest.
-    pub fn boot(programs: &'p Programs, name: &'static str) -> Result<Self> {
+    /// Boots the guest, with what else there is to be said of its RAM.
+    pub fn boot<'a>(
+        programs: &'p Programs,
+        name: &'static str,
+        more: impl IntoIterator<Item = &'a OsStr>,
+    ) -> Result<Self> {
         let mut command = programs.whimbrel("run");
         command
             .args([Path::new("--kernel"), &programs.kernel])
             .args([Path::new("--initrd"), &programs.initramfs])
-            .args(["--cmdline", CMDLINE, "--memory", "256M", "--cpus", "2"])
-            .arg("--memory-file")
-            .arg(programs.memory_file());
+            .args(["--cmdline", CMDLINE, "--cpus", "2"])
+            .args(more);
         Self::start(programs, name, command, Console::File)
     }
 
@@ -147,16 +98,30 @@ impl<'p> Machine<'p> {
         address: &'static str,
         console: Console,
         place: Place,
+        more: &[&str],
     ) -> Result<Self> {
         let mut command = match place {
             Place::Here => programs.whimbrel("run"),
             Place::Elsewhere => programs.whimbrel_elsewhere("run")?,
         };
-        command.args(["--incoming", address]);
+        command.args(["--incoming", address]).args(more);
         let mut machine = Self::start(programs, name, command, console)?;
         machine.address = Some(address);
-        machine.wait_until_ready()?;
+        machine.wait_until("inmigrate")?;
         Ok(machine)
+    }
+
+    /// Starts a process whose guest comes out of a file.
+    pub fn restored(
+        programs: &'p Programs,
+        name: &'static str,
+        file: &Path,
+        console: Console,
+        more: &[&str],
+    ) -> Result<Self> {
+        let mut command = programs.whimbrel("restore");
+        command.arg(file).args(more);
+        Self::start(programs, name, command, console)
     }
 
     fn start(
@@ -174,31 +139,40 @@ impl<'p> Machine<'p> {
             Console::Stdio => {
                 command.arg("stdio").stdin(Stdio::piped()).stdout(File::create(&path)?)
             }
+            Console::Off => command.arg("off").stdout(Stdio::null()),
         };
         let mut child = command.stderr(log).spawn().context("cannot start whimbrel run")?;
         let input = child.stdin.take();
         Ok(Self { programs, name, address: None, console: path, child, input })
     }
 
-    /// Waits until it answers that it waits for a guest.
-    fn wait_until_ready(&mut self) -> Result<()> {
+    /// Waits until this is the status that it answers with.
+    pub fn wait_until(&mut self, status: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let answer = self.programs.ask("status", &[self.name, "--json"])?;
-            let said = String::from_utf8_lossy(&answer.stdout).into_owned();
-            let status = serde_json::from_str::<Value>(&said).unwrap_or_default();
-            if status.pointer("/machine/status") == Some(&Value::from("inmigrate")) {
+            let said = self.status()?;
+            if said.pointer("/machine/status") == Some(&Value::from(status)) {
                 return Ok(());
             }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("{} was to wait for a guest and ended with {status}", self.name);
+            if let Some(ended) = self.child.try_wait()? {
+                bail!("{} was to become `{status}` and ended with {ended}", self.name);
             }
             if Instant::now() > deadline {
-                let error = String::from_utf8_lossy(&answer.stderr).into_owned();
-                bail!("{} does not wait for a guest: {said} {error}", self.name);
+                bail!("{} does not become `{status}`: {said}", self.name);
             }
             std::thread::sleep(STEP);
         }
+    }
+
+    /// What it answers when it is asked how it is; null while it does not answer.
+    pub fn status(&self) -> Result<Value> {
+        let answer = self.programs.ask("status", &[self.name, "--json"])?;
+        Ok(serde_json::from_slice(&answer.stdout).unwrap_or_default())
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Where the guest's output goes.
@@ -254,9 +228,15 @@ impl<'p> Machine<'p> {
         Ok(Move { took, report })
     }
 
-    /// Writes the guest to a file, with this verb, while it is followed.
-    pub fn write(&self, verb: &str, more: &[&str], consoles: &mut Consoles) -> Result<PathBuf> {
-        let file = self.programs.folder.join(format!("{}.{verb}", self.name));
+    /// Writes the guest to a file in `folder`, with this verb, while it is followed.
+    pub fn write(
+        &self,
+        verb: &str,
+        folder: &Path,
+        more: &[&str],
+        consoles: &mut Consoles,
+    ) -> Result<PathBuf> {
+        let file = folder.join(format!("{}.{verb}", self.name));
         let mut command = self.programs.whimbrel(verb);
         command.arg(self.name).arg(&file).args(more);
         self.carry_out(verb, command, consoles)?;
@@ -276,6 +256,13 @@ impl<'p> Machine<'p> {
         if mode == "transfer" { self.must_end_well("was replaced") } else { Ok(()) }
     }
 
+    /// Saves the guest in a file in `folder`, which ends this process.
+    pub fn save(&mut self, folder: &Path, consoles: &mut Consoles) -> Result<PathBuf> {
+        let file = self.write("save", folder, &[], consoles)?;
+        self.must_end_well("was saved")?;
+        Ok(file)
+    }
+
     /// Leaves the guest in its memory file, which ends this process, and has another go on with it on the
     /// same console, as after a reboot of the host.
     pub fn reboot(&mut self, consoles: &mut Consoles) -> Result<()> {
@@ -284,10 +271,7 @@ impl<'p> Machine<'p> {
         command.args([self.name, "--mode", "reboot", "--state"]).arg(&state);
         self.carry_out("update", command, consoles)?;
         self.must_end_well("was left in its memory file")?;
-        let mut command = self.programs.whimbrel("restore");
-        // The host's clocks went on meanwhile, and so are the guest's to do.
-        command.arg(&state).args(["--clock", "realtime"]);
-        *self = Self::start(self.programs, self.name, command, Console::File)?;
+        *self = Self::restored(self.programs, self.name, &state, Console::File, &WITH_THE_HOST)?;
         Ok(())
     }
 
@@ -324,25 +308,31 @@ impl<'p> Machine<'p> {
         Ok(())
     }
 
-    /// Saves the guest, which ends this process, and lets it go on elsewhere while its RAM comes.
-    pub fn save_and_restore(
-        &mut self,
-        name: &'static str,
-        consoles: &mut Consoles,
-    ) -> Result<Self> {
-        let file = self.write("save", &[], consoles)?;
-        self.must_end_well("was saved")?;
-        let mut command = self.programs.whimbrel("restore");
-        // The host's clocks went on meanwhile, and so are the guest's to do.
-        command.arg(&file).args(["--lazy", "--clock", "realtime"]);
-        let restored = Self::start(self.programs, name, command, Console::Stdio)?;
-        consoles.next(&restored.console)?;
-        println!("{} to {name}: saved and restored", self.name);
-        Ok(restored)
+    /// Has the guest check all of its memory and print its kernel's log.
+    pub fn report(&mut self, consoles: &mut Consoles) -> Result<()> {
+        self.say("report")?;
+        consoles.wait("the guest's report", |seen| seen.here("report") == 1)?;
+        println!("guest: {}", consoles.last("report").unwrap_or_default());
+        Ok(())
+    }
+
+    /// Presses the guest's power button, and waits until it has powered off.
+    pub fn power_off(&mut self, consoles: &mut Consoles) -> Result<()> {
+        self.press_power_button()?;
+        let status = self.wait_for_end(PATIENCE)?;
+        consoles.drain()?;
+        if !status.success() {
+            bail!("the guest was to power off, and its process ended with {status}");
+        }
+        if consoles.last("end").as_deref() != Some("end button") {
+            bail!("the guest does not say that its power button was pressed");
+        }
+        println!("the guest has powered off, and its process ended with {status}");
+        Ok(())
     }
 
     /// Presses the guest's power button.
-    pub fn press_power_button(&self) -> Result<()> {
+    fn press_power_button(&self) -> Result<()> {
         let answer = self.programs.ask("shutdown", &[self.name])?;
         if !answer.status.success() {
             let error = String::from_utf8_lossy(&answer.stderr).into_owned();
@@ -368,7 +358,7 @@ impl<'p> Machine<'p> {
     }
 
     /// Waits until the process has ended by itself.
-    pub fn wait_for_end(&mut self, patience: Duration) -> Result<ExitStatus> {
+    fn wait_for_end(&mut self, patience: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait()? {
