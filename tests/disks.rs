@@ -277,6 +277,63 @@ fn a_guest_whose_memory_still_comes_is_copied_moved_and_saved() {
     }
 }
 
+/// A guest that waits for its last page, which does not come, and will for as long as it takes.
+fn waits_long(host: &Host, disk: &FaultyDisk, file: &str, name: &str) -> Machine {
+    disk.ails(last_page(file), How::Hangs);
+    let how = ["--lazy", "--clone", "--io-stall", "10m"];
+    let machine = host.restore(name, file, &how);
+    wait("somebody to wait for the disk", || (disk.waiting() > 0).then_some(()));
+    // It looks at all of its pages, and soon waits for that one.
+    machine.type_byte(b'c');
+    std::thread::sleep(Duration::from_secs(1));
+    machine
+}
+
+#[test]
+fn a_move_of_a_guest_that_waits_for_a_page_waits_for_longer_than_its_link_may_be_silent() {
+    let host = Host::new();
+    let disk = FaultyDisk::mount(host.folder());
+    let file = saved(&host, &disk);
+    let limit = ["--stall-limit", "1s"];
+    let (destination, to) = host.incoming("there", &limit);
+    let _source = waits_long(&host, &disk, &file, "b");
+    let _cure = disk.cure();
+    let words = [&["migrate", "b", &to, "--max-blackout", "unlimited"], &limit[..]].concat();
+    let mut command = host.whimbrel(&words);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Each side hears from the other meanwhile.
+    std::thread::sleep(Duration::from_millis(2500));
+    let status = host.motion("b")["status"].clone();
+    assert!(status == "setup" || status == "active", "{status}");
+    assert!(disk.waiting() > 0, "the disk has answered, and this test shows nothing");
+    disk.heals();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    destination.check_all();
+}
+
+#[test]
+fn a_move_of_a_guest_that_waits_for_a_page_is_cancelled_at_once() {
+    let host = Host::new();
+    let disk = FaultyDisk::mount(host.folder());
+    let file = saved(&host, &disk);
+    let (_there, to) = host.incoming("there", &[]);
+    let machine = waits_long(&host, &disk, &file, "b");
+    let _cure = disk.cure();
+    host.ask("b", "migrate", json!({ "uri": to })).unwrap();
+    wait("it to wait for the page", || {
+        let motion = host.motion("b");
+        let note = motion["x-whimbrel-report"]["progress"]["note"].as_str().unwrap_or_default();
+        (motion["status"] == "active" || note.contains("waits for a page")).then_some(())
+    });
+    host.ask("b", "migrate_cancel", None).unwrap();
+    host.ask("b", "stop", None).unwrap();
+    assert!(disk.waiting() > 0, "the disk has answered, and this test shows nothing");
+    disk.heals();
+    host.wait_for_motion("b", "cancelled");
+    host.ok(&["resume", "b"]);
+    machine.check_all();
+}
+
 #[test]
 fn a_mapped_page_that_cannot_be_read_stops_the_guest_until_it_can() {
     let host = Host::new();

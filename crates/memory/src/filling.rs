@@ -17,6 +17,15 @@ pub trait Filling: Debug + Send + Sync {
     /// Pages cannot be had at present, and nobody knows when.
     fn bring(&self, range: PageRange) -> io::Result<()>;
 
+    /// The same for somebody who may lose interest, and is let go soon after that. Whether the pages are there.
+    ///
+    /// # Errors
+    /// As above.
+    fn bring_while(&self, range: PageRange, wanted: &dyn Fn() -> bool) -> io::Result<bool> {
+        let _ = wanted;
+        self.bring(range).map(|()| true)
+    }
+
     /// Why pages cannot be had at present, if that is so.
     fn trouble(&self) -> Option<String>;
 

@@ -350,6 +350,16 @@ impl GuestRam {
         self.filling().map_or(Ok(()), |filling| filling.bring(range))
     }
 
+    /// Has pages that are yet to come brought in, for as long as they are `wanted`. Whether none of them is
+    /// missing any more.
+    ///
+    /// # Errors
+    /// That a page that is yet to come cannot be had; `InvalidInput` when the run is out of bounds.
+    pub fn bring_while(&self, range: PageRange, wanted: &dyn Fn() -> bool) -> io::Result<bool> {
+        self.check(range)?;
+        self.filling().map_or(Ok(true), |filling| filling.bring_while(range, wanted))
+    }
+
     /// Reads pages without allocating those that were never touched. Waits for those that are yet
     /// to come.
     ///

@@ -203,11 +203,11 @@ impl Machine {
         let Self { monitor, signals: _signals, _events: _ } = self;
         tracing::info!(%ending, "the machine ends");
         let motion = monitor.state().outgoing.clone();
-        if let Some(motion) = &motion
-            && (motion.has_ended() || motion.abandon())
-        {
-            // Whoever listens hears how it ended before that the machine does.
-            let _ = motion.wait();
+        // Whoever listens hears how it ended before that the machine does.
+        match &motion {
+            Some(motion) if motion.has_ended() => drop(motion.wait()),
+            Some(motion) => motion.abandon(),
+            None => {}
         }
         if motion.is_some_and(|motion| motion.has_renewed()) {
             // Whatever this process was to end for: the machine is another's.

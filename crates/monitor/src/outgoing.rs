@@ -526,16 +526,18 @@ impl Outgoing {
         )
     }
 
-    /// Ends it because the process ends, and waits a little so that the destination is told. Says
-    /// whether it has ended.
-    pub fn abandon(&self) -> bool {
-        match self.job.cancel() {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(%error, "cancelling a motion at the end");
-                // It had ended before.
-                error.code == Code::InvalidState
+    /// Ends it because the process ends, and waits a little so that the destination is told, and whoever
+    /// listens here.
+    pub fn abandon(&self) {
+        /// It may have to wait for a page of RAM that never comes.
+        const TELLING: Duration = Duration::from_secs(2);
+        if let Err(error) = self.job.cancel() {
+            tracing::debug!(%error, "cancelling a motion at the end");
+            if error.code != Code::InvalidState {
+                return;
             }
+            // It had ended before.
         }
+        let _ = self.job.wait_within(TELLING);
     }
 }

@@ -11,7 +11,7 @@ use motion::clock::Moment;
 use motion::handover::{self, MemoryJournal, Particulars, Token, Verdict, Word};
 use motion::ram::Pass;
 use motion::source::{Command, Event, Phase, Source, SourceIo};
-use motion::{Machine, MotionError, SourceOptions};
+use motion::{Machine, MotionError, SourceMachine, SourceOptions, Status};
 use simulated::{Notes, Simulated};
 use state::Code;
 use std::num::NonZeroU64;
@@ -27,6 +27,8 @@ struct Io {
     now: Moment,
     said: Vec<Message>,
     asked: Vec<Word>,
+    /// How the log of writes was told to be, where that takes long.
+    log: Option<Vec<bool>>,
 }
 
 impl SourceIo for Io {
@@ -35,6 +37,21 @@ impl SourceIo for Io {
     }
     fn dial(&mut self) {}
     fn join(&mut self, _: u16) {}
+    fn log(
+        &mut self,
+        machine: &Arc<dyn SourceMachine>,
+        on: bool,
+    ) -> Option<Result<(), MotionError>> {
+        let log = machine.dirty_log();
+        if on { log.start() } else { log.stop() }.unwrap();
+        match &mut self.log {
+            None => Some(Ok(())),
+            Some(told) => {
+                told.push(on);
+                None
+            }
+        }
+    }
     fn send(&mut self, message: &Message) -> Result<(), MotionError> {
         self.said.push(message.clone());
         Ok(())
@@ -52,11 +69,14 @@ impl SourceIo for Io {
     fn hang_up(&mut self) {}
 }
 
-/// A source that has not begun.
+/// A source that has not begun, of a guest that stands still for it.
 fn source(machine: &Arc<Simulated>) -> Source {
+    source_of(machine, SourceOptions { frozen: true, ..SourceOptions::default() })
+}
+
+fn source_of(machine: &Arc<Simulated>, options: SourceOptions) -> Source {
     let machine_name = uuid::Uuid::from_bytes([5; 16]);
     let particulars = Particulars::new(TOKEN, machine_name, "m", "far", 0).unwrap();
-    let options = SourceOptions { frozen: true, ..SourceOptions::default() };
     let journal = Box::new(MemoryJournal::default());
     let notes = Arc::new(Notes::default());
     Source::new(machine.clone(), particulars, options, [1; 16], journal, notes)
@@ -145,4 +165,54 @@ fn another_stall_limit_holds_from_when_it_is_set() {
     let error = source.report().error.clone().unwrap();
     assert_eq!(error.code, Code::LinkStalled, "{error:?}");
     assert!(machine.is_running() && machine.has_permit());
+}
+
+#[test]
+fn a_source_that_waits_for_its_log_says_that_it_lives_and_can_be_cancelled() {
+    let (machine, mut io) = (Simulated::booted(), Io { log: Some(Vec::new()), ..Io::default() });
+    let options = SourceOptions::default();
+    let stall = options.stall_limit;
+    let mut source = source_of(&machine, options);
+    source.begin(&mut io);
+    source.handle(Event::Welcomed { clock_ahead: 0, round_trip: Duration::ZERO }, &mut io);
+    source.handle(Event::Message(Message::Accepted { save: 0, restore: 0 }), &mut io);
+    source.handle(Event::Joined, &mut io);
+    assert_eq!(source.phase(), Phase::Arming);
+    for pings in 1..20 {
+        io.now = io.now.after(stall / 4);
+        source.handle(Event::Message(Message::Pong(pings, 0)), &mut io);
+        assert_eq!(io.said.pop(), Some(Message::Ping(pings + 1)), "{:?}", source.report().error);
+    }
+    assert!(source.deadline().is_some() && !source.progress().note.is_empty());
+
+    source.command(Command::Cancel, &mut io).unwrap();
+    assert!(matches!(io.said.last(), Some(Message::Failed(_))));
+    assert_eq!((source.phase(), source.has_ended()), (Phase::Disarming, false));
+    assert!(source.progress().released && machine.is_running() && machine.has_permit());
+    // Nothing else is waited for, and nothing that comes matters.
+    assert_eq!(source.deadline(), None);
+    source.handle(Event::Lost(MotionError::new(Code::LinkLost, "it has gone")), &mut io);
+    source.command(Command::GuestGone, &mut io).unwrap();
+    source.command(Command::Cancel, &mut io).unwrap();
+    assert_eq!(io.log.as_deref(), Some(&[true][..]));
+
+    source.handle(Event::Logged(Ok(())), &mut io);
+    assert_eq!((source.has_ended(), io.log.as_deref()), (false, Some(&[true, false][..])));
+    source.handle(Event::Logged(Ok(())), &mut io);
+    let report = source.report();
+    assert!(source.is_over() && report.status.0 == Status::Cancelled, "{:?}", report.error);
+}
+
+#[test]
+fn a_log_that_cannot_be_switched_on_ends_the_motion_before_its_first_pass() {
+    let (machine, mut io) = (Simulated::booted(), Io { log: Some(Vec::new()), ..Io::default() });
+    let mut source = source_of(&machine, SourceOptions::default());
+    source.begin(&mut io);
+    source.handle(Event::Welcomed { clock_ahead: 0, round_trip: Duration::ZERO }, &mut io);
+    source.handle(Event::Message(Message::Accepted { save: 0, restore: 0 }), &mut io);
+    source.handle(Event::Joined, &mut io);
+    source.handle(Event::Logged(Err(MotionError::new(Code::Kvm, "it does not"))), &mut io);
+    assert_eq!(source.report().error.as_ref().map(|error| error.code), Some(Code::Kvm));
+    assert!(source.is_over() && source.pass().is_none() && machine.has_permit());
+    assert_eq!(io.log.as_deref(), Some(&[true][..]), "there is none to be switched off");
 }

@@ -17,6 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+/// How often who waits for pages asks whether they are wanted any more.
+const GLANCE: Duration = Duration::from_millis(100);
+
 /// Where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -504,22 +507,27 @@ impl FillDesk {
 
 impl Filling for FillDesk {
     fn bring(&self, range: PageRange) -> io::Result<()> {
+        self.bring_while(range, &|| true).map(drop)
+    }
+
+    fn bring_while(&self, range: PageRange, wanted: &dyn Fn() -> bool) -> io::Result<bool> {
         if self.on_demand.ask(range) {
-            return Ok(());
+            return Ok(true);
         }
         let mut phase = self.phase();
         self.changed.notify_all();
         loop {
             if self.on_demand.are_there(range) {
-                return Ok(());
+                return Ok(true);
             }
             match &*phase {
+                Phase::Filling if !wanted() => return Ok(false),
                 Phase::Filling => {
-                    let waited = self.arrived.wait(phase);
-                    phase = waited.unwrap_or_else(PoisonError::into_inner);
+                    let waited = self.arrived.wait_timeout(phase, GLANCE);
+                    phase = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
-                Phase::Done => return Ok(()),
-                Phase::Abandoned => return GivenUp.bring(range),
+                Phase::Done => return Ok(true),
+                Phase::Abandoned => return GivenUp.bring_while(range, wanted),
                 Phase::Outage(Outage { offset, why, .. }) => {
                     return Err(io::Error::other(format!(
                         "the guest's memory has not all come, and at {offset:#x} cannot be had \

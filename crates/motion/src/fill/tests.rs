@@ -225,6 +225,26 @@ fn sparse() -> PageSet {
 const LONG: Duration = Duration::from_secs(3600);
 
 #[test]
+fn who_waits_for_pages_and_loses_interest_is_let_go_though_the_source_hangs() {
+    let source = Source::new(PageSet::full(PAGES));
+    source.set(Mood::Hangs);
+    let rig = Rig::new(source, LONG);
+    let wanted = Arc::new(AtomicBool::new(true));
+    let waiter = {
+        let (ram, wanted, all) = (rig.ram.clone(), wanted.clone(), rig.all());
+        thread::spawn(move || ram.bring_while(all, &|| wanted.load(SeqCst)))
+    };
+    rig.wait_until(|rig| rig.source.hanging.load(SeqCst) > 0);
+    wanted.store(false, SeqCst);
+    assert!(!waiter.join().unwrap().unwrap());
+    assert!(rig.source.hanging.load(SeqCst) > 0 && !rig.service.is_done());
+    rig.source.set(Mood::Serves);
+    assert!(rig.ram.bring_while(rig.all(), &|| true).unwrap());
+    rig.finished();
+    rig.check_contents();
+}
+
+#[test]
 fn every_page_comes_and_what_the_source_has_not_stays_untouched() {
     let rig = Rig::new(Source::new(sparse()), LONG);
     let report = rig.finished();

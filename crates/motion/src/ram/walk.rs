@@ -44,12 +44,13 @@ pub(crate) fn walk_chunk<C: Carrier>(
     if keeps(Rule::RearmComesFirst) {
         rearm()?;
     }
-    let touched = machine
-        .ram()
-        .touched(chunk)
-        .map_err(|e| MachineError::new(Code::HostIo, "looking for pages that were touched", e))?;
-
+    let failed = |e| MachineError::new(Code::HostIo, "looking for pages that were touched", e);
     let mut totals = PassTotals::default();
+    // Whoever gives the pass up does not wait for storage that hangs.
+    if !machine.ram().bring_while(chunk, &|| !pass.is_stopped()).map_err(failed)? {
+        return Ok(totals);
+    }
+    let touched = machine.ram().touched(chunk).map_err(failed)?;
     let mut most = pace(0).clamp(1, PIECE_PAGES);
     for run in pass.set().runs_in(chunk) {
         let mut next = run.start;

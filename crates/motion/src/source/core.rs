@@ -45,6 +45,8 @@ pub struct Source {
     pub(super) linked: bool,
     /// Writes are being logged.
     pub(super) logging: bool,
+    /// They are about to be.
+    pub(super) arming: bool,
     /// The guest ran when the motion began, and is to run wherever it ends.
     pub(super) was_running: bool,
     /// The guest is gone: it shut down, or is being reset.
@@ -115,6 +117,7 @@ impl Source {
             begun: Moment::default(),
             linked: false,
             logging: false,
+            arming: false,
             guest_gone: false,
             handover: None,
             permit: None,
@@ -207,6 +210,7 @@ impl Source {
                 }
             }
             Event::Message(message) => self.message(message, io),
+            Event::Logged(result) => self.logged(result, io),
             Event::PassSent => self.pass_sent(io),
             Event::Told(message) => self.told(message, io),
             Event::Denied(error) => self.denied(error, io),

@@ -1,5 +1,6 @@
 //! How a motion ends at its source. Every failure comes here.
 
+use super::phase::switch_log;
 use super::{Phase, Source, SourceIo};
 use crate::clock::nanos;
 use crate::handover::{Input, RunPermit, Side, SourceHandover, SourcePhase};
@@ -15,7 +16,7 @@ impl Source {
     /// the guest.
     pub(super) fn lost(&mut self, io: &mut dyn SourceIo, error: MotionError) {
         match self.phase {
-            Phase::Ended => {}
+            Phase::Disarming | Phase::Ended => {}
             Phase::Settling | Phase::Undecided => {
                 self.linked = false;
                 io.hang_up();
@@ -48,8 +49,8 @@ impl Source {
         match self.phase {
             Phase::AwaitingRunning | Phase::Undecided => self.drive(Input::Cancel, io),
             // It was noticed where the coordinator waited for the destination.
-            Phase::Settling | Phase::Ended if self.was_cancelled() => Ok(()),
-            Phase::Settling | Phase::Ended => {
+            Phase::Disarming | Phase::Settling | Phase::Ended if self.was_cancelled() => Ok(()),
+            Phase::Disarming | Phase::Settling | Phase::Ended => {
                 Err(MotionError::new(Code::InvalidState, "the motion has ended already"))
             }
             Phase::Completing => Err(MotionError::new(
@@ -77,6 +78,7 @@ impl Source {
                 | Phase::Undecided
                 | Phase::Finishing
                 | Phase::Completing
+                | Phase::Disarming
                 | Phase::Settling
                 | Phase::Ended
         );
@@ -123,8 +125,48 @@ impl Source {
         }
         // The guest goes on: nothing is promised any more.
         self.timers.ready_by = None;
+        self.disarm(io);
+    }
+
+    /// The guest is of no more concern: the log of its writes ends, if there is one, and then the motion.
+    pub(super) fn disarm(&mut self, io: &mut dyn SourceIo) {
+        self.phase = Phase::Disarming;
+        self.timers.rest_until = None;
+        self.progress.released = true;
+        if keeps(Rule::WorkersEnd) {
+            io.stop_workers();
+        }
+        let switched = match self.ends_log(false) {
+            true if keeps(Rule::LoggingEnds) => io.log(&self.machine.clone(), false),
+            _ if self.arming => None,
+            _ => Some(Ok(())),
+        };
+        match switched {
+            Some(result) => self.disarmed(result, io),
+            None => {
+                self.linked = false;
+                io.hang_up();
+            }
+        }
+    }
+
+    pub(super) fn disarmed(&mut self, result: Result<(), MotionError>, io: &mut dyn SourceIo) {
+        warn_of_log(result);
         self.close_account(io);
         self.end(io);
+    }
+
+    /// Notes what the log leaves behind. Whether there is one to be switched off.
+    fn ends_log(&mut self, completed: bool) -> bool {
+        if !std::mem::take(&mut self.logging) {
+            return false;
+        }
+        if !completed {
+            self.report.still_protected_pages = self.still_protected();
+        }
+        #[cfg(feature = "mutate")]
+        crate::mutate::note_left(&*self.machine, !completed);
+        true
     }
 
     /// This is why the guest stays here, if it does.
@@ -233,18 +275,9 @@ impl Source {
             let report = self.account(io.now().since(self.pass_begun));
             self.report.passes.push(report);
         }
-        if self.logging {
-            if !completed {
-                self.report.still_protected_pages = self.still_protected();
-            }
-            #[cfg(feature = "mutate")]
-            crate::mutate::note_left(&*self.machine, !completed);
-            if keeps(Rule::LoggingEnds)
-                && let Err(error) = self.machine.dirty_log().stop()
-            {
-                tracing::warn!(%error, "the guest runs on with logging switched on");
-            }
-            self.logging = false;
+        // Whoever has stopped the guest has all of its RAM: nothing is waited for.
+        if self.ends_log(completed) && keeps(Rule::LoggingEnds) {
+            warn_of_log(switch_log(&*self.machine, false));
         }
         self.report.total_ns = nanos(io.now().since(self.begun));
         self.set_status(match (completed, self.report.checked, self.was_cancelled()) {
@@ -277,5 +310,11 @@ impl Source {
         self.phase = Phase::Ended;
         self.linked = false;
         io.hang_up();
+    }
+}
+
+fn warn_of_log(switched_off: Result<(), MotionError>) {
+    if let Err(error) = switched_off {
+        tracing::warn!(%error, "the guest runs on with logging switched on");
     }
 }

@@ -1,12 +1,13 @@
 //! A source as a job: a coordinator on a thread of its own, whatever the other end is.
 
 use super::outlook::look_ahead;
+use super::phase::switch_log;
 use super::{Command, Event, Source, SourceIo};
 use crate::clock::{Moment, nanos};
 use crate::deferred::Deferred;
 use crate::ram::Pass;
 use crate::report::{Progress, Report};
-use crate::{MotionError, Observer};
+use crate::{MotionError, Observer, SourceMachine};
 use links::Waker;
 use state::Code;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +61,27 @@ pub(super) struct Setting<N> {
     pub(super) epoch: Instant,
     /// Somebody wants the motion to end, and the coordinator does not know yet.
     pub(super) cancelled: Arc<AtomicBool>,
+}
+
+impl<N: Send + 'static> Setting<N> {
+    /// Switches the log of writes to a machine's RAM on or off, on a thread of its own; what became of it is news.
+    /// Where no thread can be had it is done here.
+    pub(super) fn switch_log(
+        &self,
+        machine: &Arc<dyn SourceMachine>,
+        on: bool,
+        news: impl FnOnce(Event) -> N + Send + 'static,
+    ) -> Option<Result<(), MotionError>> {
+        let (mouth, moved) = (self.mouth.clone(), machine.clone());
+        let switch = move || mouth.say(news(Event::Logged(switch_log(&*moved, on))));
+        match thread::Builder::new().name("move-log".to_owned()).spawn(switch) {
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%error, "starting a thread");
+                Some(switch_log(&**machine, on))
+            }
+        }
+    }
 }
 
 enum Word<N> {
@@ -202,6 +224,15 @@ impl SourceJob {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.shared.view().over
+    }
+
+    /// Waits for the end, but no longer than this.
+    #[must_use]
+    pub fn wait_within(&self, limit: Duration) -> Option<Report> {
+        let on = |view: &mut View| view.report.is_none() || !view.told;
+        let waited = self.shared.finished.wait_timeout_while(self.shared.view(), limit, on);
+        let (view, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() { None } else { view.report.clone() }
     }
 
     /// Waits for the end.

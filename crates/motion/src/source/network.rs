@@ -294,6 +294,14 @@ impl SourceIo for Io {
         });
     }
 
+    fn log(
+        &mut self,
+        machine: &Arc<dyn SourceMachine>,
+        on: bool,
+    ) -> Option<Result<(), MotionError>> {
+        self.setting.switch_log(machine, on, News::Event)
+    }
+
     fn send(&mut self, message: &Message) -> Result<(), MotionError> {
         self.write(message)?;
         self.hold_back(false)

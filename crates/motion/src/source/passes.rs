@@ -42,13 +42,51 @@ impl Source {
             #[cfg(feature = "mutate")]
             crate::mutate::keep_state(&*self.machine);
             if keeps(Rule::WritesAreLogged) {
-                self.machine
-                    .dirty_log()
-                    .start()
-                    .map_err(|e| MachineError::new(Code::Kvm, "logging writes to guest RAM", e))?;
-                self.logging = true;
+                return self.arm(io);
             }
         }
+        self.first_pass(io);
+        Ok(())
+    }
+
+    /// Has writes logged. The destination hears from this side meanwhile, however long that takes.
+    fn arm(&mut self, io: &mut dyn SourceIo) -> Result<(), MotionError> {
+        self.phase = Phase::Arming;
+        let machine = self.machine.clone();
+        if let Some(result) = io.log(&machine, true) {
+            return self.armed(result, io);
+        }
+        self.arming = true;
+        "KVM begins to log the guest's writes: it waits for a page of RAM that is yet to come, if a \
+         processor of the guest does"
+            .clone_into(&mut self.progress.note);
+        Ok(())
+    }
+
+    /// The log was switched on or off, after it had been told to.
+    pub(super) fn logged(&mut self, result: Result<(), MotionError>, io: &mut dyn SourceIo) {
+        let was_arming = std::mem::take(&mut self.arming);
+        match self.phase {
+            Phase::Arming => self.try_to(io, |source, io| source.armed(result, io)),
+            Phase::Disarming if was_arming => {
+                // Nobody wants it any more.
+                self.logging = result.is_ok();
+                self.disarm(io);
+            }
+            Phase::Disarming => self.disarmed(result, io),
+            _ => {}
+        }
+    }
+
+    fn armed(
+        &mut self,
+        result: Result<(), MotionError>,
+        io: &mut dyn SourceIo,
+    ) -> Result<(), MotionError> {
+        result?;
+        self.logging = true;
+        self.progress.note.clear();
+        self.timers.progress(io.now());
         self.first_pass(io);
         Ok(())
     }

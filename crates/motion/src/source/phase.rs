@@ -4,7 +4,7 @@ use crate::clock::Moment;
 use crate::handover::{self, Fate};
 use crate::ram::Pass;
 use crate::report::FileReport;
-use crate::{Blackout, CopyReport, MotionError};
+use crate::{Blackout, CopyReport, MachineError, MotionError, SourceMachine};
 use memory::PageSet;
 use state::Code;
 use state::Refusal;
@@ -22,6 +22,8 @@ pub enum Phase {
     Checking,
     /// Making the data connections.
     Joining,
+    /// The log of writes to RAM is switched on, which can take as long as a page takes that a vCPU waits for.
+    Arming,
     /// The workers send a pass.
     Passing,
     /// All of a pass is sent; the destination has not got all of it yet.
@@ -42,6 +44,8 @@ pub enum Phase {
     Finishing,
     /// The copy is being marked as complete.
     Completing,
+    /// The motion has failed, and the log of writes is still to be switched off.
+    Disarming,
     /// The motion has ended, and the destination is still to be told that the guest stays here.
     Settling,
     /// Nothing is left to do.
@@ -64,6 +68,8 @@ pub enum Event {
     Lost(MotionError),
     /// All data connections are made.
     Joined,
+    /// The log of writes to RAM was switched on or off, or could not be.
+    Logged(Result<(), MotionError>),
     /// A message came over the control connection.
     Message(Message),
     /// Every page of the pass is on its way.
@@ -118,6 +124,15 @@ pub trait SourceIo {
     fn dial(&mut self);
     /// Makes the data connections; [`Event::Joined`], `Refused` or `Lost` follows.
     fn join(&mut self, count: u16);
+    /// Switches the log of writes to this machine's RAM on or off. `None` where it is being done, since it may
+    /// take long: then [`Event::Logged`] follows.
+    fn log(
+        &mut self,
+        machine: &Arc<dyn SourceMachine>,
+        on: bool,
+    ) -> Option<Result<(), MotionError>> {
+        Some(switch_log(&**machine, on))
+    }
     /// Sends over the control connection.
     ///
     /// # Errors
@@ -182,4 +197,15 @@ pub trait SourceIo {
     fn fate(&self) -> Option<&Fate> {
         None
     }
+}
+
+/// Switches the log of writes to RAM on or off. KVM waits with that for every vCPU that is inside it, and such a vCPU
+/// may wait for a page that is yet to come.
+pub(super) fn switch_log(machine: &dyn SourceMachine, on: bool) -> Result<(), MotionError> {
+    let log = machine.dirty_log();
+    let (switched, what) = match on {
+        true => (log.start(), "logging writes to guest RAM"),
+        false => (log.stop(), "ending the log of writes to guest RAM"),
+    };
+    switched.map_err(|e| MachineError::new(Code::Kvm, what, e).into())
 }

@@ -182,7 +182,8 @@ impl Source {
     }
 
     fn must_hear(&self) -> bool {
-        !self.waits_for_answer() && !matches!(self.phase, Phase::Settling | Phase::Ended)
+        !self.waits_for_answer()
+            && !matches!(self.phase, Phase::Disarming | Phase::Settling | Phase::Ended)
     }
 
     /// A message could not be sent, and whoever reads has not noticed yet. After COMMIT there are

@@ -229,6 +229,14 @@ impl SourceIo for FileEnd {
         self.later(event);
     }
 
+    fn log(
+        &mut self,
+        machine: &Arc<dyn SourceMachine>,
+        on: bool,
+    ) -> Option<Result<(), MotionError>> {
+        self.setting.switch_log(machine, on, |event| News::Event(Box::new(event)))
+    }
+
     fn send(&mut self, message: &Message) -> Result<(), MotionError> {
         let todo = self.desk.send(message);
         self.see_to(todo);
