@@ -64,6 +64,13 @@ fn in_phase(host: &Host, name: &str, side: &str, phase: &str) -> Value {
     })
 }
 
+/// What is said of that side where no machine is named.
+fn on_host(host: &Host, side: &str) -> Value {
+    let said = host.ok(&["handover", "query", "--json"]);
+    let mut said = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    said.find(|handover| handover["side"] == side).unwrap()
+}
+
 /// The phases of handovers that a machine tells of, until one of them is this.
 fn told(client: &mut Client, last: &str) -> Vec<String> {
     let mut phases: Vec<String> = Vec::new();
@@ -128,11 +135,13 @@ fn a_destination_that_lost_its_source_holds_the_guest_until_somebody_decides() {
     assert!(cut.host.ok(&["handover", "query"]).contains(&token));
     let said = in_phase(&cut.host, "b", "destination", "holding");
     assert!(said["owner"].is_null() && said["undecided"] == true, "{said}");
+    assert_eq!(on_host(&cut.host, "destination"), said);
     resolve(&cut.host, "b", &token, "here");
     cut.host.wait_for_state("b", "running");
     assert_eq!(told(&mut client, "committed").last().unwrap(), "committed");
     let said = in_phase(&cut.host, "b", "destination", "committed");
     assert!(said["owner"] == "here" && said["undecided"] == false, "{said}");
+    assert_eq!(on_host(&cut.host, "destination"), said);
     cut.destination.check_all();
 }
 
@@ -286,6 +295,7 @@ fn a_dead_source_is_spoken_for_by_whoever_begins_to_wait_next() {
     resolve(&cut.host, "c", &token, "peer");
     let said = in_phase(&cut.host, "c", "source", "gone");
     assert!(said["state"] == "committed" && said["owner"] == "peer", "{said}");
+    assert_eq!(on_host(&cut.host, "source"), said);
     cut.link.heal();
     cut.host.wait_for_state("b", "running");
     cut.destination.check_all();

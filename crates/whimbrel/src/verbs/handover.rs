@@ -1,12 +1,14 @@
 //! `whimbrel handover`
 
-use crate::exit::Exit;
+use crate::exit::{Exit, code_of};
 use crate::machine::Machine;
 use crate::output::{print_json, print_line, table};
 use clap::{Subcommand, ValueEnum};
 use monitor::{MachineName, RuntimeDir, on_record};
+use motion::handover::GONE;
 use qmp::command::{Command, HandoverResolve, Owner};
 use qmp::reply::{HandoverInfo, HandoverSide};
+use state::Code;
 
 /// Find out, and decide, which side of a move owns a guest
 #[derive(Debug, clap::Args)]
@@ -88,7 +90,7 @@ impl Query {
     fn run(self) -> anyhow::Result<Exit> {
         let handovers = match &self.name {
             Some(name) => Machine::find(name)?.handovers(self.token)?,
-            None => on_record(&RuntimeDir::from_environment()?.handovers()?)?,
+            None => all_known(&RuntimeDir::from_environment()?)?,
         };
         if self.json {
             for handover in &handovers {
@@ -103,6 +105,36 @@ impl Query {
             print_line(&line);
         }
         Ok(Exit::Done)
+    }
+}
+
+/// All that is on record, and where those stand that a process which lives takes part in, or speaks about: that is
+/// known to it alone.
+fn all_known(runtime: &RuntimeDir) -> anyhow::Result<Vec<HandoverInfo>> {
+    let mut handovers = on_record(&runtime.handovers()?)?;
+    for name in runtime.names()? {
+        let said = Machine::find_in(runtime, &name).and_then(|mut machine| machine.handovers(None));
+        match said {
+            Ok(said) => said.into_iter().for_each(|known| add(&mut handovers, known)),
+            // It has ended meanwhile.
+            Err(error) if code_of(&error) == Some(Code::NoSuchMachine) => {}
+            // One that hangs must not hide the others.
+            Err(error) => {
+                eprintln!("whimbrel: `{name}` is not asked about its handovers: {error:#}");
+            }
+        }
+    }
+    Ok(handovers)
+}
+
+/// Adds what a machine says. It knows the phase of its own, and of those it speaks about for a dead process; of all
+/// others it says what is on record.
+fn add(handovers: &mut Vec<HandoverInfo>, known: HandoverInfo) {
+    let Some(phase) = known.phase.as_deref() else { return };
+    match handovers.iter_mut().find(|of| of.token == known.token && of.side == known.side) {
+        Some(of) if of.phase.is_none() || phase != GONE => *of = known,
+        Some(_) => {}
+        None => handovers.push(known),
     }
 }
 
@@ -130,7 +162,7 @@ fn cells(handover: &HandoverInfo) -> Vec<String> {
 fn state(handover: &HandoverInfo) -> String {
     let mut state = match handover.phase.as_deref() {
         Some(phase) if phase == handover.state => phase.to_owned(),
-        Some("gone") => format!("gone, {}", handover.state),
+        Some(GONE) => format!("gone, {}", handover.state),
         Some(phase) => phase.to_owned(),
         None => handover.state.clone(),
     };
@@ -152,5 +184,33 @@ impl Resolve {
             print_json(&answer)?;
         }
         Ok(Exit::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn handover(state: &str, phase: Option<&str>) -> HandoverInfo {
+        let since = json!({ "seconds": 1, "microseconds": 0 });
+        let all = json!({ "token": "t", "side": "source", "state": state, "phase": phase, "undecided": false,
+                          "since": since });
+        serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn who_lives_knows_better_than_the_record_and_than_who_thinks_it_dead() {
+        let mut all = vec![handover("open", None)];
+        let phase = |all: &[HandoverInfo]| (all.len(), all[0].phase.clone());
+        add(&mut all, handover("refused", None));
+        assert_eq!((phase(&all), &*all[0].state), ((1, None), "open"));
+        for (said, shown) in [(GONE, GONE), ("released", "released"), (GONE, "released")] {
+            add(&mut all, handover("open", Some(said)));
+            assert_eq!(phase(&all), (1, Some(shown.to_owned())));
+        }
+        let mut none = Vec::new();
+        add(&mut none, handover("offered", Some("offered")));
+        assert_eq!(phase(&none), (1, Some("offered".to_owned())));
     }
 }
