@@ -442,6 +442,11 @@ fn where_no_userfaultfd_can_be_had_ram_is_read_first_unless_one_is_handed_over()
     assert_eq!(report(&host, "b")["restore"]["how"], "lazy");
     wait_until_full(&host, "b");
     host.ok(&snapshot);
+    // It goes along to the process that takes the machine over, and to the program that this becomes.
+    for mode in ["transfer", "exec"] {
+        host.ok(&["update", "b", "--mode", mode, "--max-blackout", "unlimited"]);
+        host.ok(&[&snapshot[..], &["--force"]].concat());
+    }
     host.ok(&["kill", "b"]);
     wait("it to end", || (host.state("b") == "gone").then_some(()));
     // By QMP, too; and what is no such device is refused.

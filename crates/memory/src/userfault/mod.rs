@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-pub use open::{UserfaultError, hand_over, hand_over_inherited};
+pub use open::{UserfaultError, hand_over, hand_over_inherited, handed_over, inherit};
 pub use protect::WriteProtection;
 
 /// Somebody waits for a page.

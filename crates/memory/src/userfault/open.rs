@@ -32,6 +32,26 @@ pub fn hand_over_inherited(number: RawFd) -> io::Result<()> {
     hand_over(abi::duplicate(number)?)
 }
 
+/// Takes on what was handed over to the process before this one, unless this one was handed something itself.
+///
+/// # Errors
+/// As of [`hand_over`].
+pub fn inherit(device: OwnedFd) -> io::Result<()> {
+    if given().is_some() { Ok(()) } else { hand_over(device) }
+}
+
+/// What was handed over, for the process that comes after this one; `None` where nothing was.
+///
+/// # Errors
+/// The host has no descriptors left.
+pub fn handed_over() -> io::Result<Option<OwnedFd>> {
+    given().map(|device| device.try_clone()).transpose()
+}
+
+fn given() -> Option<Arc<OwnedFd>> {
+    HANDED_OVER.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// Why there is no userfaultfd to be had.
 #[derive(Debug, thiserror::Error)]
 pub enum UserfaultError {
@@ -74,8 +94,7 @@ pub(super) fn open() -> Result<OwnedFd, UserfaultError> {
         Ok(fd) => return Ok(fd),
         Err(e) => e,
     };
-    let given = HANDED_OVER.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let handed_over = match given.map(|device| from_descriptor(device.as_fd())) {
+    let handed_over = match given().map(|device| from_descriptor(device.as_fd())) {
         Some(Ok(fd)) => return Ok(fd),
         Some(Err(e)) => Some(e),
         None => None,

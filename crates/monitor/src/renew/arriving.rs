@@ -14,7 +14,7 @@ use crate::{Claim, Ending, Error, RunConfig, RuntimeDir, supervisor};
 use devices::console::{Console, SavedConsoleEnd};
 use devices::lock;
 use links::{Address, Descriptors, Listener, Waker, wait_readable};
-use memory::GuestRam;
+use memory::{GuestRam, userfault};
 use motion::destination::DestinationJob;
 use motion::handover::{Fate, MemoryJournal};
 use motion::{DestinationOptions, RamWay, Status};
@@ -173,6 +173,9 @@ impl Succession {
         let (link, name) = (held.take(Role::Link)?, held.take(Role::Name)?);
         if let Some((_, stdin)) = held.take_optional(Role::Stdin)? {
             rustix::stdio::dup2_stdin(stdin).map_err(|e| Error::host(doing, &e.into()))?;
+        }
+        if let Some((_, device)) = held.take_optional(Role::Userfault)? {
+            userfault::inherit(device).map_err(|e| Error::host(doing, &e))?;
         }
         std::mem::take(held).finish()?;
         let parent = match (back, program.take()) {

@@ -47,6 +47,9 @@ pub(super) enum Role {
     /// What lies beside RAM that is in a file with a name.
     #[n(11)]
     Sidecar,
+    /// What userfaultfds are made from, where that was handed over.
+    #[n(12)]
+    Userfault,
 }
 
 /// The table, as it travels beside the descriptors.

@@ -13,6 +13,7 @@ use crate::outgoing::{Outgoing, blackout};
 use crate::{Ending, Error};
 use devices::lock;
 use links::{Address, Descriptors};
+use memory::userfault;
 use motion::handover::{Fate, MemoryJournal, Outcome};
 use motion::source::{PeerAddress, Sibling, SourceJob};
 use motion::{Machine, MotionError, RamWay, Report, SourceMachine, SourceOptions, Status};
@@ -140,6 +141,10 @@ impl Renewal {
         let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
         if let Ok(stdin) = stdin {
             held.put(Role::Stdin, "stdin", stdin);
+        }
+        let device = userfault::handed_over();
+        if let Some(device) = device.map_err(|e| Error::host("duplicating a device", &e))? {
+            held.put(Role::Userfault, "userfaultfd", device);
         }
         let boot = guest.boot_files().map_err(|e| Error::host("looking for the kernel", &e))?;
         let cmdline = boot.map(|boot| {
