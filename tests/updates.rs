@@ -457,6 +457,27 @@ fn a_process_that_took_over_has_no_more_of_the_host_than_one_that_began() {
 }
 
 #[test]
+fn an_update_that_fails_leaves_nothing_open_that_was_for_the_new_process() {
+    let host = Host::new();
+    let machine = host.selfcheck("m", &["--memory", "64M", "--cmdline", "ws=16M rate=2000"]);
+    let opened = || {
+        let mut names = descriptors(machine.pid().into());
+        // What wakes the thread of a motion is kept with its report.
+        names.retain(|name| name != "anon_inode:");
+        names
+    };
+    let before = opened();
+    assert!(before.iter().any(|name| name.starts_with("/memfd:")), "{before:?}");
+    for mode in ["transfer", "exec"] {
+        for program in ["/bin/true", "/nowhere/whimbrel"] {
+            host.fails(1, &["update", "m", "--mode", mode, "--binary", program]);
+            wait("it to be closed", || (opened() == before).then_some(()));
+        }
+    }
+    machine.check_all();
+}
+
+#[test]
 fn what_is_logged_goes_along() {
     for mode in ["transfer", "exec"] {
         let host = Host::new();

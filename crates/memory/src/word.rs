@@ -13,10 +13,7 @@ const SIZE: u64 = crate::PAGE_SIZE;
 
 /// A word in a sealed memory file, which may be mapped by several processes at the same time.
 #[derive(Debug)]
-pub struct SharedWord {
-    file: File,
-    word: NonNull<AtomicU32>,
-}
+pub struct SharedWord(NonNull<AtomicU32>);
 
 // SAFETY: what it points to is an atomic, in a mapping that lives as long as the value does.
 unsafe impl Send for SharedWord {}
@@ -24,17 +21,17 @@ unsafe impl Send for SharedWord {}
 unsafe impl Sync for SharedWord {}
 
 impl SharedWord {
-    /// A new one, zero.
+    /// A new one, zero, and the file that it is in, for another process.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<(Self, OwnedFd)> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create("whimbrel-word", flags)?;
         rustix::fs::ftruncate(&file, SIZE)?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals)?;
-        Self::map(file.into())
+        Ok((Self::map(file.as_fd())?, file))
     }
 
     /// The word in the file that another process made.
@@ -49,18 +46,18 @@ impl SharedWord {
             let why = format!("a file of {length} bytes with seals {seals:?} holds no shared word");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        Self::map(file)
+        Self::map(file.as_fd())
     }
 
-    fn map(file: File) -> io::Result<Self> {
+    fn map(file: BorrowedFd<'_>) -> io::Result<Self> {
         let length = usize::try_from(SIZE).map_err(io::Error::other)?;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping, of a file that cannot be cut short.
         let base = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), length, prot, MapFlags::SHARED, &file, 0)
+            rustix::mm::mmap(std::ptr::null_mut(), length, prot, MapFlags::SHARED, file, 0)
         }?;
         let word = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { file, word })
+        Ok(Self(word))
     }
 
     /// The word.
@@ -68,13 +65,7 @@ impl SharedWord {
     pub fn get(&self) -> &AtomicU32 {
         // SAFETY: it points to the beginning of a mapping of `SIZE` bytes, which is aligned to a page
         // and unmapped only when the value is dropped; whoever else has it mapped uses atomics too.
-        unsafe { self.word.as_ref() }
-    }
-}
-
-impl AsFd for SharedWord {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        unsafe { self.0.as_ref() }
     }
 }
 
@@ -82,7 +73,7 @@ impl Drop for SharedWord {
     fn drop(&mut self) {
         let length = usize::try_from(SIZE).unwrap_or(0);
         // SAFETY: it was mapped by `map` with this length, and nobody borrows from it any more.
-        let _ = unsafe { rustix::mm::munmap(self.word.as_ptr().cast(), length) };
+        let _ = unsafe { rustix::mm::munmap(self.0.as_ptr().cast(), length) };
     }
 }
 
@@ -93,8 +84,8 @@ mod tests {
 
     #[test]
     fn both_see_what_either_writes() {
-        let here = SharedWord::new().unwrap();
-        let there = SharedWord::open(here.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let (here, file) = SharedWord::new().unwrap();
+        let there = SharedWord::open(file).unwrap();
         here.get().store(7, Ordering::Release);
         assert_eq!(there.get().swap(9, Ordering::AcqRel), 7);
         drop(there);

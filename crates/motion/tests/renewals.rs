@@ -19,7 +19,6 @@ use motion::{
 use simulated::{Builder, Counter, Notes, Simulated};
 use state::{Bundle, Code, Refusal};
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,8 +35,8 @@ fn waiting() -> DestinationOptions {
 
 /// The word as both processes have it.
 fn fates() -> (Arc<Fate>, Arc<Fate>) {
-    let old = Fate::new().unwrap();
-    let new = Fate::open(old.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    let (old, file) = Fate::new().unwrap();
+    let new = Fate::open(file).unwrap();
     (Arc::new(old), Arc::new(new))
 }
 

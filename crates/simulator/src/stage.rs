@@ -33,7 +33,7 @@ impl World {
             self.story.next_port += 1;
             let port = self.story.next_port;
             self.story.hosts.insert(port, self.processes[&owner].life.host);
-            let fate = Fate::new().expect("a page can be had");
+            let (fate, _) = Fate::new().expect("a page can be had");
             self.story.fates.insert(port, Arc::new(fate));
             self.listen(port);
             self.plan(MILLISECOND, Plan::Start(port));

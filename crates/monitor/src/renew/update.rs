@@ -60,6 +60,8 @@ pub(crate) struct Renewal {
     /// A new image that ends takes its guardian along.
     unguarded: bool,
     fate: Arc<Fate>,
+    /// What the new process opens it with.
+    word: Mutex<Option<OwnedFd>>,
     /// This side's end of the motion's connection; the other is the new process's.
     there: Mutex<Option<OwnedFd>>,
     successor: Mutex<Option<Successor>>,
@@ -129,14 +131,14 @@ impl Renewal {
         };
         *lock(&self.channel) = Some(channel.clone());
         let mut held = Held::default();
-        let link = lock(&self.there).take();
-        let link = link.ok_or_else(|| Error::new(Code::Internal, "the new process was started"))?;
+        let started = || Error::new(Code::Internal, "the new process was started");
+        let link = lock(&self.there).take().ok_or_else(started)?;
+        let word = lock(&self.word).take().ok_or_else(started)?;
         held.put(Role::Link, LINK, link);
         let duplicate = |what: &str, result: io::Result<OwnedFd>| {
             result.map_err(|e| Error::host(format!("duplicating {what}"), &e))
         };
-        let fate = std::os::fd::AsFd::as_fd(&*self.fate).try_clone_to_owned();
-        held.put(Role::Fate, "fate", duplicate("the shared word", fate)?);
+        held.put(Role::Fate, "fate", word);
         held.put(Role::Name, monitor.name.as_str(), duplicate("the lock", monitor.lock_of_name())?);
         let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
         if let Ok(stdin) = stdin {
@@ -217,6 +219,15 @@ impl Renewal {
         Error::new(code, format!("{became}{error}"))
     }
 
+    /// Closes what was meant for a new process that does not take the guest over.
+    fn let_go(&self) {
+        *lock(&self.channel) = None;
+        for descriptor in [&self.word, &self.there, &self.back] {
+            *lock(descriptor) = None;
+        }
+        *lock(&self.image) = None;
+    }
+
     /// Whether the guest is the new process's.
     pub fn has_taken_over(&self) -> bool {
         self.fate.outcome() == Outcome::Entered
@@ -293,7 +304,8 @@ impl Monitor {
         let (here, there) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .map_err(|e| failed(e.into()))?;
-        let fate = Arc::new(Fate::new().map_err(failed)?);
+        let (fate, word) = Fate::new().map_err(failed)?;
+        let fate = Arc::new(fate);
         let renewal = Arc::new(Renewal {
             whom,
             image: Mutex::new(image),
@@ -301,6 +313,7 @@ impl Monitor {
             parent,
             unguarded,
             fate: fate.clone(),
+            word: Mutex::new(Some(word)),
             there: Mutex::new(Some(there)),
             successor: Mutex::default(),
             over: AtomicBool::new(false),
@@ -400,7 +413,7 @@ impl Monitor {
                 place.take()
             };
             drop(successor);
-            *lock(&renewal.channel) = None;
+            renewal.let_go();
             return;
         }
         if let Some(successor) = lock(&renewal.successor).as_mut() {

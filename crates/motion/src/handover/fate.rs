@@ -8,7 +8,7 @@
 use super::Verdict;
 use memory::SharedWord;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 const OPEN: u32 = 0;
@@ -31,12 +31,12 @@ pub enum Outcome {
 pub struct Fate(SharedWord);
 
 impl Fate {
-    /// One that is open.
+    /// One that is open, and the file with which the other process [opens](Self::open) it.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn new() -> io::Result<Self> {
-        SharedWord::new().map(Self)
+    pub fn new() -> io::Result<(Self, OwnedFd)> {
+        SharedWord::new().map(|(word, file)| (Self(word), file))
     }
 
     /// The one that another process made.
@@ -91,12 +91,6 @@ impl Fate {
     }
 }
 
-impl AsFd for Fate {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,15 +98,15 @@ mod tests {
 
     #[test]
     fn whoever_is_first_has_the_guest_for_good() {
-        let old = Fate::new().unwrap();
-        let new = Fate::open(old.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let (old, file) = Fate::new().unwrap();
+        let new = Fate::open(file).unwrap();
         assert_eq!(new.outcome(), Outcome::Open);
         assert!(old.keep());
         assert!(!new.enter());
         assert!(old.keep());
         assert_eq!(new.outcome(), Outcome::Kept);
 
-        let old = Fate::new().unwrap();
+        let (old, _) = Fate::new().unwrap();
         assert!(old.enter());
         assert!(!old.keep());
         assert!(old.enter());
@@ -122,8 +116,8 @@ mod tests {
     #[test]
     fn never_both() {
         for _ in 0..1000 {
-            let old = Fate::new().unwrap();
-            let new = Fate::open(old.as_fd().try_clone_to_owned().unwrap()).unwrap();
+            let (old, file) = Fate::new().unwrap();
+            let new = Fate::open(file).unwrap();
             let barrier = Barrier::new(2);
             let (kept, entered) = std::thread::scope(|scope| {
                 let keeper = scope.spawn(|| {
