@@ -191,8 +191,13 @@ fn a_guest_whose_processor_fails_stays_to_be_looked_at() {
     }
     let said = host.fails(1, &["resume", "a"]);
     assert!(said.contains("reset it first"), "{said}");
+    // It did not run, and so it does not run again before somebody says so.
+    let hellos = || machine.lines().iter().filter(|line| line.starts_with("HELLO")).count();
     assert!(host.qmp("a", "system_reset", "{}").status.success());
-    machine.wait_for("HELLO", |_| true);
+    assert_eq!((&*host.state("a"), hellos()), ("paused", 1));
+    host.ok(&["resume", "a"]);
+    wait("the guest to begin anew", || (hellos() == 2).then_some(()));
+    assert_eq!(host.state("a"), "running");
 }
 
 #[test]
