@@ -56,6 +56,9 @@ pub struct Restore {
     #[arg(long, value_name = "TIME", conflicts_with_all = ["eager", "mmap"],
         value_parser = stall)]
     io_stall: Option<Duration>,
+    /// How long the other side of a later move may be silent, or take nothing [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = stall)]
+    stall_limit: Option<Duration>,
     /// Where the memory file is that its RAM is in, for a state of `update --mode reboot` [default:
     /// where it was]
     #[arg(long, value_name = "PATH", conflicts_with_all = ["eager", "lazy", "mmap", "clone"])]
@@ -90,8 +93,18 @@ impl Restore {
             (.., true) => Some(How::Mapped),
             _ => None,
         };
-        let Self { file, offset, clock, paused, outside, no_verify, io_stall, memory_file, .. } =
-            self;
+        let Self {
+            file,
+            offset,
+            clock,
+            paused,
+            outside,
+            no_verify,
+            io_stall,
+            stall_limit,
+            memory_file,
+            ..
+        } = self;
         let manner = Taking { terms, how, verify: !no_verify, io_stall, clock, direct: true };
         Ok(RunConfig {
             name: outside.name,
@@ -108,7 +121,7 @@ impl Restore {
             exit_after_move: outside.exit_after_move,
             overcommit: outside.overcommit,
             hold: None,
-            stall_limit: None,
+            stall_limit,
             keep_waiting: false,
             insecure: false,
             log: None,
@@ -144,7 +157,7 @@ mod tests {
     fn every_flag_reaches_the_configuration() {
         let config = config(
             "f --offset 4096 --paused --eager --reclaim --clock realtime --name b --hugepages 2M --console \
-             off --qmp unix:/q --overcommit --exit-after-move",
+             off --qmp unix:/q --overcommit --exit-after-move --stall-limit 20s",
         )
         .unwrap();
         let file = File {
@@ -171,6 +184,7 @@ mod tests {
         assert_eq!(config.name.unwrap().as_str(), "b");
         assert_eq!((config.backing, config.console), (Some(Backing::Huge2M), Console::Off));
         assert!(config.paused && config.overcommit && config.exit_after_move);
+        assert_eq!(config.stall_limit, Some(Duration::from_secs(20)));
         assert_eq!(config.qmp.len(), 1);
     }
 
@@ -186,6 +200,7 @@ mod tests {
             ("f --no-verify", "--mmap"),
             ("f --eager --io-stall 1s", "cannot be used with"),
             ("f --io-stall 1ms", "10 ms"),
+            ("f --stall-limit 1ms", "10 ms"),
             ("f --clock stop", "continue or realtime"),
             ("f --memory 1G", "unexpected argument"),
             ("f --json", "--detach"),
