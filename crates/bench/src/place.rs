@@ -10,10 +10,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// By how much a trial's guests are smaller.
-const TINY: u64 = 16;
+const TINY: u32 = 16;
 
 /// A folder for a benchmark's files.
 #[derive(Debug)]
@@ -49,7 +49,12 @@ impl Place {
 
     /// So many bytes, or what a trial takes instead.
     pub(crate) fn bytes(&self, bytes: u64) -> u64 {
-        if self.tiny { bytes / TINY } else { bytes }
+        if self.tiny { bytes / u64::from(TINY) } else { bytes }
+    }
+
+    /// So long, or for how long a trial does it instead.
+    pub(crate) fn time(&self, time: Duration) -> Duration {
+        if self.tiny { time / TINY } else { time }
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<String, PathBuf>> {

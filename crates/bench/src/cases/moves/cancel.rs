@@ -9,6 +9,8 @@ use serde_json::json;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// What the guest rewrites, in bytes.
+const SET: u64 = 512 << 20;
 /// A link that a guest which writes flat out outruns anywhere.
 const BANDWIDTH: u64 = 48 << 20;
 /// How long the move goes on before it is given up: the guest has met most of its pages by then.
@@ -31,30 +33,35 @@ pub const CASE: Case = Case {
         Metric::reported("pages still protected", "pages"),
     ],
     runs: Runs { own: 4, peer: 3, floor: 0 },
-    touches: 512 << 20,
+    touches: SET,
     takes: [ms(15_000), ms(15_000), ms(0), ms(15_000)],
     begin,
 };
 
-fn begin<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
+fn begin<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
-    let cmdline = quiet("ws=512M rate=max");
-    let spec = Spec { memory: 1 << 30, vcpus: 1, cmdline };
-    Ok(Box::new(Cancel(Traveller::start(peer, &spec)?)))
+    let cmdline = quiet(&format!("ws={} rate=max", place.bytes(SET)));
+    let spec = Spec { memory: place.bytes(2 * SET), vcpus: 1, cmdline };
+    Ok(Box::new(Cancel { traveller: Traveller::start(peer, &spec)?, place }))
 }
 
-struct Cancel<'a>(Traveller<'a>);
+struct Cancel<'a> {
+    traveller: Traveller<'a>,
+    place: &'a Place,
+}
 
 impl Course for Cancel<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
-        self.0.settle()?;
-        let before = self.0.pace(Duration::from_secs(1))?;
+        self.traveller.settle()?;
+        let [second, moving, watched] =
+            [Duration::from_secs(1), MOVING, WATCHED].map(|time| self.place.time(time));
+        let before = self.traveller.pace(second)?;
         let plan = Plan { bandwidth: Some(BANDWIDTH), ..Plan::within(1) };
-        let (to, address) = self.0.destination(&plan)?;
-        let peer = self.0.peer().name();
-        let at = &mut self.0.at;
+        let (to, address) = self.traveller.destination(&plan)?;
+        let peer = self.traveller.peer().name();
+        let at = &mut self.traveller.at;
         at.migrate(&address, &plan)?;
-        if let Some(status) = at.motion_ended(MOVING)? {
+        if let Some(status) = at.motion_ended(moving)? {
             let why = "it was to be cancelled before it ends".to_owned();
             return Err(BenchError::Move { peer, status, why });
         }
@@ -66,7 +73,7 @@ impl Course for Cancel<'_> {
         let begin = Instant::now();
         let mut last = at.talk.ask()?;
         let (mut slowed, mut lost, mut course) = (Duration::ZERO, 0.0, Vec::new());
-        while begin.elapsed() < WATCHED {
+        while begin.elapsed() < watched {
             thread::sleep(STEP);
             let said = at.talk.ask()?;
             let share = pace(&last, &said) / before.max(1.0);
@@ -78,7 +85,7 @@ impl Course for Cancel<'_> {
             last = said;
         }
         let mut all = figures([("slowed for", slowed.as_secs_f64()), ("work lost", lost)]);
-        let report = self.0.peer().account(info).whole;
+        let report = self.traveller.peer().account(info).whole;
         if let Some(pages) = report["still_protected_pages"].as_f64() {
             all.insert("pages still protected".into(), pages);
         }
@@ -89,11 +96,11 @@ impl Course for Cancel<'_> {
     }
 
     fn rest(&mut self) -> Result<(), BenchError> {
-        self.0.at.stop()
+        self.traveller.at.stop()
     }
 
     fn wake(&mut self) -> Result<(), BenchError> {
-        self.0.at.cont()
+        self.traveller.at.cont()
     }
 }
 

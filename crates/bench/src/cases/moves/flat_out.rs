@@ -13,12 +13,15 @@ use std::time::Duration;
 /// The longest blackout allowed, in milliseconds.
 const LIMIT: u64 = 300;
 
+/// How long a guest that nobody disturbs is watched.
+const WATCH: Duration = Duration::from_secs(1);
+
 /// What it rewrites, in bytes.
 pub(in crate::cases) const SET: u64 = 900 << 20;
 
 /// The guest of this case, and of those with a limited bandwidth.
-pub(in crate::cases) fn spec() -> Spec {
-    of_size(SET)
+pub(in crate::cases) fn spec(place: &Place) -> Spec {
+    of_size(place.bytes(SET))
 }
 
 /// One that rewrites so many bytes.
@@ -39,23 +42,27 @@ pub const CASE: Case = Case {
         Metric::reported("total", "ms"),
     ],
     runs: Runs { own: 20, peer: 10, floor: 0 },
-    touches: 900 << 20,
+    touches: SET,
     takes: [ms(9_000), ms(14_000), ms(0), ms(20_000)],
     begin,
 };
 
-fn begin<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
+fn begin<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
-    Ok(Box::new(FlatOut(Traveller::start(peer, &spec())?)))
+    let traveller = Traveller::start(peer, &spec(place))?;
+    Ok(Box::new(FlatOut { traveller, watch: place.time(WATCH) }))
 }
 
-struct FlatOut<'a>(Traveller<'a>);
+struct FlatOut<'a> {
+    traveller: Traveller<'a>,
+    watch: Duration,
+}
 
 impl Course for FlatOut<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
-        self.0.settle()?;
-        let undisturbed = self.0.pace(Duration::from_secs(1))?;
-        let hop = self.0.hop(&Plan::within(LIMIT))?;
+        self.traveller.settle()?;
+        let undisturbed = self.traveller.pace(self.watch)?;
+        let hop = self.traveller.hop(&Plan::within(LIMIT))?;
         let (blackout, own) = blackout(&hop)?;
         let work = 100.0 * pace(&hop.before, &hop.after) / undisturbed.max(1.0);
         let within = whether(blackout <= Duration::from_millis(LIMIT).as_secs_f64() * 1e3);
@@ -70,10 +77,10 @@ impl Course for FlatOut<'_> {
     }
 
     fn rest(&mut self) -> Result<(), BenchError> {
-        self.0.at.stop()
+        self.traveller.at.stop()
     }
 
     fn wake(&mut self) -> Result<(), BenchError> {
-        self.0.at.cont()
+        self.traveller.at.cont()
     }
 }

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 const MEMORY: u64 = 1 << 30;
+const TOUCHED: u64 = 768 << 20;
 /// How long a guest that nobody moves is watched: about as long as a move takes.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -47,7 +48,7 @@ const fn case(name: &'static str, about: &'static str, runs: Runs, begin: Begin)
         about,
         metrics: METRICS,
         runs,
-        touches: 768 << 20,
+        touches: TOUCHED,
         takes: [ms(1800), ms(3000), ms(2500), ms(20_000)],
         begin,
     }
@@ -85,18 +86,23 @@ pub const EIGHT: Case = Case {
 
 fn begin<'a, const VCPUS: u32>(
     who: Contender<'a>,
-    _: &'a Place,
+    place: &'a Place,
 ) -> Result<Box<dyn Course + 'a>, BenchError> {
-    let spec = |touch: &str| Spec {
-        memory: MEMORY,
+    let memory = place.bytes(MEMORY);
+    let spec = |touch: u64| Spec {
+        memory,
         vcpus: VCPUS,
         cmdline: quiet(&format!("touch={touch} rate=0 watch=1")),
     };
     Ok(match who {
-        Contender::Vmm(peer) => Box::new(Idle(Traveller::start(peer, &spec("768M"))?)),
-        Contender::Floor(peer) => {
-            Box::new(Floor::<'_, VCPUS>(Traveller::start(peer, &spec("1M"))?))
+        Contender::Vmm(peer) => {
+            Box::new(Idle(Traveller::start(peer, &spec(place.bytes(TOUCHED)))?))
         }
+        Contender::Floor(peer) => Box::new(Floor::<'_, VCPUS> {
+            traveller: Traveller::start(peer, &spec(1 << 20))?,
+            watch: place.time(WATCH),
+            memory,
+        }),
     })
 }
 
@@ -169,19 +175,24 @@ pub(in crate::cases) fn handovers(memory: u64, vcpus: u32) -> Result<Vec<Outcome
 }
 
 /// The handover floor, and the stalls of a guest that nobody moves.
-struct Floor<'a, const VCPUS: u32>(Traveller<'a>);
+struct Floor<'a, const VCPUS: u32> {
+    traveller: Traveller<'a>,
+    watch: Duration,
+    memory: u64,
+}
 
 impl<const VCPUS: u32> Course for Floor<'_, VCPUS> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
-        self.0.at.cont()?;
-        self.0.at.talk.ask()?;
-        thread::sleep(WATCH);
-        let clock = self.0.at.talk.ask()?.clock;
-        self.0.at.stop()?;
+        let at = &mut self.traveller.at;
+        at.cont()?;
+        at.talk.ask()?;
+        thread::sleep(self.watch);
+        let clock = at.talk.ask()?.clock;
+        at.stop()?;
         let (longest, sum) = stalls(&clock);
         let undisturbed = figures([("longest stall", longest), ("sum of stalls", sum)]);
 
-        let mut all = handovers(MEMORY, VCPUS)?;
+        let mut all = handovers(self.memory, VCPUS)?;
         if let Some((first, _)) = all.first_mut() {
             first.extend(undisturbed);
         } else {

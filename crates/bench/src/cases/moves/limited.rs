@@ -1,7 +1,7 @@
 //! The guest that writes flat out, over a link that is half again as fast as it dirties memory, or
 //! not fast enough: whether promises and predictions are kept.
 
-use super::flat_out::spec;
+use super::flat_out::{SET, spec};
 use super::idle::blackout;
 use super::{Case, Contender, Course, Metric, Outcome, Place, Runs, figures, ms, whether};
 use crate::BenchError;
@@ -16,8 +16,11 @@ const LIMIT: u64 = 300;
 const TOO_SLOW: Duration = Duration::from_secs(60);
 /// Between two looks at the passes.
 const LOOK: Duration = Duration::from_millis(200);
-/// A pass that took less does not tell how fast the guest dirties memory, in nanoseconds.
-const TELLING: f64 = 50e6;
+/// A trial's link is no slower than this, in bytes a second: its passes are short, and where others slow the guest
+/// down they would have the link be so slow that the trial takes minutes.
+const TRIAL: u64 = 64 << 20;
+/// A pass that took less does not tell how fast the guest dirties memory.
+const TELLING: Duration = Duration::from_millis(50);
 
 /// Half again as fast.
 pub const ABOVE: Case = Case {
@@ -33,7 +36,7 @@ pub const ABOVE: Case = Case {
         Metric::reported("total", "ms"),
     ],
     runs: Runs { own: 50, peer: 0, floor: 0 },
-    touches: 900 << 20,
+    touches: SET,
     takes: [ms(8_000), ms(0), ms(0), ms(20_000)],
     begin: above,
 };
@@ -49,19 +52,17 @@ pub const BELOW: Case = Case {
         Metric::reported("cancel took", "ms"),
     ],
     runs: Runs { own: 2, peer: 0, floor: 0 },
-    touches: 900 << 20,
+    touches: SET,
     takes: [ms(35_000), ms(0), ms(0), ms(30_000)],
     begin: below,
 };
 
-fn above<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
-    let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
-    Ok(Box::new(Above(Limited::start(Traveller::start(peer, &spec())?)?)))
+fn above<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
+    Ok(Box::new(Above(Limited::start(who, place)?)))
 }
 
-fn below<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
-    let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
-    Ok(Box::new(Below(Limited::start(Traveller::start(peer, &spec())?)?)))
+fn below<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
+    Ok(Box::new(Below(Limited::start(who, place)?)))
 }
 
 /// A guest of which it is known how fast it dirties memory.
@@ -69,13 +70,19 @@ struct Limited<'a> {
     traveller: Traveller<'a>,
     /// Bytes a second.
     dirty_rate: f64,
+    /// A pass tells it that takes at least so long.
+    telling: Duration,
+    /// The slowest link, in bytes a second.
+    slowest: u64,
 }
 
-/// How fast the guest dirtied memory in the pass in which it did so fastest, in bytes a second.
-fn dirty_rate(report: &Value) -> Option<f64> {
+/// How fast the guest dirtied memory in the pass in which it did so fastest, in bytes a second. A pass that
+/// took less than `telling` does not count.
+fn dirty_rate(report: &Value, telling: Duration) -> Option<f64> {
     let rate = |pass: &Value| {
-        let time = pass["duration_ns"].as_f64().filter(|time| *time >= TELLING)?;
-        Some(pass["dirtied_pages"].as_f64()? * 4096.0 / (time / 1e9))
+        let time = pass["duration_ns"].as_f64()? / 1e9;
+        let tells = time >= telling.as_secs_f64();
+        Some(pass["dirtied_pages"].as_f64()? * 4096.0 / time).filter(|_| tells)
     };
     let passes = report["passes"].as_array()?;
     passes.iter().filter_map(rate).max_by(f64::total_cmp).filter(|rate| *rate > 0.0)
@@ -92,8 +99,12 @@ impl<'a> Limited<'a> {
     /// It is learned once, from whichever shows more: in a pass that is longer than the guest needs
     /// for all that it writes, pages are written again, and the rate looks lower than it is. A link
     /// chosen by that makes the next passes longer still.
-    fn start(traveller: Traveller<'a>) -> Result<Self, BenchError> {
-        let mut limited = Self { traveller, dirty_rate: 0.0 };
+    fn start(who: Contender<'a>, place: &Place) -> Result<Self, BenchError> {
+        let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
+        let traveller = Traveller::start(peer, &spec(place))?;
+        let telling = place.time(TELLING);
+        let slowest = if place.is_tiny() { TRIAL } else { 0 };
+        let mut limited = Self { traveller, dirty_rate: 0.0, telling, slowest };
         limited.learn(&Plan::default())?;
         let plan = Plan { bandwidth: limited.plan(1.5).bandwidth, ..Plan::within(60_000) };
         limited.learn(&plan)?;
@@ -102,7 +113,7 @@ impl<'a> Limited<'a> {
 
     fn learn(&mut self, plan: &Plan) -> Result<(), BenchError> {
         let hop = self.traveller.hop(plan)?;
-        let rate = dirty_rate(&hop.account.whole).ok_or(BenchError::Answer {
+        let rate = dirty_rate(&hop.account.whole, self.telling).ok_or(BenchError::Answer {
             peer: self.traveller.peer().name(),
             command: "query-migrate",
             what: "a pass that tells how fast its guest dirties memory",
@@ -119,7 +130,7 @@ impl<'a> Limited<'a> {
             reason = "a positive number of bytes, far below 2⁵²"
         )]
         let bandwidth = (self.dirty_rate * times) as u64;
-        Plan { bandwidth: Some(bandwidth), ..Plan::within(LIMIT) }
+        Plan { bandwidth: Some(bandwidth.max(self.slowest)), ..Plan::within(LIMIT) }
     }
 
     fn mib_per_second(&self) -> f64 {
@@ -238,7 +249,7 @@ mod tests {
             { "dirtied_pages": 1024, "duration_ns": 2_000_000_000u64 },
             { "dirtied_pages": 9, "duration_ns": 1 },
         ] });
-        assert_eq!(dirty_rate(&report), Some(2_097_152.0));
-        assert_eq!(dirty_rate(&json!({ "passes": [] })), None);
+        assert_eq!(dirty_rate(&report, TELLING), Some(2_097_152.0));
+        assert_eq!(dirty_rate(&json!({ "passes": [] }), TELLING), None);
     }
 }

@@ -6,6 +6,8 @@ use crate::BenchError;
 use crate::peer::{Plan, Spec};
 use crate::travel::Traveller;
 
+const TOUCHED: u64 = 64 << 20;
+
 /// The case.
 pub const CASE: Case = Case {
     name: "sparse-total",
@@ -15,15 +17,15 @@ pub const CASE: Case = Case {
         Metric::reported("blackout", "ms"),
     ],
     runs: Runs { own: 20, peer: 4, floor: 0 },
-    touches: 64 << 20,
+    touches: TOUCHED,
     takes: [ms(500), ms(13_000), ms(0), ms(5_000)],
     begin,
 };
 
-fn begin<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
+fn begin<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
-    let cmdline = quiet("touch=64M rate=0 watch=1");
-    let spec = Spec { memory: 4 << 30, vcpus: 1, cmdline };
+    let cmdline = quiet(&format!("touch={} rate=0 watch=1", place.bytes(TOUCHED)));
+    let spec = Spec { memory: place.bytes(4 << 30), vcpus: 1, cmdline };
     Ok(Box::new(Sparse(Traveller::start(peer, &spec)?)))
 }
 

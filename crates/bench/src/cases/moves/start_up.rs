@@ -31,24 +31,27 @@ pub const CASE: Case = Case {
     begin,
 };
 
-fn begin<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
+fn begin<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
-    Ok(Box::new(StartUp(peer)))
+    Ok(Box::new(StartUp { peer, memory: place.bytes(1 << 30) }))
 }
 
-struct StartUp<'a>(&'a dyn Peer);
+struct StartUp<'a> {
+    peer: &'a dyn Peer,
+    memory: u64,
+}
 
 impl Course for StartUp<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
         let place = tempfile::tempdir().map_err(BenchError::io("cannot make a folder"))?;
-        let spec = Spec { memory: 1 << 30, vcpus: 1, cmdline: quiet("rate=0 watch=1") };
-        let process = Process::start(self.0, place.path(), "m0", &spec, false)?;
+        let spec = Spec { memory: self.memory, vcpus: 1, cmdline: quiet("rate=0 watch=1") };
+        let process = Process::start(self.peer, place.path(), "m0", &spec, false)?;
         let (at, hello) = process.talk.hello()?;
         let byte = (at - process.started).as_secs_f64() * 1e3;
         // What only the start needed is given back by then.
         thread::sleep(Duration::from_millis(200));
         #[expect(clippy::cast_precision_loss, reason = "a process is far smaller than 2⁵² bytes")]
-        let own = memory(process.pid(), self.0.ram())? as f64 / f64::from(1 << 20);
+        let own = memory(process.pid(), self.peer.ram())? as f64 / f64::from(1 << 20);
         let all = figures([
             ("to first instruction", byte - millis(hello.t)),
             ("to first console byte", byte),

@@ -9,7 +9,6 @@ use crate::travel::Traveller;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const GIB: f64 = 2.0;
 const TOUCHED: u64 = 2 << 30;
 
 /// The case.
@@ -31,45 +30,55 @@ pub const CASE: Case = Case {
     begin,
 };
 
-fn begin<'a>(who: Contender<'a>, _: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
+fn begin<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
+    let touched = place.bytes(TOUCHED);
     Ok(match who {
         Contender::Vmm(peer) => {
             // What the guest needs for itself comes on top.
             let spec = Spec {
-                memory: TOUCHED + (64 << 20),
+                memory: touched + (64 << 20),
                 vcpus: 1,
-                cmdline: quiet("touch=2G rate=0 watch=1"),
+                cmdline: quiet(&format!("touch={touched} rate=0 watch=1")),
             };
             let mut traveller = Traveller::start(peer, &spec)?;
             traveller.at.stop()?;
-            Box::new(Stopped(traveller))
+            Box::new(Stopped { traveller, touched })
         }
-        Contender::Floor(_) => Box::new(RawTcp(tcp::Source::new(TOUCHED)?)),
+        Contender::Floor(_) => Box::new(RawTcp { source: tcp::Source::new(touched)?, touched }),
     })
 }
 
-fn rates(total: Duration, cpu: Duration) -> crate::raw::Figures {
+#[expect(clippy::cast_precision_loss, reason = "bytes are far below 2⁵²")]
+fn rates(touched: u64, total: Duration, cpu: Duration) -> crate::raw::Figures {
+    let gib = touched as f64 / f64::from(1 << 30);
     figures([
-        ("rate", GIB / total.as_secs_f64()),
-        ("CPU per GiB", cpu.as_secs_f64() / GIB),
+        ("rate", gib / total.as_secs_f64()),
+        ("CPU per GiB", cpu.as_secs_f64() / gib),
         ("total", total.as_secs_f64() * 1e3),
     ])
 }
 
-struct Stopped<'a>(Traveller<'a>);
+struct Stopped<'a> {
+    traveller: Traveller<'a>,
+    touched: u64,
+}
 
 impl Course for Stopped<'_> {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
-        let (total, cpu) = self.0.hop_stopped(&Plan::default())?;
-        Ok(vec![(rates(total, cpu), Value::Null)])
+        let (total, cpu) = self.traveller.hop_stopped(&Plan::default())?;
+        Ok(vec![(rates(self.touched, total, cpu), Value::Null)])
     }
 }
 
-struct RawTcp(tcp::Source);
+struct RawTcp {
+    source: tcp::Source,
+    touched: u64,
+}
 
 impl Course for RawTcp {
     fn run(&mut self) -> Result<Vec<Outcome>, BenchError> {
-        let raw = self.0.send()?;
-        Ok(vec![(rates(raw.total, raw.cpu), json!({ "connections": raw.connections }))])
+        let raw = self.source.send()?;
+        let rates = rates(self.touched, raw.total, raw.cpu);
+        Ok(vec![(rates, json!({ "connections": raw.connections }))])
     }
 }

@@ -33,7 +33,7 @@ pub const CASE: Case = Case {
 
 fn begin<'a>(who: Contender<'a>, place: &'a Place) -> Result<Box<dyn Course + 'a>, BenchError> {
     let (Contender::Vmm(peer) | Contender::Floor(peer)) = who;
-    let Spec { memory, vcpus, cmdline } = flat_out::of_size(place.bytes(flat_out::SET));
+    let Spec { memory, vcpus, cmdline } = flat_out::spec(place);
     let spec = Spec { memory, vcpus, cmdline: format!("{cmdline} wake=tell") };
     Ok(Box::new(FlatOut(Traveller::start(peer, &spec)?)))
 }

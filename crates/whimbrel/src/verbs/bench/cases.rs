@@ -169,10 +169,11 @@ pub struct Files {
 
 impl Files {
     /// A folder for a benchmark that stores nothing.
-    pub fn none() -> anyhow::Result<Self> {
+    pub fn none(tiny: bool) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for the benchmark")?;
-        let place = Place::new(folder.path().to_owned(), false);
-        Ok(Self { place, _folder: folder, storage: None })
+        let place = Place::new(folder.path().to_owned(), tiny);
+        let storage = tiny.then(|| "none; a trial, everything tiny".to_owned());
+        Ok(Self { place, _folder: folder, storage })
     }
 }
 

@@ -9,10 +9,14 @@ use bench::cases::MOVE;
 pub struct Move {
     #[command(flatten)]
     pub cases: Cases,
+    /// Make everything a sixteenth of its size: shows whether it works, and says nothing of how fast
+    #[arg(long)]
+    tiny: bool,
 }
 
 impl Move {
     pub fn run(self) -> anyhow::Result<Exit> {
-        self.cases.run(&MOVE, Files::none)
+        let Self { cases, tiny } = self;
+        cases.run(&MOVE, || Files::none(tiny))
     }
 }
