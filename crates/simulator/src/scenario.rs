@@ -106,6 +106,8 @@ pub enum Kind {
     CancelDestination,
     SetBlackout(u64),
     SetBandwidth(u64),
+    /// Of the source, or of the destination: how long the other side may be silent.
+    SetStall(bool, u64),
     GuestGone,
     /// An undecided source is to ask now.
     Ask,
@@ -155,6 +157,8 @@ impl Kind {
             Self::CancelDestination => "cancel at destination",
             Self::SetBlackout(_) => "set blackout",
             Self::SetBandwidth(_) => "set bandwidth",
+            Self::SetStall(true, _) => "set stall limit of source",
+            Self::SetStall(false, _) => "set stall limit of destination",
             Self::GuestGone => "guest gone",
             Self::Ask => "ask",
             Self::Quit(_) => "quit",
@@ -489,8 +493,9 @@ fn kind(rng: &mut Rng, spot: Spot) -> Kind {
         }
         15 | 16 => Kind::Cancel,
         17 => Kind::CancelDestination,
-        18 => match rng.below(2) {
+        18 => match rng.below(3) {
             0 => Kind::SetBlackout(rng.magnitude(MILLISECOND, 16 * SECOND)),
+            1 => Kind::SetStall(rng.chance(50), rng.magnitude(10 * MILLISECOND, MINUTE)),
             _ => Kind::SetBandwidth(rng.magnitude(1 << 20, 1 << 30)),
         },
         19 => Kind::GuestGone,

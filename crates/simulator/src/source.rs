@@ -441,6 +441,10 @@ impl SourceIo for Io<'_> {
         self.wires.pacer.set_limit(limit, now);
     }
 
+    fn set_stall(&mut self, limit: Duration) {
+        self.wires.caller.stall = nanos(limit);
+    }
+
     fn stop_workers(&mut self) {
         let now = self.now().0;
         if let Some(senders) = self.wires.senders.take() {

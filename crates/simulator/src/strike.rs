@@ -69,6 +69,15 @@ impl World {
             Kind::SetBandwidth(rate) => {
                 let _ = self.command(source, Command::SetBandwidth(NonZeroU64::new(rate)));
             }
+            Kind::SetStall(of_source, limit) => {
+                let limit = Duration::from_nanos(limit);
+                // Where there is nobody whose limit it is, or whose motion has ended, it changes nothing.
+                if of_source {
+                    let _ = self.command(source, Command::SetStall(limit));
+                } else {
+                    let _ = self.command_destination(destination, ToDestination::SetStall(limit));
+                }
+            }
             Kind::GuestGone => self.guest_goes(source),
             Kind::Quit(true) => self.quit(source),
             Kind::Quit(false) => self.quit(destination),
