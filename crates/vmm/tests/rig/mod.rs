@@ -11,6 +11,7 @@ use guest::Builtin;
 use memory::{Backing, GuestRam};
 use motion::Machine as _;
 use motion::handover::RunPermit;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
@@ -24,6 +25,13 @@ use whimbrel_vmm::{
 
 /// Long enough for anything that is not stuck.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Says that something is not shown on this host, and why. Not with a macro: the test harness hides what those print
+/// while a test passes.
+pub fn skipped(what: &str, why: &dyn std::fmt::Display) {
+    let text = format!("\n*** SKIPPED: {what}: {why}\n");
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
+}
 
 /// What a guest printed: its console is a file, which a machine that takes over appends to.
 pub struct Screen {
