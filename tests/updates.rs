@@ -472,6 +472,9 @@ fn an_update_that_fails_leaves_nothing_open_that_was_for_the_new_process() {
         for program in ["/bin/true", "/nowhere/whimbrel"] {
             host.fails(1, &["update", "m", "--mode", mode, "--binary", program]);
             wait("it to be closed", || (opened() == before).then_some(()));
+            // Nobody has to be asked what became of it.
+            let notes = host.motion("m")["x-whimbrel-report"]["notes"].to_string();
+            assert!(!notes.contains("undecided"), "{notes}");
         }
     }
     machine.check_all();

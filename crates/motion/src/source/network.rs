@@ -356,7 +356,10 @@ impl SourceIo for Io {
     }
 
     fn notes(&self) -> Vec<String> {
-        let Address::Fd(name) = &self.peer.address else { return Vec::new() };
+        let (Address::Fd(name), None) = (&self.peer.address, &self.peer.sibling) else {
+            // A process that shares RAM is not asked: the word is.
+            return Vec::new();
+        };
         vec![format!(
             "over fd:{name} there is no second connection to ask on: if it is lost after COMMIT, it stays \
              undecided who has the guest until somebody looks at both sides and uses `handover resolve`"
