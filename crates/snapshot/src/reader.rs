@@ -12,6 +12,9 @@ use crate::tables::{Sums, Tables, sum_of};
 use crate::{Damage, ReadError, checksum};
 use memory::{HUGE_2M, PAGE_SIZE, PageRange, PageSet, RamImage};
 
+/// Pages that are read at once, at most.
+const PART: usize = 1024;
+
 /// An open snapshot: complete, with all that it says of itself checked. Pages are checked as they are
 /// read.
 #[derive(Debug)]
@@ -162,6 +165,19 @@ impl Reader {
     /// # Errors
     /// [`ReadError`]; then what is in the buffer is not to be used.
     pub fn read(&self, range: PageRange, buffer: &mut Buffer) -> Result<(), ReadError> {
+        self.read_by_parts(range, buffer, &mut || ())
+    }
+
+    /// The same, and calls `came` whenever a part of at most 4 MiB has come.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub fn read_by_parts(
+        &self,
+        range: PageRange,
+        buffer: &mut Buffer,
+        came: &mut dyn FnMut(),
+    ) -> Result<(), ReadError> {
         self.check_here()?;
         let pages = self.present.pages();
         if !range.is_within(pages) || range.count > buffer.pages() {
@@ -173,14 +189,18 @@ impl Reader {
         let mut next = range.start;
         for run in self.present.runs_in(range) {
             bytes[index(next)..index(run.start)].fill(0);
-            let part = &mut bytes[index(run.start)..index(run.end())];
-            self.file.read("reading pages", part, self.pages_offset + run.offset())?;
-            if !self.trusts {
-                for (page, contents) in (run.start..).zip(part.chunks_exact(PAGE)) {
-                    self.check(page, contents)?;
-                }
-            }
             next = run.end();
+            for start in (run.start..next).step_by(PART) {
+                let pages = PageRange::new(start, (next - start).min(PART as u64));
+                let part = &mut bytes[index(start)..index(pages.end())];
+                self.file.read("reading pages", part, self.pages_offset + pages.offset())?;
+                if !self.trusts {
+                    for (page, contents) in (start..).zip(part.chunks_exact(PAGE)) {
+                        self.check(page, contents)?;
+                    }
+                }
+                came();
+            }
         }
         bytes[index(next)..index(range.end())].fill(0);
         Ok(())

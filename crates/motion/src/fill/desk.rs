@@ -37,7 +37,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub struct Reader {
     duty: Duty,
-    /// What it is reading, and since when.
+    /// What it is reading, and since when it has got no answer.
     reading: Mutex<Option<(Claim, Instant)>>,
     /// It did not answer, and was given up.
     lost: AtomicBool,
@@ -243,7 +243,8 @@ impl FillDesk {
     /// must end.
     pub(super) fn fetch(&self, reader: &Reader, lane: &mut dyn PageLane, claim: Claim) -> bool {
         self.begin(reader, &claim, Instant::now());
-        let contents = lane.read(self.pages_of(&claim));
+        let mut came = || self.has_come(reader, Instant::now());
+        let contents = lane.read(self.pages_of(&claim), &mut came);
         self.end(reader, &claim, contents)
     }
 
@@ -264,6 +265,14 @@ impl FillDesk {
         *lock(&reader.reading) = Some((claim.clone(), now));
     }
 
+    /// A reader has got a part of what it has claimed. A page of 1 GiB may take longer in all than anybody who
+    /// hangs is waited for.
+    pub fn has_come(&self, reader: &Reader, now: Instant) {
+        if let Some((_, since)) = lock(&reader.reading).as_mut() {
+            *since = now;
+        }
+    }
+
     /// What a reader got for its claim goes into RAM. `false` when the reader was given up meanwhile, and
     /// must end.
     pub fn end(
@@ -272,6 +281,8 @@ impl FillDesk {
         claim: &Claim,
         contents: Result<&[u8], PageReadError>,
     ) -> bool {
+        // What takes its time from now on is not the source.
+        *lock(&reader.reading) = None;
         let range = self.pages_of(claim);
         match contents {
             Ok(contents) if contents.len() as u64 == range.bytes() => {
@@ -296,7 +307,6 @@ impl FillDesk {
                 }
             }
         }
-        *lock(&reader.reading) = None;
         !reader.lost.load(Relaxed)
     }
 

@@ -27,9 +27,10 @@ pub trait PageSource: Send + Sync {
 /// One thread's way to the pages.
 pub trait PageLane {
     /// Reads these pages, and checks each: what is returned is what was saved. Pages that the source
-    /// does not have are zero. May take as long as it likes.
+    /// does not have are zero. May take as long as it likes; `came` is called whenever a part has come, so
+    /// that who has much to read is not taken for one who gets no answer.
     ///
     /// # Errors
     /// [`PageReadError`]; it may be asked again.
-    fn read(&mut self, range: PageRange) -> Result<&[u8], PageReadError>;
+    fn read(&mut self, range: PageRange, came: &mut dyn FnMut()) -> Result<&[u8], PageReadError>;
 }

@@ -1,9 +1,9 @@
 use super::*;
-use memory::{Backing, GuestRam, PAGE_SIZE, PageRange, PageSet};
+use memory::{Backing, Filling as _, GuestRam, PAGE_SIZE, PageRange, PageSet};
 use rustix::fs::FallocateFlags;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 use vm_memory::{Bytes as _, GuestAddress};
@@ -85,7 +85,7 @@ impl PageSource for Source {
 }
 
 impl PageLane for Lane<'_> {
-    fn read(&mut self, range: PageRange) -> Result<&[u8], PageReadError> {
+    fn read(&mut self, range: PageRange, _: &mut dyn FnMut()) -> Result<&[u8], PageReadError> {
         let source = self.source;
         source.reads.fetch_add(1, SeqCst);
         let mut mood = source.mood.lock().unwrap();
@@ -290,6 +290,93 @@ fn huge_pages_come_as_a_whole() {
     assert_eq!((there.join().unwrap(), beside.join().unwrap()), (word(701), 0));
     assert_eq!(rig.finished().chunk_pages, 512);
     rig.check_contents();
+}
+
+/// Readers that do nothing by themselves, and nobody who watches them.
+#[derive(Clone, Default)]
+struct Idle(Arc<Mutex<Vec<Arc<Reader>>>>);
+
+impl Staff for Idle {
+    fn hire(&self, _: &Arc<FillDesk>, _: Duty, reader: &Arc<Reader>) -> io::Result<()> {
+        self.0.lock().unwrap().push(reader.clone());
+        Ok(())
+    }
+    fn watch(&self, _: &Arc<FillDesk>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes so long to put pages into RAM that the watchdog looks meanwhile, far later.
+#[derive(Debug)]
+struct Slow(Userfault, OnceLock<Weak<FillDesk>>);
+
+impl Pager for Slow {
+    fn ram(&self) -> &Arc<GuestRam> {
+        self.0.ram()
+    }
+    fn unit(&self) -> u64 {
+        self.0.unit()
+    }
+    fn register(&self, range: PageRange) -> io::Result<()> {
+        self.0.register(range)
+    }
+    fn unregister_all(&self) -> io::Result<()> {
+        self.0.unregister_all()
+    }
+    fn provide(&self, range: PageRange, contents: &[u8]) -> io::Result<u64> {
+        self.1.get().and_then(Weak::upgrade).unwrap().watch(Instant::now() + LONG);
+        self.0.provide(range, contents)
+    }
+    fn provide_zero(&self, range: PageRange) -> io::Result<u64> {
+        self.0.provide_zero(range)
+    }
+    fn wake(&self, range: PageRange) -> io::Result<()> {
+        self.0.wake(range)
+    }
+}
+
+const STALL: Duration = Duration::from_secs(5);
+
+/// RAM that nobody fills but the test, and one who could.
+fn by_hand(source: &Arc<Source>) -> (Arc<FillDesk>, Arc<Reader>) {
+    let ram = Arc::new(GuestRam::new(PAGES * PAGE_SIZE, Backing::Small).unwrap());
+    let pager = Arc::new(Slow(Userfault::open(ram).unwrap(), OnceLock::new()));
+    let (staff, ear) = (Idle::default(), Arc::new(Ear(Mutex::new(mpsc::channel().0))));
+    let options = FillOptions { fault_threads: 1, stream_threads: 1, io_stall: STALL };
+    let (means, hands) = (pager.clone(), Box::new(staff.clone()));
+    let desk = FillDesk::start(means, source.clone(), ear, options, hands).unwrap();
+    pager.1.set(Arc::downgrade(&desk)).unwrap();
+    let reader = staff.0.lock().unwrap()[0].clone();
+    (desk, reader)
+}
+
+#[test]
+fn who_gets_part_after_part_is_not_given_up_however_long_it_takes() {
+    let (desk, reader) = by_hand(&Source::new(PageSet::full(PAGES)));
+    let (claim, begun) = (desk.next(1).unwrap(), Instant::now());
+    desk.begin(&reader, &claim, begun);
+    for part in 1..=10 {
+        let now = begun + part * STALL / 5 * 4;
+        desk.watch(now);
+        desk.has_come(&reader, now);
+    }
+    assert!(desk.is_filling() && !reader.is_given_up());
+    // No more comes.
+    desk.watch(begun + 9 * STALL);
+    assert!(desk.outage().is_some() && reader.is_given_up());
+    desk.abandon();
+}
+
+#[test]
+fn the_source_is_not_to_blame_when_putting_pages_into_ram_takes_long() {
+    let source = Source::new(PageSet::full(PAGES));
+    let (desk, reader) = by_hand(&source);
+    let claim = desk.next(1).unwrap();
+    desk.begin(&reader, &claim, Instant::now());
+    let mut lane = source.lane();
+    assert!(desk.end(&reader, &claim, lane.read(desk.pages_of(&claim), &mut || ())));
+    assert!(desk.is_filling() && !reader.is_given_up());
+    desk.abandon();
 }
 
 #[test]

@@ -28,11 +28,11 @@ struct Lane<'a> {
 }
 
 impl PageLane for Lane<'_> {
-    fn read(&mut self, range: PageRange) -> Result<&[u8], PageReadError> {
+    fn read(&mut self, range: PageRange, came: &mut dyn FnMut()) -> Result<&[u8], PageReadError> {
         if self.buffer.pages() < range.count {
             self.buffer = Buffer::new(range.count);
         }
-        self.reader.read(range, &mut self.buffer).map_err(|error| {
+        self.reader.read_by_parts(range, &mut self.buffer, came).map_err(|error| {
             let page = match &error {
                 ReadError::BadPage { page, .. } => *page,
                 _ => range.start,

@@ -143,7 +143,7 @@ impl Crew {
             Some((claim, _)) => {
                 let source = desk.source().clone();
                 let mut lane = source.lane();
-                let contents = lane.read(desk.pages_of(&claim));
+                let contents = lane.read(desk.pages_of(&claim), &mut || ());
                 desk.end(&hand.reader, &claim, contents)
             }
             None => {

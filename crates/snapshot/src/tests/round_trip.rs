@@ -30,6 +30,28 @@ fn what_was_saved_is_read_page_by_page_at_its_place() {
 }
 
 #[test]
+fn much_comes_in_parts_that_are_told_of_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.snap");
+    // A run of 2500 pages, and one more.
+    let pages: Vec<u64> = (100..2600).chain([3000]).collect();
+    save(at(&path), &ram_with(&pages), &BUFFERED).unwrap();
+    let reader = open(&path);
+    let all = PageRange::new(0, 4096);
+    let (mut whole, mut parts) = (Buffer::new(4096), Buffer::new(4096));
+    reader.read(all, &mut whole).unwrap();
+    let mut came = 0;
+    reader.read_by_parts(all, &mut parts, &mut || came += 1).unwrap();
+    assert_eq!(came, 4);
+    assert!(whole.as_slice() == parts.as_slice());
+    for page in [0, 99, 100, 1123, 1124, 2147, 2148, 2599, 2600, 3000, 4095] {
+        let at = usize::try_from(page * PAGE_SIZE).unwrap();
+        let expected = if pages.contains(&page) { contents(page, 0) } else { vec![0; 4096] };
+        assert_eq!(parts.as_slice()[at..at + 4096], expected, "page {page}");
+    }
+}
+
+#[test]
 fn the_file_takes_what_was_touched_and_is_as_long_as_ram() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.snap");

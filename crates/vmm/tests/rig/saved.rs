@@ -90,7 +90,7 @@ impl PageSource for Source {
 }
 
 impl PageLane for Lane<'_> {
-    fn read(&mut self, range: PageRange) -> Result<&[u8], PageReadError> {
+    fn read(&mut self, range: PageRange, _: &mut dyn FnMut()) -> Result<&[u8], PageReadError> {
         let source = self.0;
         let reads = source.reads.fetch_add(1, SeqCst);
         let mut mood = source.mood.lock().unwrap();
