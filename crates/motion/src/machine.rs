@@ -99,6 +99,11 @@ pub trait SourceMachine: Machine {
         Ok(())
     }
 
+    /// Lets the guest have its processors for a moment, right before it is stopped while it runs. What led
+    /// up to that may have taken them from vCPUs: their guest would be away from then on, and not from
+    /// when it is stopped.
+    fn yield_to_guest(&self) {}
+
     /// Its source of dirty pages.
     fn dirty_log(&self) -> &dyn DirtyLog;
 

@@ -162,6 +162,7 @@ fn a_guest_that_was_stopped_moves_without_a_log_and_stays_stopped() {
     assert_eq!(arrived.contents(), source.contents());
     assert_eq!(notes.stopped.load(Ordering::SeqCst), 0);
     assert_eq!(source.log_starts(), 0);
+    assert_eq!(source.yielded.load(Ordering::SeqCst), 0);
 }
 
 #[test]
@@ -175,6 +176,11 @@ fn a_frozen_move_stops_a_running_guest_once_and_runs_it_there() {
     assert_eq!(report.status.0, Status::Completed, "{report:#?}");
     assert_eq!(report.passes.len(), 1);
     assert_eq!(source.log_starts(), 0);
+    assert_eq!(
+        source.yielded.load(Ordering::SeqCst),
+        1,
+        "it has its processors until it is stopped"
+    );
     let _ = waiting.job.wait();
     assert!(waiting.builder.built().unwrap().is_running());
 }

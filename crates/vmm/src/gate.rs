@@ -23,8 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before the signals are sent again.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// How long to wait at most to hear when the vCPUs went into the guest.
-const ENTRY: Duration = Duration::from_millis(1);
+/// How long the guest is left alone when it begins to run. Whoever looked at once whether it does would
+/// do so on the processor of one of its vCPUs as often as not, which had yet to execute an instruction.
+const FIRST_INSTANTS: Duration = Duration::from_millis(1);
 
 /// What the vCPUs were last told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,17 +125,12 @@ impl Gate {
         }
     }
 
-    /// When the last vCPU went into the guest, if all have done so since [`Self::open`]; waits a
-    /// little for them. Whoever opened the gate may have lost its processor to one of them.
+    /// When the last vCPU went into the guest, if all have done so since [`Self::open`], which was just
+    /// called. Returns after [`FIRST_INSTANTS`].
     pub fn all_entered(&self) -> Option<Instant> {
-        let called = Instant::now();
-        while self.outside.load(SeqCst) != 0 {
-            if called.elapsed() >= ENTRY {
-                return None;
-            }
-            std::thread::sleep(ENTRY / 20);
-        }
-        Some(self.epoch + Duration::from_nanos(self.entered.load(SeqCst)))
+        std::thread::sleep(FIRST_INSTANTS);
+        let entered = self.outside.load(SeqCst) == 0;
+        entered.then(|| self.epoch + Duration::from_nanos(self.entered.load(SeqCst)))
     }
 
     /// What a vCPU does when it first goes into the guest under an order to run.

@@ -40,6 +40,10 @@ fn bad_state(what: impl Into<String>) -> impl FnOnce(LoadError) -> MachineError 
     move |e| MachineError::new(Code::BadState, what, e)
 }
 
+/// How long a guest is given its processors before it is stopped: some times what it takes to switch to the
+/// thread of a vCPU.
+const BREATH: Duration = Duration::from_micros(50);
+
 impl SourceMachine for Vm {
     fn describe(&self) -> Result<Bundle, MachineError> {
         self.describe_within(u64::MAX)
@@ -53,6 +57,10 @@ impl SourceMachine for Vm {
         self.ended().map_or_else(Vec::new, |why| {
             vec![Refusal::new(Code::NotMovable, "guest", why, "reset it, or end the machine")]
         })
+    }
+
+    fn yield_to_guest(&self) {
+        std::thread::sleep(BREATH);
     }
 
     fn dirty_log(&self) -> &dyn DirtyLog {

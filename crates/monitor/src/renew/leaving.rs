@@ -226,6 +226,10 @@ impl SourceMachine for Leaving {
         })
     }
 
+    fn yield_to_guest(&self) {
+        self.vm.yield_to_guest();
+    }
+
     fn dirty_log(&self) -> &dyn DirtyLog {
         self.vm.dirty_log()
     }

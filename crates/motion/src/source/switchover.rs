@@ -24,6 +24,9 @@ impl Source {
         io: &mut dyn SourceIo,
         predicted: Duration,
     ) -> Result<(), MotionError> {
+        if self.was_running {
+            self.machine.yield_to_guest();
+        }
         self.times.stop = io.now();
         self.times.begun = self.was_running;
         self.times.predicted = predicted;

@@ -94,6 +94,8 @@ pub struct Simulated {
     pub rehearsed: Mutex<Duration>,
     /// Whether the guest ran, each time that something was to be sent ahead.
     pub sent_ahead: Mutex<Vec<bool>>,
+    /// How often the guest was given its processors, which it had to be running for.
+    pub yielded: AtomicU64,
     /// Why nothing can be sent ahead.
     pub cannot_send: Mutex<Option<MachineError>>,
 }
@@ -126,6 +128,7 @@ impl Simulated {
             restore_takes: Mutex::default(),
             rehearsed: Mutex::default(),
             sent_ahead: Mutex::default(),
+            yielded: AtomicU64::new(0),
             cannot_send: Mutex::default(),
         })
     }
@@ -225,6 +228,11 @@ impl SourceMachine for Simulated {
     fn send_ahead(&self) -> Result<(), MachineError> {
         self.sent_ahead.lock().unwrap().push(self.is_running());
         self.cannot_send.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
+    fn yield_to_guest(&self) {
+        assert!(self.is_running());
+        self.yielded.fetch_add(1, Ordering::SeqCst);
     }
 
     fn dirty_log(&self) -> &dyn DirtyLog {
