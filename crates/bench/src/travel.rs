@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A move that takes longer than this is given up.
+/// A move that takes longer than this is given up, unless said otherwise.
 const LONGEST: Duration = Duration::from_secs(120);
 /// How long it may take to give up.
 const CANCELLING: Duration = Duration::from_secs(10);
@@ -33,6 +33,8 @@ pub struct Traveller<'a> {
     pub at: Process<'a>,
     /// How snapshots are taken of it.
     pub way: Way,
+    /// A move that takes longer is given up.
+    pub patience: Duration,
     moves: u32,
     place: TempDir,
 }
@@ -77,7 +79,8 @@ impl<'a> Traveller<'a> {
         let place = tempfile::tempdir().map_err(BenchError::io("cannot make a folder"))?;
         let at = start(place.path())?;
         let spec = spec.clone();
-        let mut traveller = Self { peer, spec, at, way: Way::default(), moves: 0, place };
+        let (way, patience) = (Way::default(), LONGEST);
+        let mut traveller = Self { peer, spec, at, way, patience, moves: 0, place };
         traveller.at.talk.hello()?;
         let (once, set) = touches(&traveller.spec.cmdline);
         let deadline = Instant::now() + TOUCHING;
@@ -213,7 +216,7 @@ impl<'a> Traveller<'a> {
     ) -> Result<(Duration, Account), BenchError> {
         let begin = Instant::now();
         self.at.migrate(address, plan)?;
-        let ended = self.at.motion_ended(LONGEST)?;
+        let ended = self.at.motion_ended(self.patience)?;
         let total = begin.elapsed();
         let status = ended.as_deref().unwrap_or(UNDER_WAY);
         let info = match ended.as_deref() {
