@@ -13,9 +13,11 @@
 //! A thread that has lowered its priority may not raise it again without privileges
 //! (`setpriority(2)`, `RLIMIT_NICE`): that is why one thread hands over to another.
 
+mod awake;
 mod share;
 mod slice;
 
+pub use self::awake::Awake;
 use share::Times;
 use std::fs::File;
 use std::thread;

@@ -1,6 +1,5 @@
 //! A machine whose process is being replaced.
 
-use super::awake::Awake;
 use super::channel::Kind;
 use super::held::{Held, Role};
 use super::outset::SavedReason;
@@ -63,18 +62,11 @@ pub(super) struct Leaving {
     renewal: Arc<Renewal>,
     /// What people hold on to is on its way to the new process, and nobody serves it here.
     ahead: Mutex<bool>,
-    /// From just before the guest stops until it is known where it is.
-    awake: Mutex<Option<Awake>>,
 }
 
 impl Leaving {
     pub fn new(vm: Arc<Vm>, monitor: Arc<Monitor>, renewal: Arc<Renewal>) -> Self {
-        Self { vm, monitor, renewal, ahead: Mutex::new(false), awake: Mutex::default() }
-    }
-
-    /// It is known where the guest is, and nobody waits for a processor.
-    pub fn settle(&self) {
-        *lock(&self.awake) = None;
+        Self { vm, monitor, renewal, ahead: Mutex::new(false) }
     }
 
     /// The guest stays here: everybody is served again.
@@ -132,10 +124,7 @@ impl Leaving {
         };
         channel.send(Kind::Ahead, &bundle.encode(), &descriptors, looking).map_err(failed)?;
         match channel.receive(looking).map_err(failed)? {
-            Some(letter) if letter.kind == Kind::Prepared => {
-                *lock(&self.awake) = Some(Awake::begin());
-                Ok(())
-            }
+            Some(letter) if letter.kind == Kind::Prepared => Ok(()),
             Some(letter) if letter.kind == Kind::Refused => {
                 self.renewal.has_refused();
                 Err(refused(&letter.content))

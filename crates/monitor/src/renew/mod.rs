@@ -9,7 +9,6 @@
 //! Who has the guest in the end is decided by the [fate](motion::handover::Fate) that both see.
 
 mod arriving;
-mod awake;
 mod channel;
 mod exec;
 mod held;

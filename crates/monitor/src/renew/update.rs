@@ -403,7 +403,6 @@ impl Monitor {
 
     /// It is decided where the machine is.
     fn updated(&self, renewal: &Renewal, leaving: &Leaving, report: &Report) {
-        leaving.settle();
         if !renewal.has_taken_over() {
             leaving.stay();
             // It ends with this, if it has not ended already.

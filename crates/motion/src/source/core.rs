@@ -221,6 +221,7 @@ impl Source {
         // While the guest is stopped or saved nobody listens here: that is no silence of the peer.
         self.timers.was_busy(io.now().since(begun));
         self.look_at_timers(io);
+        io.stay_awake(self.is_in_haste());
     }
 
     /// Does what somebody wants.
@@ -231,6 +232,7 @@ impl Source {
         let begun = io.now();
         let result = self.obey(command, io);
         self.timers.was_busy(io.now().since(begun));
+        io.stay_awake(self.is_in_haste());
         result
     }
 

@@ -9,6 +9,7 @@ use crate::ram::send::{PageSink, Sender as PageSender};
 use crate::ram::{Pacer, Pass};
 use crate::until::Until;
 use crate::{MotionError, Observer, SourceMachine, SourceOptions};
+use courtesy::Awake;
 use links::{Address, Descriptors, Stream, wait_readable};
 use state::Code;
 use std::io::{Read, Write};
@@ -84,6 +85,7 @@ impl SourceJob {
                 data: Vec::new(),
                 pages: PageSender::default(),
                 held_back: false,
+                awake: None,
             },
         )
     }
@@ -110,6 +112,7 @@ struct Io {
     pages: PageSender,
     /// What was written to the control connection is held back until the next message.
     held_back: bool,
+    awake: Option<Awake>,
 }
 
 /// The control connection, to write one message or pass to.
@@ -384,6 +387,10 @@ impl SourceIo for Io {
                 tracing::warn!(%error, "setting another stall limit");
             }
         }
+    }
+
+    fn stay_awake(&mut self, awake: bool) {
+        Awake::set(&mut self.awake, awake);
     }
 
     fn stop_workers(&mut self) {

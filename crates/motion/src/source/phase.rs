@@ -189,6 +189,11 @@ pub trait SourceIo {
     fn set_stall(&mut self, limit: Duration) {
         let _ = limit;
     }
+    /// Has processors stay awake that would sleep, or lets them again: the guest stands still, and a chain of
+    /// threads of which each wakes the next decides for how long. Told again and again.
+    fn stay_awake(&mut self, awake: bool) {
+        let _ = awake;
+    }
     /// Ends the data connections and the workers, at once.
     fn stop_workers(&mut self);
     /// Ends all connections.

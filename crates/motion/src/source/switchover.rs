@@ -67,6 +67,7 @@ impl Source {
         self.progress.note.clone_from(&why);
         self.progress.stuck = false;
         self.report.switch = why;
+        io.stay_awake(self.was_running && !self.options.pause_before_switchover);
         self.stop_guest(io, predicted)?;
         if self.options.pause_before_switchover {
             self.hold();
@@ -318,6 +319,12 @@ impl Source {
             peer: self.report.peer.clone(),
             since_ns: nanos(io.now().since(self.begun)),
         }
+    }
+
+    /// Whether the guest stands still for no longer than it must.
+    pub(super) fn is_in_haste(&self) -> bool {
+        let last = self.phase == Phase::LastPass && !self.report.frozen;
+        self.was_running && (last || self.awaits_word())
     }
 
     /// Whether the guest stands still until the other end says its next word.
