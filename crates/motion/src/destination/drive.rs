@@ -23,6 +23,10 @@ use wire::{Hello, Inbox, Item, MAGIC, Message, PassEnd, Role};
 
 /// So many words of other threads are taken before the source is heard again.
 const MOST_WORDS: usize = 64;
+/// For so long pages of 1 GiB are cleared before the source is told to go on. It waits for 60 s.
+const CLEARING: Duration = Duration::from_secs(30);
+/// More threads do not make it faster: memory is no faster.
+const MOST_CLEARING: usize = 8;
 
 /// A process that waits for a guest, and then answers questions about it. Waiting ends when the
 /// value is dropped, unless a guest has come.
@@ -492,6 +496,12 @@ impl DestinationIo for Io {
 
     fn receive_into(&mut self, ram: Arc<dyn AsRam>) {
         self.received.store(0, Ordering::Relaxed);
+        // RAM that both ends have has its contents already.
+        if self.fate.is_none() {
+            let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_CLEARING);
+            let begun = Instant::now();
+            ram.as_ram().clear_ahead(threads, &|| begun.elapsed() < CLEARING);
+        }
         self.ram = Some(ram);
     }
 
