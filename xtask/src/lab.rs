@@ -128,6 +128,7 @@ fn build_stages(
         host.label = format!("{}: ", scenario.name());
         host.turn = turn;
         host.memory_mib = memory_mib.unwrap_or(scenario.memory_mib());
+        host.gibibytes = scenario.gibibytes();
         let payload = build_payload(*scenario, &programs, &guest, &folder)?;
         Ok(Stage { host, payload, folder })
     };

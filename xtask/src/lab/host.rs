@@ -52,6 +52,8 @@ pub struct Host {
     pub cpus: u32,
     /// Memory of the host, in MiB.
     pub memory_mib: u32,
+    /// Pages of 1 GiB that are set aside of it at the start: later the kernel may not find any.
+    pub gibibytes: u32,
     /// After this long the emulator is ended.
     pub timeout: Duration,
 }
@@ -89,6 +91,7 @@ impl Host {
             turn: 0,
             cpus: 1,
             memory_mib: 2048,
+            gibibytes: 0,
             timeout,
         })
     }
@@ -117,7 +120,9 @@ impl Host {
             .args(["-drive", &format!("if=none,id=d,format=raw,file={}", disk.display())])
             .args(["-device", "virtio-blk-pci,drive=d", "-append"])
             .arg(format!(
-                "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check tsc=reliable {extra}"
+                "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check tsc=reliable \
+                 hugepagesz=1G hugepages={} {extra}",
+                self.gibibytes
             ));
         Ok(command)
     }

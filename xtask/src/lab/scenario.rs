@@ -29,8 +29,15 @@ impl Scenario {
     pub fn memory_mib(self) -> u32 {
         match self {
             Self::Moves => 2048,
-            // The kernel has to find 1 GiB in one piece when it has run for a while.
             Self::Pages => 6144,
+        }
+    }
+
+    /// How many pages of 1 GiB its emulated host sets aside of that.
+    pub fn gibibytes(self) -> u32 {
+        match self {
+            Self::Moves => 0,
+            Self::Pages => 1,
         }
     }
 

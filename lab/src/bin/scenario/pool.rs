@@ -9,20 +9,9 @@ const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB";
 const STEP: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The command that makes the pool so large, as Whimbrel advises it.
+/// The command that makes the pool so large, as Whimbrel is to advise it.
 pub fn advice(pages: u64) -> String {
     format!("echo {pages} > {POOL}/nr_hugepages")
-}
-
-/// Makes the pool so large.
-pub fn set(pages: u64) -> Result<()> {
-    let path = format!("{POOL}/nr_hugepages");
-    std::fs::write(&path, pages.to_string()).with_context(|| format!("cannot write {path}"))?;
-    // The kernel takes as many as it finds, and says nothing.
-    if number("nr_hugepages")? != pages {
-        bail!("the host has no {pages} pages of 1 GiB to set aside");
-    }
-    Ok(())
 }
 
 /// Waits until so many are free. The kernel takes back those of a process a moment after its end.
