@@ -1,8 +1,9 @@
 //! One sweep over a set of pages, shared out in chunks.
 
 use crate::rules::{Rule, keeps};
-use memory::{PageRange, PageSet};
+use memory::{DirtyLog, DirtyLogError, PageRange, PageSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 /// Pages of a chunk: what one worker claims, rearms and sends as a whole. 2 MiB, so that a huge
 /// page is never shared out between workers and rearming costs one call for each.
@@ -29,6 +30,8 @@ pub struct Pass {
     logged: bool,
     next: AtomicU64,
     stopped: AtomicBool,
+    /// Shared by whoever rearms.
+    rearming: RwLock<()>,
     totals: Totals,
 }
 
@@ -79,6 +82,7 @@ impl Pass {
             logged,
             next: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
+            rearming: RwLock::default(),
             totals: Totals::default(),
         }
     }
@@ -107,6 +111,19 @@ impl Pass {
         self.logged
     }
 
+    /// Has writes to a chunk's pages be logged again. Whether the pass still goes on: if it was stopped
+    /// nothing is rearmed.
+    ///
+    /// # Errors
+    /// As of [`DirtyLog::rearm`].
+    pub fn rearm(&self, log: &dyn DirtyLog, chunk: PageRange) -> Result<bool, DirtyLogError> {
+        let _rearming = self.rearming.read().unwrap_or_else(PoisonError::into_inner);
+        if self.is_stopped() {
+            return Ok(false);
+        }
+        log.rearm(&self.set, chunk).map(|()| true)
+    }
+
     /// The next chunk that has pages to send, for whoever asks first. `None` when there are no
     /// more, or the pass was stopped.
     #[must_use]
@@ -127,15 +144,18 @@ impl Pass {
         None
     }
 
-    /// Has all workers end as soon as they can.
+    /// Has all workers end as soon as they can. None of them rearms a page any more once this returns:
+    /// nobody may wait for one that hangs, and the log can be the next motion's by the time it goes on, which
+    /// would miss what the guest had written.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::SeqCst);
+        drop(self.rearming.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Whether it was stopped.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+        self.stopped.load(Ordering::SeqCst)
     }
 
     /// Counts what a worker has sent.
@@ -164,6 +184,8 @@ impl Pass {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     #[test]
     fn every_page_is_claimed_once() {
@@ -187,5 +209,54 @@ mod tests {
         assert!(pass.claim().is_some());
         pass.stop();
         assert!(pass.claim().is_none());
+    }
+
+    /// A log that says when it begins to rearm, and goes on when it may.
+    struct Slow {
+        begun: Sender<PageRange>,
+        go_on: Mutex<Receiver<()>>,
+    }
+
+    impl DirtyLog for Slow {
+        fn start(&self) -> Result<(), DirtyLogError> {
+            Ok(())
+        }
+
+        fn collect(&self, _: &mut PageSet) -> Result<(), DirtyLogError> {
+            Ok(())
+        }
+
+        fn rearm(&self, _: &PageSet, range: PageRange) -> Result<(), DirtyLogError> {
+            self.begun.send(range).unwrap();
+            self.go_on.lock().unwrap().recv().unwrap();
+            Ok(())
+        }
+
+        fn stop(&self) -> Result<(), DirtyLogError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_chunk_that_was_claimed_is_not_rearmed_once_its_pass_is_stopped() {
+        let (begun, begins) = channel();
+        let (let_go, go_on) = channel();
+        let log = Slow { begun, go_on: Mutex::new(go_on) };
+        let pass = Pass::new(1, PassKind::First, PageSet::full(2 * CHUNK_PAGES), true);
+        let (first, second) = (pass.claim().unwrap(), pass.claim().unwrap());
+        std::thread::scope(|scope| {
+            let rearming = scope.spawn(|| pass.rearm(&log, first).unwrap());
+            assert_eq!(begins.recv().unwrap(), first);
+            let stopping = scope.spawn(|| pass.stop());
+            while !pass.is_stopped() {
+                std::thread::yield_now();
+            }
+            assert!(!stopping.is_finished(), "it waits for whoever is at it");
+            let_go.send(()).unwrap();
+            assert!(rearming.join().unwrap());
+            stopping.join().unwrap();
+        });
+        assert!(!pass.rearm(&log, second).unwrap());
+        assert!(begins.try_recv().is_err(), "the log is somebody else's");
     }
 }

@@ -35,14 +35,13 @@ pub(crate) fn walk_chunk<C: Carrier>(
     carrier: &mut C,
 ) -> Result<PassTotals, C::Error> {
     let rearm = || match pass.is_logged() {
-        true => machine
-            .dirty_log()
-            .rearm(pass.set(), chunk)
+        true => pass
+            .rearm(machine.dirty_log(), chunk)
             .map_err(|e| MachineError::new(Code::Kvm, "logging writes to guest RAM", e)),
-        false => Ok(()),
+        false => Ok(true),
     };
-    if keeps(Rule::RearmComesFirst) {
-        rearm()?;
+    if keeps(Rule::RearmComesFirst) && !rearm()? {
+        return Ok(PassTotals::default());
     }
     let failed = |e| MachineError::new(Code::HostIo, "looking for pages that were touched", e);
     let mut totals = PassTotals::default();
