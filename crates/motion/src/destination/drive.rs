@@ -14,7 +14,7 @@ use links::{Address, Listener, Stream, Waker, wait_readable};
 use state::Code;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -34,6 +34,8 @@ pub struct DestinationJob {
     words: Sender<Inner>,
     waker: Waker,
     shared: Arc<Shared>,
+    /// Somebody wants to wait no longer.
+    unwanted: Arc<AtomicBool>,
     address: Address,
 }
 
@@ -106,7 +108,9 @@ impl DestinationJob {
             finished: Condvar::new(),
             received: received.clone(),
         });
+        let unwanted = Arc::new(AtomicBool::new(false));
         let io = Io {
+            unwanted: unwanted.clone(),
             epoch: Instant::now(),
             stall: options.stall_limit,
             words: words.clone(),
@@ -130,7 +134,7 @@ impl DestinationJob {
             .name("move-dest".to_owned())
             .spawn(move || waiter.run())
             .map_err(failed)?;
-        Ok(Self { words, waker, shared, address })
+        Ok(Self { words, waker, shared, unwanted, address })
     }
 
     /// Where it listens: the port, where it was left to the kernel.
@@ -146,6 +150,9 @@ impl DestinationJob {
     pub fn command(&self, command: Command) -> Result<(), MotionError> {
         let over = || MotionError::new(Code::InvalidState, "nothing is waited for any more");
         let (reply, answer) = mpsc::channel();
+        if matches!(command, Command::Cancel) {
+            self.unwanted.store(true, Ordering::Relaxed);
+        }
         self.words.send(Inner::Command(command, reply)).map_err(|_| over())?;
         self.waker.wake();
         answer.recv().map_err(|_| over())?
@@ -426,6 +433,8 @@ fn wall_clock() -> u64 {
 
 /// The sockets and threads of a destination.
 struct Io {
+    /// What takes long is not worth it any more.
+    unwanted: Arc<AtomicBool>,
     epoch: Instant,
     stall: Duration,
     words: Sender<Inner>,
@@ -500,7 +509,8 @@ impl DestinationIo for Io {
         if self.fate.is_none() {
             let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_CLEARING);
             let begun = Instant::now();
-            ram.as_ram().clear_ahead(threads, &|| begun.elapsed() < CLEARING);
+            let is_wanted = || !self.unwanted.load(Ordering::Relaxed);
+            ram.as_ram().clear_ahead(threads, &|| begun.elapsed() < CLEARING && is_wanted());
         }
         self.ram = Some(ram);
     }
