@@ -5,6 +5,7 @@
 //! the destination; only [`Layout`] knows where the guest sees it.
 
 mod backing;
+mod cached;
 mod clear;
 mod dirty;
 mod filling;

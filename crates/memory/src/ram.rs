@@ -523,11 +523,11 @@ impl GuestRam {
             (Store::Named(file), _) if !file.tells_touched() => Ok(vec![within]),
             (Store::Named(file), _) => {
                 let mut known = self.known.lock().expect("no one panics while holding it");
-                touched::by_seek(&**file, within, &mut known)
+                touched::by_seek(&**file, false, within, &mut known)
             }
             (Store::File(file), Backing::Small | Backing::Transparent) => {
                 let mut known = self.known.lock().expect("no one panics while holding it");
-                touched::by_seek(file, within, &mut known)
+                touched::by_seek(file, true, within, &mut known)
             }
             (Store::File(_), Backing::Huge2M | Backing::Huge1G) => {
                 let mut known = self.known.lock().expect("no one panics while holding it");
