@@ -455,6 +455,9 @@ pub fn freeze(pid: Pid) {
         stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next())
     };
     wait("a process to stand still", || {
+        // A process that is about to become another program forgets it: execve(2) ends all other threads, and a
+        // stop that was under way with them (Linux `kernel/signal.c`, zap_other_threads).
+        let _ = kill_process(pid, Signal::STOP);
         // One that has ended may have threads of the kernel left for a while.
         let has_ended = state("stat").is_none_or(|state| "ZX".contains(state));
         let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Some(()) };
