@@ -59,18 +59,21 @@ pub(crate) fn by_seek(
                 break;
             }
             let piece = PageRange::new(data, PIECE.min(gap.end - data));
-            let is_full = is_shmem && cached::pages(&file, piece)? == Some(piece.count);
-            let hole = if is_full {
-                piece.end()
-            } else if is_bounded {
-                let mut page = data + 1;
-                while page < gap.end && data_from(page)? == page {
-                    page += 1;
+            let there = if is_shmem { cached::pages(&file, piece)? } else { None };
+            let hole = match there {
+                Some(pages) if pages == piece.count => piece.end(),
+                None if is_bounded => {
+                    let mut page = data + 1;
+                    while page < gap.end && data_from(page)? == page {
+                        page += 1;
+                    }
+                    page
                 }
-                page
-            } else {
-                let hole = rustix::fs::seek(&file, SeekFrom::Hole(data * PAGE_SIZE))?;
-                hole.div_ceil(PAGE_SIZE).min(known.pages())
+                // Where they were counted there is a hole within the piece.
+                Some(_) | None => {
+                    let hole = rustix::fs::seek(&file, SeekFrom::Hole(data * PAGE_SIZE))?;
+                    hole.div_ceil(PAGE_SIZE).min(known.pages())
+                }
             };
             known.insert(PageRange::new(data, hole - data));
             at = hole;
