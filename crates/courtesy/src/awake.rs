@@ -11,29 +11,25 @@ use std::io::{self, Write};
 /// `Documentation/power/pm_qos_interface.rst`). Only privileged ones may.
 const LATENCY: &str = "/dev/cpu_dma_latency";
 
-/// Processors do not sleep as long as this lives.
-#[derive(Debug)]
-pub struct Awake(#[expect(dead_code, reason = "it is kept open")] File);
+/// Whether processors are kept from sleeping; not, to begin with, and not once it is dropped.
+#[derive(Debug, Default)]
+pub struct Awake(Option<File>);
 
 impl Awake {
-    /// Asks for it.
-    ///
-    /// # Errors
-    /// This process may not, or the host's processors do not sleep.
-    pub fn begin() -> io::Result<Self> {
-        let mut file = OpenOptions::new().write(true).open(LATENCY)?;
-        file.write_all(&0_i32.to_ne_bytes())?;
-        Ok(Self(file))
-    }
-
-    /// Begins or ends what `self` is, if anything. Where it cannot be had all goes on without.
-    pub fn set(this: &mut Option<Self>, awake: bool) {
+    /// Keeps them awake, or lets them sleep. Where this process may not do that all goes on without.
+    pub fn set(&mut self, awake: bool) {
         match awake {
-            true if this.is_none() => *this = Self::begin().ok(),
+            true if self.0.is_none() => self.0 = ask().ok(),
             true => {}
-            false => *this = None,
+            false => self.0 = None,
         }
     }
+}
+
+fn ask() -> io::Result<File> {
+    let mut file = OpenOptions::new().write(true).open(LATENCY)?;
+    file.write_all(&0_i32.to_ne_bytes())?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -42,11 +38,11 @@ mod tests {
 
     #[test]
     fn it_lasts_until_it_is_ended() {
-        let mut awake = None;
-        Awake::set(&mut awake, true);
-        // Elsewhere, and for others, it may not be had.
-        assert!(awake.is_some() || OpenOptions::new().write(true).open(LATENCY).is_err());
-        Awake::set(&mut awake, false);
-        assert!(awake.is_none());
+        let mut awake = Awake::default();
+        awake.set(true);
+        // It may not be had by others than root, and not everywhere.
+        assert_eq!(awake.0.is_some(), ask().is_ok());
+        awake.set(false);
+        assert!(awake.0.is_none());
     }
 }

@@ -85,7 +85,7 @@ impl SourceJob {
                 data: Vec::new(),
                 pages: PageSender::default(),
                 held_back: false,
-                awake: None,
+                awake: Awake::default(),
             },
         )
     }
@@ -112,7 +112,7 @@ struct Io {
     pages: PageSender,
     /// What was written to the control connection is held back until the next message.
     held_back: bool,
-    awake: Option<Awake>,
+    awake: Awake,
 }
 
 /// The control connection, to write one message or pass to.
@@ -390,7 +390,7 @@ impl SourceIo for Io {
     }
 
     fn stay_awake(&mut self, awake: bool) {
-        Awake::set(&mut self.awake, awake);
+        self.awake.set(awake);
     }
 
     fn stop_workers(&mut self) {
